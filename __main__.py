@@ -1,0 +1,38 @@
+"""Load the lab, wire its components, export what a person wants to know."""
+
+import pulumi
+import pulumi_kubernetes as kubernetes
+
+from components.bgp import Bgp
+from components.certificate_authority import CertificateAuthority
+from components.cilium import Cilium, kubeconfig
+from components.join_gate import JoinGate
+from components.workers import HARDWARE, MachineHost
+from config.stack import load
+
+lab = load()
+provider = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab))
+
+authority = CertificateAuthority("ca", lab.certificate_authority)
+gate = JoinGate("gate", authority)
+cilium = Cilium("cilium", lab, provider)
+bgp = Bgp("bgp", lab.bgp, cilium, provider) if lab.bgp else None
+
+machine_hosts = {name: MachineHost(name, host) for name, host in lab.provisioning.items()}
+needs = [cilium.release, *(host.ready for host in machine_hosts.values())]
+workers = {
+    name: HARDWARE[worker.hardware](name, lab, gate, needs)
+    for name, worker in lab.workers.items()
+}
+
+pulumi.export(
+    "certificateAuthority",
+    {
+        "url": gate.url,
+        "certificatePem": authority.certificate_pem,
+        "fingerprint": authority.fingerprint,
+    },
+)
+pulumi.export("nodes", {name: worker.summary for name, worker in workers.items()})
+pulumi.export("cilium", {"version": lab.cilium.version, "release": cilium.release.status})
+pulumi.export("bgp", {"localAsn": lab.bgp.local_asn if lab.bgp else None})

@@ -1,0 +1,1 @@
+"""Component resources. They only wire: every byte is decided in render/."""

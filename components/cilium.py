@@ -1,0 +1,78 @@
+"""Cilium by Helm, and the gate on the CRDs that its operator registers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pulumi
+import pulumi_kubernetes as kubernetes
+
+from components import remote
+from config.models import Lab
+from render import cilium as render
+
+CRD_GATE = Path(render.__file__).parent / "files" / "crd-gate.sh"
+CRD_SECONDS = 300
+NAMESPACE = "kube-system"
+
+
+class Cilium(pulumi.ComponentResource):
+    """The chart's release. `release` is there as soon as Helm is done; pods may still start."""
+
+    def __init__(
+        self,
+        name: str,
+        lab: Lab,
+        provider: kubernetes.Provider,
+        opts: pulumi.ResourceOptions | None = None,
+    ):
+        super().__init__("autojoin:index:Cilium", name, None, opts)
+        self.lab = lab
+        self.release = kubernetes.helm.v3.Release(
+            f"{name}-release",
+            name=name,
+            namespace=NAMESPACE,
+            version=lab.cilium.version,
+            values=render.helm_values(settings(lab)),
+            # Waiting deadlocks: the ingress Service waits for a pool, the pool for its CRD.
+            skip_await=True,
+            opts=pulumi.ResourceOptions(parent=self, provider=provider),
+            **chart(lab),
+        )
+        self.register_outputs({"version": lab.cilium.version})
+
+    def wait_for(self, definitions: list[str], parent: pulumi.Resource) -> pulumi.Resource:
+        """A gate that opens once `definitions` (names of CRDs) are Established."""
+        return remote.run_here(
+            "crd-gate",
+            create=["sh", "-c", CRD_GATE.read_text(), "crd-gate", str(CRD_SECONDS), *definitions],
+            environment={"KUBECONFIG": kubeconfig(self.lab)},
+            triggers=[self.lab.cilium.version, *definitions],
+            parent=parent,
+            depends_on=[self.release],
+        )
+
+
+def settings(lab: Lab) -> render.CiliumSettings:
+    """What of the lab decides the chart's values."""
+    return render.CiliumSettings(
+        cluster_name=lab.cluster.name,
+        api_host=lab.cluster.api_host,
+        api_port=lab.cluster.api_port,
+        pod_cidrs=tuple(lab.cluster.pod_cidrs),
+        bgp=lab.bgp is not None,
+        values=lab.cilium.values,
+    )
+
+
+def chart(lab: Lab) -> dict[str, object]:
+    """Where the chart is: a path, or a name in a repository."""
+    if "/" in lab.cilium.chart:
+        return {"chart": str(Path(lab.cilium.chart).expanduser())}
+    repository = kubernetes.helm.v3.RepositoryOptsArgs(repo=lab.cilium.repository)
+    return {"chart": lab.cilium.chart, "repository_opts": repository}
+
+
+def kubeconfig(lab: Lab) -> str:
+    """The path of the kubeconfig with which this program reaches the API server."""
+    return str(Path(lab.cluster.kubeconfig).expanduser())

@@ -1,0 +1,73 @@
+"""The join gate in front of the certificate authority: the one thing that nodes talk to."""
+
+from __future__ import annotations
+
+import pulumi
+import pulumi_tls as tls
+
+from components import remote
+from components.certificate_authority import CertificateAuthority
+from render import join_gate as render
+
+PORT = 8443
+
+
+class JoinGate(pulumi.ComponentResource):
+    """The gate's listener, and the secret from which every node's join key is derived.
+
+    `url` is known in preview; `secret` is a PEM that never leaves the state but as keys derived
+    from it. `ready` is the resource to depend on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        authority: CertificateAuthority,
+        opts: pulumi.ResourceOptions | None = None,
+    ):
+        super().__init__("autojoin:index:JoinGate", name, None, opts)
+        self.authority = authority
+        self.host = authority.settings.host
+        self.url = f"https://{bracketed(self.host.address)}:{PORT}"
+        key, request = self._listener(name)
+        self.ready = remote.run(
+            f"{name}-service",
+            self.host,
+            create=render.install_command(authority.host),
+            stdin=self._input(key, request),
+            delete=render.remove_command(authority.host),
+            parent=self,
+            depends_on=[authority.ready],
+        )
+        self.secret = tls.PrivateKey(
+            f"{name}-join-secret",
+            algorithm="ED25519",
+            opts=pulumi.ResourceOptions(parent=self),
+        ).private_key_pem
+        self.register_outputs({"url": self.url})
+
+    def _listener(self, name: str) -> tuple[tls.PrivateKey, tls.CertRequest]:
+        key = tls.PrivateKey(
+            f"{name}-key",
+            algorithm="ECDSA",
+            ecdsa_curve="P256",
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        request = tls.CertRequest(
+            f"{name}-request",
+            private_key_pem=key.private_key_pem,
+            subject=tls.CertRequestSubjectArgs(common_name="autojoin join gate"),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        return key, request
+
+    def _input(self, key: tls.PrivateKey, request: tls.CertRequest) -> pulumi.Output[str]:
+        host = self.authority.host
+        return pulumi.Output.all(key.private_key_pem, request.cert_request_pem).apply(
+            lambda pems: render.install_input(host, *pems)
+        )
+
+
+def bracketed(address: str) -> str:
+    """An address as a URL wants it: IPv6 in brackets."""
+    return f"[{address}]" if ":" in address else address

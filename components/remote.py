@@ -1,0 +1,72 @@
+"""The only room that runs something on a host: commands over SSH, and on this machine."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pulumi
+from pulumi_command import local, remote
+
+from config.models import Host
+
+# A machine that is just starting refuses a few times; wide parallel dials meet sshd's MaxStartups.
+_DIAL_ERROR_LIMIT = 20
+_DIAL_SECONDS = 10
+
+
+def run(
+    name: str,
+    host: Host,
+    *,
+    create: str,
+    stdin: pulumi.Input[str] | None = None,
+    delete: str | None = None,
+    parent: pulumi.Resource,
+    depends_on: list[pulumi.Resource] | None = None,
+) -> remote.Command:
+    """A command on `host`: run at first and on every change; `delete` when it is removed.
+
+    Secrets belong in `stdin`, which is never shown. `create` must be safe to run again.
+    """
+    return remote.Command(
+        name,
+        connection=connection(host),
+        create=create,
+        delete=delete,
+        stdin=stdin,
+        opts=pulumi.ResourceOptions(parent=parent, depends_on=depends_on),
+    )
+
+
+def run_here(
+    name: str,
+    *,
+    create: list[str],
+    environment: dict[str, str],
+    triggers: list[Any],
+    parent: pulumi.Resource,
+    depends_on: list[pulumi.Resource] | None = None,
+) -> local.Command:
+    """A command on the machine that runs this program, given as its words."""
+    return local.Command(
+        name,
+        create=shlex.join(create),
+        environment=environment,
+        triggers=triggers,
+        opts=pulumi.ResourceOptions(parent=parent, depends_on=depends_on),
+    )
+
+
+def connection(host: Host) -> remote.ConnectionArgs:
+    """SSH to `host` with its key pinned."""
+    key = host.private_key
+    return remote.ConnectionArgs(
+        host=host.address,
+        port=host.port,
+        user=host.user,
+        host_key=host.host_key,
+        private_key=pulumi.Output.secret(key.get_secret_value()) if key else None,
+        dial_error_limit=_DIAL_ERROR_LIMIT,
+        per_dial_timeout=_DIAL_SECONDS,
+    )

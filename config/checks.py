@@ -1,0 +1,146 @@
+"""Cross-checks: what is wrong between keys that are each right by themselves."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from itertools import combinations
+
+from config.models import Lab, Worker
+from config.problem import Problem
+from config.types import Network
+
+
+def problems(lab: Lab) -> list[Problem]:
+    """Every problem of `lab`, in the order of the sections."""
+    found = [
+        *_networks(lab),
+        *_authority(lab),
+        *_peers(lab),
+        *_workers(lab),
+        *_hardware(lab),
+    ]
+    return found
+
+
+def _named_networks(lab: Lab) -> Iterator[tuple[str, Network]]:
+    sections = {
+        "autojoin:cluster.podCidrs": lab.cluster.pod_cidrs,
+        "autojoin:cluster.serviceCidrs": lab.cluster.service_cidrs,
+        "autojoin:cluster.nodeCidrs": lab.cluster.node_cidrs,
+    }
+    for key, cidrs in sections.items():
+        for index, cidr in enumerate(cidrs):
+            yield f"{key}[{index}]", ipaddress.ip_network(cidr)
+    for number, pool in enumerate(lab.bgp.load_balancer_pools if lab.bgp else []):
+        for index, cidr in enumerate(pool.cidrs):
+            key = f"autojoin:bgp.loadBalancerPools[{number}].cidrs[{index}]"
+            yield key, ipaddress.ip_network(cidr)
+
+
+def _networks(lab: Lab) -> Iterator[Problem]:
+    for (first, one), (second, other) in combinations(_named_networks(lab), 2):
+        if one.version == other.version and one.overlaps(other):
+            yield Problem(second, f"overlaps {first}", f"{other} and {one}", "use another network")
+
+
+def _authority(lab: Lab) -> Iterator[Problem]:
+    authority = lab.certificate_authority
+    if authority.source == "existing":
+        for name, path in (("certificate", authority.certificate), ("key", authority.key)):
+            if path is None:
+                yield Problem(
+                    f"autojoin:certificateAuthority.{name}",
+                    "is required with source: existing",
+                    hint="the absolute path on the CA host",
+                )
+
+
+def _peers(lab: Lab) -> Iterator[Problem]:
+    if lab.bgp is None:
+        return
+    lists = {"peers": lab.bgp.peers, "loadBalancerPools": lab.bgp.load_balancer_pools}
+    for key, items in lists.items():
+        for first, second in _twins([item.name for item in items]):
+            yield Problem(
+                f"autojoin:bgp.{key}[{second}].name",
+                f"is the name of autojoin:bgp.{key}[{first}] too",
+                items[second].name,
+                "names are unique",
+            )
+
+
+def _workers(lab: Lab) -> Iterator[Problem]:
+    networks = [ipaddress.ip_network(cidr) for cidr in lab.cluster.node_cidrs]
+    names = list(lab.workers)
+    for name, worker in lab.workers.items():
+        address = ipaddress.ip_address(worker.address)
+        if not any(address in network for network in networks):
+            yield Problem(
+                f"autojoin:workers.{name}.address",
+                "is in none of autojoin:cluster.nodeCidrs",
+                worker.address,
+                f"they are {', '.join(lab.cluster.node_cidrs)}",
+            )
+        taken = {
+            lab.cluster.api_host: "autojoin:cluster.apiServer",
+            lab.certificate_authority.host.address: "autojoin:certificateAuthority.host.address",
+        }
+        if worker.address in taken:
+            key = f"autojoin:workers.{name}.address"
+            yield Problem(key, f"is that of {taken[worker.address]} too", worker.address)
+    for attribute in ("address", "mac"):
+        for first, second in _twins([getattr(worker, attribute) for worker in lab.workers.values()]):
+            yield Problem(
+                f"autojoin:workers.{names[second]}.{attribute}",
+                f"is that of autojoin:workers.{names[first]} too",
+                str(getattr(lab.workers[names[second]], attribute)),
+                "each node has its own",
+            )
+    slots = [(worker.bmc, worker.slot) if worker.slot else None for worker in lab.workers.values()]
+    for first, second in _twins(slots):
+        yield Problem(
+            f"autojoin:workers.{names[second]}.slot",
+            f"is that of autojoin:workers.{names[first]} too",
+            f"board {slots[second][0]}, slot {slots[second][1]}",  # type: ignore[index]
+            "one module a slot",
+        )
+
+
+_REQUIRED = {"bare-metal": ("mac", "disk"), "turing-rk1": ("slot",), "turing-cm4": ("slot",)}
+
+
+def _hardware(lab: Lab) -> Iterator[Problem]:
+    for name, worker in lab.workers.items():
+        for attribute in _REQUIRED.get(worker.hardware, ()):
+            if getattr(worker, attribute) is None:
+                key = f"autojoin:workers.{name}.{attribute}"
+                yield Problem(key, f"is required with hardware: {worker.hardware}")
+        yield from _provisioner(lab, name, worker)
+
+
+def _provisioner(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
+    key = f"autojoin:workers.{name}"
+    if worker.provisioner and worker.provisioner not in lab.provisioning:
+        known = ", ".join(lab.provisioning) or "none"
+        hint = f"hosts of autojoin:provisioning are: {known}"
+        yield Problem(f"{key}.provisioner", "is no provisioning host", worker.provisioner, hint)
+    elif worker.hardware != "nspawn":
+        return
+    elif lab.provisioner(worker) is None:
+        hint = "name one host in autojoin:provisioning, or the worker's provisioner"
+        yield Problem(f"{key}.provisioner", "is required with hardware: nspawn", hint=hint)
+    if worker.hardware == "nspawn" and worker.image is None:
+        hint = "the root folder of its machines on the provisioning host"
+        yield Problem(f"{key}.image", "is required with hardware: nspawn", hint=hint)
+
+
+def _twins(values: list[object]) -> Iterator[tuple[int, int]]:
+    """Pairs of indexes at which the same value, None aside, stands; the earliest one first."""
+    seen: dict[object, int] = {}
+    for index, value in enumerate(values):
+        if value is None:
+            continue
+        if value in seen:
+            yield seen[value], index
+        seen.setdefault(value, index)

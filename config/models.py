@@ -1,0 +1,210 @@
+"""What a lab is: every key of the stack configuration, with a description and an example."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic.alias_generators import to_camel
+
+from config.types import (
+    AbsolutePath,
+    AddressText,
+    ClusterName,
+    HostKey,
+    HostText,
+    HttpsUrl,
+    MacAddress,
+    NetworkText,
+    NodeName,
+    Version,
+)
+
+Asn = int
+Hardware = Literal["bhyve", "turing-rk1", "turing-cm4", "bare-metal", "nspawn"]
+ServiceAddress = Literal["ClusterIP", "ExternalIP", "LoadBalancerIP"]
+
+
+def key(description: str, example: Any, **rest: Any) -> Any:
+    """A configuration key, described for a person."""
+    return Field(description=description, examples=[example], **rest)
+
+
+class Section(BaseModel):
+    """A mapping of the stack file: camelCase keys, no unknown ones, no guessing at types."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+
+class Cluster(Section):
+    """The cluster and its networks; its control plane is external and already runs."""
+
+    name: ClusterName = key("Name of the cluster, ≤ 32 of a-z 0-9 -", "default-cluster")
+    api_server: HttpsUrl = key("URL of the API server", "https://192.168.10.5:6443")
+    kubeconfig: str = key(
+        "How this program reaches the API; nodes never see it",
+        "~/.kube/home.yaml",
+        default="~/.kube/config",
+    )
+    kubernetes_version: Version = key("Version of the kubelets", "1.34.2", default="1.34.2")
+    pod_cidrs: list[NetworkText] = key("Networks of pods", ["10.20.0.0/16"], min_length=1)
+    service_cidrs: list[NetworkText] = key("Networks of Services", ["10.30.0.0/16"], min_length=1)
+    node_cidrs: list[NetworkText] = key("Networks of nodes", ["192.168.10.0/24"], min_length=1)
+    dns_servers: list[AddressText] = key("Resolvers of nodes", ["192.168.10.1"], default=[])
+    gateway: AddressText | None = key("Default route of nodes", "192.168.10.1", default=None)
+
+    @property
+    def api_host(self) -> str:
+        return urlsplit(self.api_server).hostname or ""
+
+    @property
+    def api_port(self) -> int:
+        return urlsplit(self.api_server).port or 443
+
+
+class Host(Section):
+    """A machine reached over SSH. Its host key is pinned."""
+
+    address: HostText = key("Address or name", "192.168.10.2")
+    port: int = key("Port of sshd", 22, default=22, ge=1, le=65535)
+    user: str = key("User, root or one who may become root", "root", default="root", min_length=1)
+    host_key: HostKey = key("Public host key, pinned", "ssh-ed25519 AAAA…")
+    private_key: SecretStr | None = key(
+        "Private key to log in with, a secret; without it the SSH agent is used",
+        {"secure": "…"},
+        default=None,
+    )
+
+
+class CertificateAuthority(Section):
+    """The certificate authority's host, and where its certificate and key come from."""
+
+    host: Host = key("The CA host", {"address": "192.168.10.2", "hostKey": "ssh-ed25519 AAAA…"})
+    platform: Literal["illumos", "linux", "freebsd", "openbsd", "netbsd"] = key(
+        "What the CA host runs", "illumos"
+    )
+    source: Literal["existing", "generate"] = key(
+        "existing: certificate and key are on the host; generate: they are made there", "existing"
+    )
+    certificate: AbsolutePath | None = key(
+        "Path of the certificate on the host", "/etc/kubernetes-ca/ca.pem", default=None
+    )
+    key: AbsolutePath | None = key(
+        "Path of the key on the host", "/etc/kubernetes-ca/ca-key.pem", default=None
+    )
+    subject: dict[str, str] = Field(
+        description="Further fields of the CA's own subject",
+        examples=[{"country": "SE", "locality": "Stockholm"}],
+        default={},
+    )
+    node_certificate_hours: int = Field(
+        description="Life of a node's certificate", examples=[8760], default=8760, ge=1
+    )
+
+
+class Cilium(Section):
+    """The Cilium chart."""
+
+    version: Version = key("Version of the chart", "1.18.4", default="1.18.4")
+    chart: str = key("Name of the chart, or a path", "cilium", default="cilium", min_length=1)
+    repository: str = key(
+        "Helm repository of the chart", "https://helm.cilium.io", default="https://helm.cilium.io"
+    )
+    values: dict[str, Any] = key("Merged over the defaults, last word", {}, default={})
+
+
+class Peer(Section):
+    """A BGP peer of every node."""
+
+    name: NodeName = key("Name of the peer", "router")
+    address: AddressText = key("Its address", "192.168.10.1")
+    asn: Asn = key("Its autonomous system", 65001, ge=1, le=4294967295)
+
+
+class Advertise(Section):
+    """What the nodes advertise to their peers."""
+
+    pod_cidrs: bool = key("Networks of pods", True, default=True)
+    services: list[ServiceAddress] = key(
+        "Services, by kind of address",
+        ["ClusterIP", "ExternalIP", "LoadBalancerIP"],
+        default=["ClusterIP", "ExternalIP", "LoadBalancerIP"],
+    )
+
+
+class LoadBalancerPool(Section):
+    """Addresses for Services of type LoadBalancer."""
+
+    name: NodeName = key("Name of the pool", "ippool")
+    cidrs: list[NetworkText] = key("Its networks", ["192.168.50.0/24"], min_length=1)
+
+
+class Bgp(Section):
+    """Cilium's BGP control plane. Without this section there is no BGP."""
+
+    local_asn: Asn = key("Autonomous system of the nodes", 65010, ge=1, le=4294967295)
+    peers: list[Peer] = key("Peers of every node", [{"name": "router"}], min_length=1)
+    communities: list[str] = key("Standard communities", ["65000:99"], default=[])
+    advertise: Advertise = key("What is advertised", {"podCidrs": True}, default=Advertise())
+    load_balancer_pools: list[LoadBalancerPool] = key(
+        "Pools of load balancer addresses", [{"name": "ippool"}], default=[]
+    )
+
+
+class Worker(Section):
+    """A worker node."""
+
+    hardware: Hardware = key("Type of hardware", "bhyve")
+    address: AddressText = key("Address of the node", "192.168.10.21")
+    generation: int = key("Raise it to join the node anew", 1, default=1, ge=1)
+    mac: MacAddress | None = key("MAC address", "02:08:20:00:00:21", default=None)
+    disk: AbsolutePath | None = key("Disk to install to (bare metal)", "/dev/nvme0n1", default=None)
+    bmc: str | None = key("Board that holds the module", "turing-1", default=None)
+    slot: int | None = key("Slot of the board, from 1", 1, default=None, ge=1, le=4)
+    labels: dict[str, str] = key("Node labels", {"bgp": "worker"}, default={"bgp": "worker"})
+    provisioner: str | None = key(
+        "Provisioning host that runs or feeds the machine; may be left out where there is one",
+        "hypervisor",
+        default=None,
+    )
+    image: str | None = key(
+        "Root of an nspawn machine: folders on its host, topmost first, with colons between",
+        "/var/lib/machines/worker",
+        default=None,
+    )
+    bridge: str = key("Bridge of an nspawn machine", "br0", default="br0", min_length=1)
+    join_timeout: int = key("Seconds to wait for the node", 300, default=300, ge=1)
+
+
+class Board(Section):
+    """A board's management controller."""
+
+    address: HostText = key("Address of the BMC", "192.168.10.30")
+    user: str = key("User of the BMC", "root", default="root")
+    password: SecretStr | None = key("Its password, a secret", {"secure": "…"}, default=None)
+
+
+class Lab(Section):
+    """A whole stack configuration."""
+
+    cluster: Cluster
+    certificate_authority: CertificateAuthority
+    cilium: Cilium = Cilium()
+    bgp: Bgp | None = None
+    workers: dict[NodeName, Worker] = {}
+    boards: dict[NodeName, Board] = {}
+    provisioning: dict[NodeName, Host] = {}
+
+    def provisioner(self, worker: Worker) -> Host | None:
+        """The provisioning host of a worker; the only one there is where it names none."""
+        if worker.provisioner:
+            return self.provisioning.get(worker.provisioner)
+        return next(iter(self.provisioning.values())) if len(self.provisioning) == 1 else None

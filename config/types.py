@@ -1,0 +1,105 @@
+"""Scalar types of the configuration, each with an error that says what was found."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# A Kubernetes node name is a DNS subdomain (RFC 1123); one label of it keeps host names simple.
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
+_HOST_KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp\d+) [A-Za-z0-9+/]+={0,3}( \S.*)?")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError as error:
+        try:
+            right = ipaddress.ip_network(value, strict=False)
+        except ValueError:
+            raise ValueError("is no network; write one as 10.20.0.0/16") from error
+        raise ValueError(f"has host bits set; write {right}") from error
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError as error:
+        raise ValueError("is no IP address; write one as 192.168.10.21") from error
+
+
+def _host(value: str) -> str:
+    if re.fullmatch(r"[0-9.]+|.*:.*", value):
+        return _address(value)
+    if not all(_LABEL.fullmatch(label) for label in value.lower().split(".")):
+        raise ValueError("is neither an IP address nor a host name")
+    return value.lower()
+
+
+def _node_name(value: str) -> str:
+    if not _LABEL.fullmatch(value):
+        raise ValueError("is no node name; use at most 63 of a-z 0-9 -, no - at the ends")
+    return value
+
+
+def _cluster_name(value: str) -> str:
+    if len(value) > 32 or not _LABEL.fullmatch(value):
+        raise ValueError("is no cluster name; use at most 32 of a-z 0-9 -, no - at the ends")
+    return value
+
+
+def _https(value: str) -> str:
+    parts = urlsplit(value)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    plain = not (parts.query or parts.fragment or parts.username or parts.path.strip("/"))
+    if parts.scheme != "https" or not parts.hostname or port == -1 or not plain:
+        raise ValueError("is no API server; write it as https://192.168.10.5:6443")
+    return value.rstrip("/")
+
+
+def _mac(value: str) -> str:
+    if not _MAC.fullmatch(value.lower()):
+        raise ValueError("is no MAC address; write it as a0:36:9f:00:00:41")
+    return value.lower()
+
+
+def _host_key(value: str) -> str:
+    if not _HOST_KEY.fullmatch(value.strip()):
+        raise ValueError("is no SSH host key; take a line of `ssh-keyscan HOST` without the host")
+    return " ".join(value.split()[:2])
+
+
+def _version(value: str) -> str:
+    if not _VERSION.fullmatch(value):
+        raise ValueError('is no version; write it as "1.34.2", in quotes')
+    return value
+
+
+def _absolute(value: str) -> str:
+    if not value.startswith("/") or re.search(r"[\x00-\x1f]", value):
+        raise ValueError("is no absolute path")
+    return value
+
+
+NetworkText = Annotated[str, AfterValidator(_network)]
+AddressText = Annotated[str, AfterValidator(_address)]
+HostText = Annotated[str, AfterValidator(_host)]
+NodeName = Annotated[str, AfterValidator(_node_name)]
+ClusterName = Annotated[str, AfterValidator(_cluster_name)]
+HttpsUrl = Annotated[str, AfterValidator(_https)]
+MacAddress = Annotated[str, AfterValidator(_mac)]
+HostKey = Annotated[str, AfterValidator(_host_key)]
+Version = Annotated[str, AfterValidator(_version)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
