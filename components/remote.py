@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -60,13 +61,27 @@ def run_here(
 
 def connection(host: Host) -> remote.ConnectionArgs:
     """SSH to `host` with its key pinned."""
-    key = host.private_key
+    key = private_key(host)
     return remote.ConnectionArgs(
         host=host.address,
         port=host.port,
         user=host.user,
         host_key=host.host_key,
-        private_key=pulumi.Output.secret(key.get_secret_value()) if key else None,
+        private_key=pulumi.Output.secret(key) if key else None,
         dial_error_limit=_DIAL_ERROR_LIMIT,
         per_dial_timeout=_DIAL_SECONDS,
     )
+
+
+def private_key(host: Host) -> str | None:
+    """The key to log in with; None leaves it to the SSH agent."""
+    if host.private_key:
+        return host.private_key.get_secret_value()
+    if host.private_key_file is None:
+        return None
+    path = Path(host.private_key_file).expanduser()
+    try:
+        return path.read_text()
+    except OSError as error:
+        pulumi.log.warn(f"{path} can't be read ({error.strerror}); the SSH agent is used instead")
+        return None

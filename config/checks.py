@@ -16,6 +16,7 @@ def problems(lab: Lab) -> list[Problem]:
     found = [
         *_networks(lab),
         *_authority(lab),
+        *_hosts(lab),
         *_peers(lab),
         *_workers(lab),
         *_hardware(lab),
@@ -54,6 +55,15 @@ def _authority(lab: Lab) -> Iterator[Problem]:
                     "is required with source: existing",
                     hint="the absolute path on the CA host",
                 )
+
+
+def _hosts(lab: Lab) -> Iterator[Problem]:
+    hosts = {"autojoin:certificateAuthority.host": lab.certificate_authority.host}
+    hosts |= {f"autojoin:provisioning.{name}": host for name, host in lab.provisioning.items()}
+    for key, host in hosts.items():
+        if host.private_key and host.private_key_file:
+            hint = "give the key itself, or its file"
+            yield Problem(f"{key}.privateKeyFile", "stands beside privateKey", hint=hint)
 
 
 def _peers(lab: Lab) -> Iterator[Problem]:

@@ -107,15 +107,16 @@ def _plain_secrets(value: Any, path: str = "") -> list[Problem]:
 def _problem(details: ErrorDetails, values: dict[str, Any]) -> Problem:
     """One of pydantic's errors in this project's words."""
     location = list(details["loc"])
+    wrong, _, hint = _reason(details).partition("; ")
     if location and location[-1] == "[key]":
-        return Problem(_key_path(location[:-1]), _reason(details), _found(location[-2]))
+        return Problem(_key_path(location[:-1]), wrong, _found(location[-2]), hint)
     kind = details["type"]
     place = _key_path(location)
     if kind == "missing":
         return Problem(place, "is required", hint=_example(location))
     if kind == "extra_forbidden":
         return Problem(place, "is no known key", hint=_nearest(location))
-    return Problem(place, _reason(details), _found(_value_at(values, location)))
+    return Problem(place, wrong, _found(_value_at(values, location)), hint)
 
 
 def _reason(details: ErrorDetails) -> str:

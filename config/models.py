@@ -82,6 +82,11 @@ class Host(Section):
         {"secure": "…"},
         default=None,
     )
+    private_key_file: str | None = key(
+        "Private key to log in with, as a file on the machine that runs this program",
+        "~/.ssh/id_ed25519",
+        default=None,
+    )
 
 
 class CertificateAuthority(Section):

@@ -1,0 +1,50 @@
+# The commands of autojoin. Each installs what it needs first; see README.md.
+STACK ?= dev
+STACK_FILE ?= Pulumi.$(STACK).yaml
+PYTHON ?= python3
+# Expanded when a command runs, after its set-up: the virtual environment's Python.
+IN_VENV = "$$($(PYTHON) lab/tools.py python)" -m
+TOOLS = $(PYTHON) lab/tools.py install
+
+.PHONY: help up down test preview check tools env status lint golden
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+up: ## bring the dev lab and its cluster up; safe to repeat
+	@$(TOOLS) all
+	@$(IN_VENV) lab.commands up
+
+down: ## destroy the cluster and stop the lab; ALL=1 also what dead checkouts left behind
+	@$(TOOLS) engine
+	@$(IN_VENV) lab.commands down $(if $(ALL),--all)
+
+test: ## every test, the end-to-end run on the lab included
+	@$(TOOLS) all
+	@$(IN_VENV) lab.commands test $(TESTS)
+
+preview: ## what `pulumi up` of stack STACK would change; needs no lab
+	@$(TOOLS) engine
+	@$(IN_VENV) lab.commands preview $(STACK)
+
+check: ## every problem of stack STACK's config, or of STACK_FILE=path
+	@$(TOOLS) check
+	@$(IN_VENV) lab.commands check $(STACK_FILE)
+
+tools: ## install the pinned tools and the lab's machine image
+	@$(TOOLS) all
+
+env: ## print the environment to eval, for plain pulumi and kubectl
+	@$(TOOLS) engine >&2
+	@$(IN_VENV) lab.commands env
+
+status: ## the nodes of the dev lab
+	@$(IN_VENV) lab.commands status
+
+lint: ## ruff and mypy
+	@$(TOOLS) check
+	@$(IN_VENV) lab.commands lint
+
+golden: ## refresh the golden files; read the diff
+	@$(TOOLS) check
+	@$(IN_VENV) pytest tests/golden --refresh

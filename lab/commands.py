@@ -1,0 +1,238 @@
+"""The commands behind the Makefile: `python -m lab.commands COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from config.load import ConfigError, from_stack_file
+from lab import hypervisor, lab, place, stack
+from lab.errors import LabError
+from lab.pins import CHECKOUT, Layout
+from lab.plugins import install as plugins
+
+# The lab waits up to 5 minutes for a node; all of them join side by side.
+PARALLEL = "64"
+
+
+def up() -> None:
+    """The lab, then `pulumi up` of its stack, then a table of nodes."""
+    started = time.monotonic()
+    print(f"autojoin: {plugins.describe(Layout())}", flush=True)
+    where = place.allocate(CHECKOUT)
+    facts = lab.up(where)
+    stack.prepare(where, facts)
+    check_file(stack.FILE)
+    unlock(where)
+    arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--parallel", PARALLEL]
+    engine(arguments, stack.environment(where))
+    print_nodes(where)
+    print(f"autojoin: up in {time.monotonic() - started:.0f} s. To look around:")
+    print('    eval "$(make env)"\n    kubectl get nodes\n    pulumi stack output nodes')
+
+
+def down(everything: bool) -> None:
+    """`pulumi destroy`, then the lab stopped and removed."""
+    where = place.find(CHECKOUT)
+    if where is not None:
+        if where.running() and stack.exists(where):
+            unlock(where)
+            arguments = ["destroy", "--yes", "--skip-preview", "--parallel", PARALLEL]
+            try:
+                engine(arguments, stack.environment(where))
+            except LabError as error:
+                print(f"autojoin: {error}; the lab is removed all the same", file=sys.stderr)
+        stack.forget(where)
+        lab.down(where)
+    if everything:
+        lab.down_all(CHECKOUT)
+
+
+def unlock(where: place.Place) -> None:
+    """Remove the lock of an engine that was killed; the lab's backend has no other user."""
+    locks = where.state / "pulumi" / ".pulumi" / "locks"
+    for lock in locks.rglob("*.json") if locks.exists() else []:
+        try:
+            pid = int(json.loads(lock.read_text())["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if not Path(f"/proc/{pid}").exists():
+            lock.unlink(missing_ok=True)
+
+
+def engine(arguments: list[str], environment: dict[str, str]) -> None:
+    """Run `pulumi` for the person at the terminal; LabError where it fails."""
+    command = ["pulumi", *arguments, "--non-interactive"]
+    status = subprocess.run(command, cwd=CHECKOUT, env={**os.environ, **environment}).returncode
+    if status:
+        raise LabError(f"`pulumi {arguments[0]}` ended with {status}; what failed stands above")
+
+
+def print_nodes(where: place.Place) -> None:
+    """Name, hardware, Ready and seconds to join of every node."""
+    nodes = json.loads(captured(where, ["pulumi", "stack", "output", "nodes", "--json"]))
+    ready = readiness(where)
+    rows = [("NAME", "HARDWARE", "ADDRESS", "READY", "SECONDS TO JOIN")]
+    for name, node in nodes.items():
+        seconds = (node["joined"] or {}).get("readySeconds")
+        state = ready.get(name, "missing")
+        rows.append((name, node["hardware"], node["address"], state, f"{seconds}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    print()
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print()
+    late = [name for name in nodes if ready.get(name) != "True"]
+    if late:
+        raise LabError(f"not Ready: {', '.join(late)}; `make status`, kubectl describe node NAME")
+
+
+def readiness(where: place.Place) -> dict[str, str]:
+    """Node name to the status of its Ready condition, as the API server has it now."""
+    answer = captured(where, ["kubectl", "get", "nodes", "--output", "json"])
+    return {
+        node["metadata"]["name"]: condition["status"]
+        for node in json.loads(answer)["items"]
+        for condition in node["status"].get("conditions", [])
+        if condition["type"] == "Ready"
+    }
+
+
+def captured(where: place.Place, command: list[str]) -> str:
+    environment = {**os.environ, **stack.environment(where)}
+    answer = subprocess.run(
+        command, cwd=CHECKOUT, env=environment, capture_output=True, text=True
+    )
+    if answer.returncode:
+        raise LabError(f"`{' '.join(command)}` failed: {answer.stderr.strip()}")
+    return answer.stdout
+
+
+def status() -> None:
+    where = place.find(CHECKOUT)
+    if where is None or not where.running():
+        raise LabError("the lab of this checkout is not up; `make up` starts it")
+    print_nodes(where)
+
+
+def prepared() -> place.Place:
+    """This checkout's lab with its keys, stack file and stack, whether it runs or not."""
+    where = place.allocate(CHECKOUT)
+    stack.prepare(where, hypervisor.prepare(where))
+    return where
+
+
+def preview(name: str) -> None:
+    """`pulumi preview`: of the dev stack in the lab's backend; of others see `preview_other`."""
+    if name == stack.STACK:
+        where = prepared()
+        check_file(stack.FILE)
+        engine(["preview", "--diff"], stack.environment(where))
+        return
+    file = CHECKOUT / f"Pulumi.{name}.yaml"
+    check_file(file)
+    environment = {**stack.engine_environment(), "PULUMI_STACK": name}
+    known = ["pulumi", "stack", "ls", "--json"]
+    chosen = "PULUMI_BACKEND_URL" in os.environ and name in subprocess.run(
+        known, cwd=CHECKOUT, env={**os.environ, **environment}, capture_output=True, text=True
+    ).stdout
+    if chosen:
+        engine(["preview", "--diff"], environment)
+    else:
+        preview_scratch(name, file, environment)
+
+
+def preview_scratch(name: str, file: Path, environment: dict[str, str]) -> None:
+    """Preview against an empty state, on a copy of the file: nothing of the user's is touched."""
+    print(
+        f"autojoin: no state of stack {name} in PULUMI_BACKEND_URL "
+        f"({os.environ.get('PULUMI_BACKEND_URL', 'not set')}): previewed as a new cluster"
+    )
+    with tempfile.TemporaryDirectory(prefix="autojoin-preview-") as folder:
+        copy = Path(folder) / file.name
+        copy.write_text(file.read_text())
+        scratch = {**environment, "PULUMI_BACKEND_URL": f"file://{folder}"}
+        if not {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"} & set(os.environ):
+            passphrase = Path(folder) / "passphrase"
+            stack.make_passphrase(passphrase)
+            scratch["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(passphrase)
+        arguments = ["stack", "init", name, "--config-file", str(copy)]
+        engine(arguments, scratch)
+        engine(["preview", "--diff", "--config-file", str(copy)], scratch)
+
+
+def check_file(path: Path) -> None:
+    """Every problem of the stack file at once, as one LabError."""
+    try:
+        from_stack_file(path)
+    except ConfigError as error:
+        raise LabError(str(error)) from None
+
+
+def check(path: Path) -> None:
+    if path.resolve() == stack.FILE and not path.exists():
+        stack.write_file(hypervisor.prepare(place.allocate(CHECKOUT)))
+    found = from_stack_file(path)
+    print(f"{path}: fine ({len(found.workers)} workers)")
+
+
+def environment() -> None:
+    print(stack.exports(prepared()))
+
+
+def run(command: list[str]) -> None:
+    layout = Layout()
+    from lab import tools
+
+    environment = {**os.environ, "PATH": tools.search_path(layout)}
+    code = subprocess.run(command, cwd=CHECKOUT, env=environment).returncode
+    if code:
+        sys.exit(code)
+
+
+def lint() -> None:
+    run(["ruff", "check", "."])
+    run(["ruff", "format", "--check", "."])
+    run(["mypy", "."])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("up", "env", "status", "lint"):
+        commands.add_parser(name)
+    commands.add_parser("down").add_argument("--all", action="store_true")
+    commands.add_parser("preview").add_argument("stack")
+    commands.add_parser("check").add_argument("file", type=Path)
+    commands.add_parser("test").add_argument("tests", nargs="*", default=[])
+    given = parser.parse_args()
+    actions = {
+        "up": up,
+        "env": environment,
+        "status": status,
+        "lint": lint,
+        "down": lambda: down(given.all),
+        "preview": lambda: preview(given.stack),
+        "check": lambda: check(given.file),
+        "test": lambda: run([sys.executable, "-m", "pytest", *given.tests]),
+    }
+    try:
+        actions[given.command]()
+    except (LabError, ConfigError) as error:
+        for line in str(error).splitlines():
+            print(f"autojoin: {line}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("autojoin: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
