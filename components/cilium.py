@@ -43,7 +43,7 @@ class Cilium(pulumi.ComponentResource):
 
     def wait_for(self, definitions: list[str], parent: pulumi.Resource) -> pulumi.Resource:
         """A gate that opens once `definitions` (names of CRDs) are Established."""
-        return remote.run_here(
+        gate: pulumi.Resource = remote.run_here(
             "crd-gate",
             create=["sh", "-c", CRD_GATE.read_text(), "crd-gate", str(CRD_SECONDS), *definitions],
             environment={"KUBECONFIG": kubeconfig(self.lab)},
@@ -51,6 +51,7 @@ class Cilium(pulumi.ComponentResource):
             parent=parent,
             depends_on=[self.release],
         )
+        return gate
 
 
 def settings(lab: Lab) -> render.CiliumSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from config.models import Lab, Worker
@@ -13,7 +13,7 @@ from config.types import Network
 
 def problems(lab: Lab) -> list[Problem]:
     """Every problem of `lab`, in the order of the sections."""
-    found = [
+    return [
         *_networks(lab),
         *_authority(lab),
         *_hosts(lab),
@@ -21,7 +21,6 @@ def problems(lab: Lab) -> list[Problem]:
         *_workers(lab),
         *_hardware(lab),
     ]
-    return found
 
 
 def _named_networks(lab: Lab) -> Iterator[tuple[str, Network]]:
@@ -69,13 +68,16 @@ def _hosts(lab: Lab) -> Iterator[Problem]:
 def _peers(lab: Lab) -> Iterator[Problem]:
     if lab.bgp is None:
         return
-    lists = {"peers": lab.bgp.peers, "loadBalancerPools": lab.bgp.load_balancer_pools}
-    for key, items in lists.items():
-        for first, second in _twins([item.name for item in items]):
+    lists = {
+        "peers": [peer.name for peer in lab.bgp.peers],
+        "loadBalancerPools": [pool.name for pool in lab.bgp.load_balancer_pools],
+    }
+    for key, names in lists.items():
+        for first, second in _twins(names):
             yield Problem(
                 f"autojoin:bgp.{key}[{second}].name",
                 f"is the name of autojoin:bgp.{key}[{first}] too",
-                items[second].name,
+                names[second],
                 "names are unique",
             )
 
@@ -100,7 +102,8 @@ def _workers(lab: Lab) -> Iterator[Problem]:
             key = f"autojoin:workers.{name}.address"
             yield Problem(key, f"is that of {taken[worker.address]} too", worker.address)
     for attribute in ("address", "mac"):
-        for first, second in _twins([getattr(worker, attribute) for worker in lab.workers.values()]):
+        values = [getattr(worker, attribute) for worker in lab.workers.values()]
+        for first, second in _twins(values):
             yield Problem(
                 f"autojoin:workers.{names[second]}.{attribute}",
                 f"is that of autojoin:workers.{names[first]} too",
@@ -145,7 +148,7 @@ def _provisioner(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
         yield Problem(f"{key}.image", "is required with hardware: nspawn", hint=hint)
 
 
-def _twins(values: list[object]) -> Iterator[tuple[int, int]]:
+def _twins(values: Sequence[object]) -> Iterator[tuple[int, int]]:
     """Pairs of indexes at which the same value, None aside, stands; the earliest one first."""
     seen: dict[object, int] = {}
     for index, value in enumerate(values):

@@ -19,6 +19,7 @@ from config.types import (
     NetworkText,
     NodeName,
     Version,
+    WorkerName,
 )
 
 Asn = int
@@ -204,7 +205,7 @@ class Lab(Section):
     certificate_authority: CertificateAuthority
     cilium: Cilium = Cilium()
     bgp: Bgp | None = None
-    workers: dict[NodeName, Worker] = {}
+    workers: dict[WorkerName, Worker] = {}
     boards: dict[NodeName, Board] = {}
     provisioning: dict[NodeName, Host] = {}
 

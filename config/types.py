@@ -51,6 +51,13 @@ def _node_name(value: str) -> str:
     return value
 
 
+def _worker_name(value: str) -> str:
+    # X.520 bounds a common name to 64 characters, of which `system:node:` takes 12.
+    if len(_node_name(value)) > 52:
+        raise ValueError("is too long for a node's certificate; use at most 52 characters")
+    return value
+
+
 def _cluster_name(value: str) -> str:
     if len(value) > 32 or not _LABEL.fullmatch(value):
         raise ValueError("is no cluster name; use at most 32 of a-z 0-9 -, no - at the ends")
@@ -97,6 +104,7 @@ NetworkText = Annotated[str, AfterValidator(_network)]
 AddressText = Annotated[str, AfterValidator(_address)]
 HostText = Annotated[str, AfterValidator(_host)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
+WorkerName = Annotated[str, AfterValidator(_worker_name)]
 ClusterName = Annotated[str, AfterValidator(_cluster_name)]
 HttpsUrl = Annotated[str, AfterValidator(_https)]
 MacAddress = Annotated[str, AfterValidator(_mac)]

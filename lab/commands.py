@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from config.load import ConfigError, from_stack_file
-from lab import hypervisor, lab, place, stack
+from lab import facts, lab, place, stack
 from lab.errors import LabError
 from lab.pins import CHECKOUT, Layout
 from lab.plugins import install as plugins
@@ -26,8 +27,8 @@ def up() -> None:
     started = time.monotonic()
     print(f"autojoin: {plugins.describe(Layout())}", flush=True)
     where = place.allocate(CHECKOUT)
-    facts = lab.up(where)
-    stack.prepare(where, facts)
+    stack.prepare(where)
+    lab.up(where)
     check_file(stack.FILE)
     unlock(where)
     arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--parallel", PARALLEL]
@@ -86,7 +87,9 @@ def print_nodes(where: place.Place) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     print()
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
     print()
     late = [name for name in nodes if ready.get(name) != "True"]
     if late:
@@ -106,9 +109,7 @@ def readiness(where: place.Place) -> dict[str, str]:
 
 def captured(where: place.Place, command: list[str]) -> str:
     environment = {**os.environ, **stack.environment(where)}
-    answer = subprocess.run(
-        command, cwd=CHECKOUT, env=environment, capture_output=True, text=True
-    )
+    answer = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
     if answer.returncode:
         raise LabError(f"`{' '.join(command)}` failed: {answer.stderr.strip()}")
     return answer.stdout
@@ -124,7 +125,7 @@ def status() -> None:
 def prepared() -> place.Place:
     """This checkout's lab with its keys, stack file and stack, whether it runs or not."""
     where = place.allocate(CHECKOUT)
-    stack.prepare(where, hypervisor.prepare(where))
+    stack.prepare(where)
     return where
 
 
@@ -139,9 +140,13 @@ def preview(name: str) -> None:
     check_file(file)
     environment = {**stack.engine_environment(), "PULUMI_STACK": name}
     known = ["pulumi", "stack", "ls", "--json"]
-    chosen = "PULUMI_BACKEND_URL" in os.environ and name in subprocess.run(
-        known, cwd=CHECKOUT, env={**os.environ, **environment}, capture_output=True, text=True
-    ).stdout
+    chosen = (
+        "PULUMI_BACKEND_URL" in os.environ
+        and name
+        in subprocess.run(
+            known, cwd=CHECKOUT, env={**os.environ, **environment}, capture_output=True, text=True
+        ).stdout
+    )
     if chosen:
         engine(["preview", "--diff"], environment)
     else:
@@ -177,7 +182,9 @@ def check_file(path: Path) -> None:
 
 def check(path: Path) -> None:
     if path.resolve() == stack.FILE and not path.exists():
-        stack.write_file(hypervisor.prepare(place.allocate(CHECKOUT)))
+        where = place.allocate(CHECKOUT)
+        facts.prepare(where)
+        stack.write_file(where)
     found = from_stack_file(path)
     print(f"{path}: fine ({len(found.workers)} workers)")
 
@@ -212,7 +219,7 @@ def main() -> int:
     commands.add_parser("check").add_argument("file", type=Path)
     commands.add_parser("test").add_argument("tests", nargs="*", default=[])
     given = parser.parse_args()
-    actions = {
+    actions: dict[str, Callable[[], None]] = {
         "up": up,
         "env": environment,
         "status": status,

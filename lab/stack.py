@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import yaml
 
 from lab import tools
 from lab.errors import LabError
-from lab.hypervisor import LabFacts
+from lab.facts import LabFacts, describe
+from lab.facts import prepare as prepare_lab
 from lab.pins import CHECKOUT, CILIUM_VERSION, KUBERNETES_VERSION, Layout
 from lab.place import Place
 from lab.plugins import install as plugins
@@ -40,7 +42,7 @@ def environment(place: Place) -> dict[str, str]:
         "PULUMI_BACKEND_URL": f"file://{place.state / 'pulumi'}",
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(place.state / "passphrase"),
         "PULUMI_STACK": STACK,
-        "KUBECONFIG": str(place.state / "kubeconfig"),
+        "KUBECONFIG": str(describe(place).kubeconfig),
     }
 
 
@@ -61,16 +63,22 @@ def exports(place: Place) -> str:
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in values)
 
 
-def prepare(place: Place, facts: LabFacts) -> None:
-    """The stack file true, a passphrase, and the stack in the lab's own backend."""
+def exists(place: Place) -> bool:
+    """Whether the stack is in the lab's backend."""
+    return (place.state / "pulumi/.pulumi/stacks/autojoin" / f"{STACK}.json").exists()
+
+
+def prepare(place: Place) -> None:
+    """The stack file true, a passphrase, the chart, and the stack in the lab's own backend."""
+    prepare_lab(place)
+    copy_chart(place)
     fresh = not (place.state / "passphrase").exists()
     if fresh:
         make_passphrase(place.state / "passphrase")
-    write_file(facts, keep_salt=not fresh)
-    backend = place.state / "pulumi"
-    if (backend / ".pulumi" / "stacks" / "autojoin" / f"{STACK}.json").exists():
+    write_file(place, keep_salt=not fresh)
+    if exists(place):
         return
-    backend.mkdir(mode=0o700, exist_ok=True)
+    (place.state / "pulumi").mkdir(mode=0o700, exist_ok=True)
     pulumi = ["pulumi", "stack", "init", STACK, "--non-interactive"]
     answer = subprocess.run(
         pulumi,
@@ -84,6 +92,17 @@ def prepare(place: Place, facts: LabFacts) -> None:
     remember(place)
 
 
+def chart(place: Place) -> Path:
+    """The chart's path in the lab: one that a newer pin does not change."""
+    return place.state / "chart" / "cilium"
+
+
+def copy_chart(place: Place) -> None:
+    source = Layout().chart
+    if source.exists() and not chart(place).exists():
+        shutil.copytree(source, chart(place))
+
+
 def make_passphrase(path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -93,16 +112,17 @@ def make_passphrase(path: Path) -> None:
 # --- the file -------------------------------------------------------------------------------
 
 
-def write_file(facts: LabFacts, *, keep_salt: bool = True) -> None:
+def write_file(place: Place, *, keep_salt: bool = True) -> None:
     """Make the stack file, or bring what the lab decides in it up to date."""
+    facts = describe(place)
     if not FILE.exists():
-        save({"config": lab_config(facts)})
+        save({"config": lab_config(facts, chart(place))})
         return
     data = load()
     before = yaml.safe_dump(data)
     if not keep_salt:
         data.pop("encryptionsalt", None)
-    update(data.setdefault("config", {}), facts)
+    update(data.setdefault("config", {}), facts, lab_config(facts, chart(place)))
     if yaml.safe_dump(data) != before:
         save(data)
 
@@ -124,7 +144,7 @@ def save(data: dict[str, Any]) -> None:
     temporary.replace(FILE)
 
 
-def lab_config(facts: LabFacts) -> dict[str, Any]:
+def lab_config(facts: LabFacts, chart: Path) -> dict[str, Any]:
     """The whole lab, every key that differs from its default."""
     workers = {
         f"worker-{number}": {
@@ -156,7 +176,7 @@ def lab_config(facts: LabFacts) -> dict[str, Any]:
         "autojoin:provisioning": {
             "hypervisor": host(facts.hypervisor_address, facts.hypervisor_host_key, facts)
         },
-        "autojoin:cilium": {"version": CILIUM_VERSION, "chart": str(facts.chart)},
+        "autojoin:cilium": {"version": CILIUM_VERSION, "chart": str(chart)},
         "autojoin:bgp": {
             "localAsn": 65010,
             "peers": [{"name": "router", "address": str(facts.subnet[1]), "asn": 65001}],
@@ -180,13 +200,12 @@ def host(address: object, host_key: str, facts: LabFacts) -> dict[str, Any]:
     }
 
 
-def update(config: dict[str, Any], facts: LabFacts) -> None:
+def update(config: dict[str, Any], facts: LabFacts, wanted: dict[str, Any]) -> None:
     """Put the lab's own facts into an edited `config`; what else stands there stays.
 
     After `make down` the lab may come back on another subnet with other keys: addresses of the
     old one keep their last octet.
     """
-    wanted = lab_config(facts)
     cluster = section(config, "cluster")
     old = [network for network in cluster.get("nodeCidrs", []) if network != str(facts.subnet)]
     for key in ("apiServer", "kubeconfig"):

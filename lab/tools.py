@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -168,7 +169,7 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
         found.insert(0, debian_step())
     for tool in tools:
         make = go_tool_step if isinstance(tool, GoTool) else go_file_step
-        found.append(make(layout, tool))  # type: ignore[arg-type, operator]
+        found.append(make(layout, tool))  # type: ignore[arg-type]
     found.append(links_step(layout, [tool for tool in tools if tool.name != "cilium-chart"]))
     found.append(module_step(layout, "Pulumi plugins", "lab.plugins.install", []))
     if wanted == "all":
@@ -282,7 +283,7 @@ def missing_prerequisites(pending: list[Step], wanted: str) -> list[str]:
     if wanted == "all" and os.geteuid() != 0:
         lines.append("root is needed for the lab's machines; run it as root or with sudo")
     if wanted == "all" and not shutil.which("apt-get"):
-        lines.append("apt-get is needed (the lab is built of Debian packages); use Debian or Ubuntu")
+        lines.append("apt-get is needed (the lab is made of Debian packages): use Debian")
     if any(step.needs_go for step in pending):
         lines += missing_go()
     if len(pending) > 1:
@@ -298,11 +299,8 @@ def missing_go() -> list[str]:
     answer = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True,
                             env=environment)  # fmt: skip
     version = answer.stdout.strip()
-    numbers = version.removeprefix("go").split("-")[0].split(".")
-    try:
-        fits = tuple(int(number) for number in numbers[:2]) >= NEEDED_GO
-    except ValueError:
-        fits = "devel" in version
+    numbers = re.match(r"go(\d+)\.(\d+)", version)
+    fits = numbers and tuple(int(number) for number in numbers.groups()) >= NEEDED_GO
     return [] if fits else [f"Go ≥ 1.26 is needed (found {version or 'no answer'} at {go})"]
 
 

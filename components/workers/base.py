@@ -92,9 +92,7 @@ class Worker(pulumi.ComponentResource):
 
     # --- what a hardware type states ------------------------------------------------------
 
-    def deliver(
-        self, data: pulumi.Output[str], needs: list[pulumi.Resource]
-    ) -> pulumi.Input[Any]:
+    def deliver(self, data: pulumi.Output[str], needs: list[pulumi.Resource]) -> pulumi.Input[Any]:
         """Bring the emitted files (`delivery_input`) to the machine; what is known of its join."""
         raise NotImplementedError
 

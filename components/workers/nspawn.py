@@ -41,9 +41,7 @@ class Nspawn(Worker):
         "enforceNodeAllocatable": [],
     }
 
-    def deliver(
-        self, data: pulumi.Output[str], needs: list[pulumi.Resource]
-    ) -> pulumi.Input[Any]:
+    def deliver(self, data: pulumi.Output[str], needs: list[pulumi.Resource]) -> pulumi.Input[Any]:
         host = self.lab.provisioner(self.settings)
         assert host is not None, "config/checks.py lets no nspawn worker pass without one"
         machine = remote.run(

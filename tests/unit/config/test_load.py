@@ -64,7 +64,7 @@ def test_a_file_that_is_no_stack_file(text: str, expected: str, tmp_path: Path) 
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="can't be read .No such file"):
+    with pytest.raises(ConfigError, match=r"can't be read \(No such file"):
         from_stack_file(tmp_path / "none.yaml")
 
 

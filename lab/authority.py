@@ -1,0 +1,91 @@
+"""The lab's CA host: a machine as a person has one, with an existing CA and a pinned host key.
+
+It is started from a seed by the same machine script that the graph uses for workers.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import tarfile
+import time
+
+import yaml
+
+from lab import hypervisor, pki
+from lab.errors import LabError
+from lab.facts import AUTHORITY_IMAGE, BRIDGE
+from lab.place import Place
+from lab.remote import remote
+
+NAME = "ca"
+FOLDER = "etc/kubernetes-ca"
+MACHINE = "/usr/local/lib/autojoin/machine"
+READY_SECONDS = 90.0
+
+
+def user_data(place: Place) -> str:
+    keys = pki.folder(place)
+    document = {
+        "hostname": NAME,
+        "disable_root": False,
+        "users": [
+            {
+                "name": "root",
+                "lock_passwd": False,
+                "ssh_authorized_keys": [pki.ssh_public_key(place, "client")],
+            }
+        ],
+        "ssh_keys": {
+            "ed25519_private": (keys / "ssh-authority-host").read_text(),
+            "ed25519_public": pki.ssh_public_key(place, "authority-host"),
+        },
+    }
+    return "#cloud-config\n" + yaml.safe_dump(document, sort_keys=False)
+
+
+def network_config(place: Place) -> str:
+    interface = {"match": {"name": "host0"}, "addresses": [f"{place.authority_address}/24"]}
+    return yaml.safe_dump({"version": 2, "ethernets": {"host0": interface}}, sort_keys=False)
+
+
+def seed(place: Place) -> str:
+    """The machine's whole input, for `machine apply`: base64 of a tar. Holds the CA's key."""
+    keys = pki.folder(place)
+    meta_data = {"instance-id": f"{NAME}-{place.identifier}", "local-hostname": NAME}
+    files = {
+        "seed/user-data": (user_data(place).encode(), 0o600),
+        "seed/meta-data": (yaml.safe_dump(meta_data).encode(), 0o600),
+        "seed/network-config": (network_config(place).encode(), 0o600),
+        "seed/vendor-data": (b"", 0o600),
+        "machine.env": (f"IMAGE={AUTHORITY_IMAGE}\nBRIDGE={BRIDGE}\n".encode(), 0o600),
+        f"files/{FOLDER}/ca.pem": ((keys / "ca.pem").read_bytes(), 0o644),
+        f"files/{FOLDER}/ca-key.pem": ((keys / "ca-key.pem").read_bytes(), 0o600),
+    }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, (content, mode) in sorted(files.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), mode
+            archive.addfile(entry, io.BytesIO(content))
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def start(place: Place) -> None:
+    """Make the CA host run from its seed; one that does already is left alone."""
+    command = f"{MACHINE} install && exec {MACHINE} apply {NAME}"
+    remote(place, command, stdin=seed(place), what="starting the CA host")
+
+
+def await_ready(place: Place) -> None:
+    """Return once the CA host answers SSH with its pinned key."""
+    address = str(place.authority_address)
+    deadline = time.monotonic() + READY_SECONDS
+    while not hypervisor.answers_ssh(address):
+        if time.monotonic() > deadline:
+            raise LabError(
+                f"the CA host does not answer SSH at {address} within {READY_SECONDS:.0f} s;"
+                f" its console: {place.state}/machines/{NAME}/console.log"
+            )
+        time.sleep(0.1)
+    remote(place, "true", host=address, key="authority-host", what="logging in to the CA host")

@@ -1,0 +1,61 @@
+"""The external control plane: etcd, kube-apiserver, kube-controller-manager, Cilium's operator.
+
+They are services of the hypervisor (unit files under files/hypervisor) and start with it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+
+from lab import pki
+from lab.errors import LabError
+from lab.place import Place
+from lab.remote import remote
+
+READY_SECONDS = 120.0
+SERVICES = ("etcd", "kube-apiserver", "kube-controller-manager", "cilium-operator")
+
+
+def ready(place: Place) -> tuple[bool, str]:
+    """Whether the API server says that it is ready; else what it says."""
+    keys = pki.folder(place)
+    context = ssl.create_default_context(cafile=str(keys / "ca.pem"))
+    context.load_cert_chain(keys / "admin.pem", keys / "admin-key.pem")
+    address = str(place.hypervisor_address)
+    connection = http.client.HTTPSConnection(address, 6443, timeout=2, context=context)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace").strip()
+        return answer.status == 200, text
+    except (OSError, http.client.HTTPException) as error:
+        return False, str(error)
+    finally:
+        connection.close()
+
+
+def await_ready(place: Place) -> None:
+    """Return once the API server is ready; LabError with the journals' ends where it is not."""
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        done, answer = ready(place)
+        if done:
+            return
+        if time.monotonic() > deadline:
+            raise LabError(
+                f"the API server at {place.api_server} is not ready within {READY_SECONDS:.0f} s"
+                f" ({answer}):\n{journal(place)}"
+            )
+        time.sleep(0.1)
+
+
+def journal(place: Place, lines: int = 8) -> str:
+    """The last lines of the control plane's services."""
+    units = " ".join(f"-u {name}" for name in SERVICES)
+    command = f"journalctl --no-pager -o short -n {lines} {units}"
+    try:
+        return remote(place, command, what="reading the journal", seconds=15)
+    except LabError as error:
+        return str(error)

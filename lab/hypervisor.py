@@ -1,0 +1,347 @@
+"""The outer machine: one systemd-nspawn container that holds everything else of the lab.
+
+It plays the hypervisor that a person's lab has. What runs in it ends with it: its processes are
+in one control group, its mounts in a mount namespace of its own, its network in its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import cgroup, image, pki
+from lab.errors import LabError
+from lab.facts import LabFacts as LabFacts
+from lab.facts import prepare as prepare
+from lab.place import Place, Process, start_time, with_process
+
+FILES = Path(__file__).resolve().parent / "files"
+MACHINE_SCRIPT = FILES.parent.parent / "render" / "files" / "machine.sh"
+SERVICES = ("etcd", "kube-apiserver", "kube-controller-manager", "cilium-operator-generic")
+LAYERS: dict[str, tuple[str, ...]] = {"worker": ("kubelet",), "ca": ("cfssl", "cfssljson")}
+HOST_COMMANDS = ("systemd-nspawn", "unshare", "mount", "ip", "ssh", "depmod")
+UNITS = (
+    "autojoin-network",
+    "cilium-operator",
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+)
+# The image serves machines of every kind; these of its services are none of the hypervisor's.
+MASKED = ("systemd-networkd.service", "systemd-networkd.socket", "cloud-init.target")
+INOTIFY_INSTANCES = 8192
+SSH_SECONDS = 30.0
+VETH_SECONDS = 15.0
+
+# $1 group, $2 lower folders, $3 the machine's folder; the rest is the machine's command.
+LAUNCH = """\
+echo $$ >"$1/cgroup.procs"
+mount -t tmpfs -o mode=0755 autojoin /run/systemd
+mount -t overlay overlay -o "lowerdir=$2,upperdir=$3/upper,workdir=$3/work" "$3/root"
+shift 3
+exec "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Binaries:
+    """Where the tools that the machines run were found; keys are their names."""
+
+    paths: dict[str, Path]
+
+
+def find_binaries() -> Binaries:
+    """Every tool by its name on PATH; LabError names all that are missing at once."""
+    names = (*SERVICES, *(name for group in LAYERS.values() for name in group))
+    found = {name: shutil.which(name) for name in names}
+    missing = [name for name, path in found.items() if not path]
+    commands = [name for name in HOST_COMMANDS if not which(name)]
+    lines = [f"{name} not found on PATH: run `make tools`" for name in (*missing, *commands)]
+    if lines:
+        raise LabError("\n".join(lines))
+    return Binaries({name: Path(os.path.realpath(path)) for name, path in found.items() if path})
+
+
+def which(name: str) -> str | None:
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def folder(place: Place) -> Path:
+    return place.state / "hypervisor"
+
+
+def fingerprint(place: Place, binaries: Binaries) -> str:
+    """What the outer machine was started from; another value asks for another start."""
+    state = hashlib.sha256(f"{image.root()} {place.network} {LAUNCH}".encode())
+    for path in sorted(FILES.rglob("*")):
+        if path.is_file() and "image" not in path.relative_to(FILES).parts[:1]:
+            state.update(str(path).encode() + path.read_bytes())
+    for name, path in sorted(binaries.paths.items()):
+        facts = path.stat()
+        state.update(f"{name} {path} {facts.st_size} {facts.st_mtime_ns}".encode())
+    return state.hexdigest()[:16]
+
+
+# --- what is in it --------------------------------------------------------------------------
+
+
+def write_layers(place: Place, binaries: Binaries) -> Path:
+    """The thin folders that lie over the image: `worker` and `ca`. Made anew at every start."""
+    target = place.state / "layers"
+    remove_tree(target)
+    for layer, names in LAYERS.items():
+        root = target / layer
+        root.mkdir(parents=True)
+        if (FILES / layer).is_dir():
+            shutil.copytree(FILES / layer, root, dirs_exist_ok=True)
+        (root / "usr/bin").mkdir(parents=True, exist_ok=True)
+        for name in names:
+            link_or_copy(binaries.paths[name], root / "usr/bin" / name)
+    worker = target / "worker"
+    enable(worker, "sysinit.target", "autojoin-shims.service")
+    link(worker / "etc/systemd/system/multi-user.target.wants/containerd.service",
+         "/lib/systemd/system/containerd.service")  # fmt: skip
+    write_modules(worker)
+    return target
+
+
+def write_modules(root: Path) -> None:
+    """Let `modprobe` find in the machine what the kernel has, built in or loaded by the host."""
+    release = os.uname().release
+    modules = root / "usr/lib/modules" / release
+    modules.mkdir(parents=True)
+    names = ("kernel/fs/overlayfs/overlay.ko", "kernel/net/bridge/br_netfilter.ko")
+    (modules / "modules.builtin").write_text("".join(f"{name}\n" for name in names))
+    (modules / "modules.order").write_text("")
+    command = [which("depmod") or "depmod", "-b", str(root / "usr"), release]
+    run(command, "depmod")
+
+
+def write_root(place: Place) -> None:
+    """The hypervisor's own files, over the image: units, sshd, keys. Nothing else is removed."""
+    upper = folder(place) / "upper"
+    for name in ("upper", "work", "root"):
+        (folder(place) / name).mkdir(parents=True, exist_ok=True)
+    upper.chmod(0o755)
+    shutil.copytree(FILES / "hypervisor", upper, dirs_exist_ok=True)
+    install_machine_script(upper)
+    write(upper / "etc/autojoin/hypervisor.env", f"ADDRESS={place.hypervisor_address}\n")
+    write(upper / "etc/hostname", "hypervisor\n")
+    write(upper / "etc/hosts", "127.0.0.1 localhost\n127.0.1.1 hypervisor\n")
+    write(upper / "etc/cloud/cloud-init.disabled", "")
+    keys = pki.folder(place)
+    copy_private(keys / "ssh-hypervisor-host", upper / "etc/ssh/ssh_host_ed25519_key")
+    copy_private(keys / "ssh-client.pub", upper / "root/.ssh/authorized_keys")
+    target = upper / "etc/kubernetes/pki"
+    target.mkdir(parents=True, exist_ok=True)
+    target.chmod(0o700)
+    for file in sorted(keys.iterdir()):
+        if file.suffix in (".pem", ".key", ".pub", ".kubeconfig") and "ssh-" not in file.name:
+            copy_private(file, target / file.name)
+    for name in UNITS:
+        enable(upper, "multi-user.target", f"{name}.service")
+    for name in MASKED:
+        link(upper / "etc/systemd/system" / name, "/dev/null")
+    link(upper / "etc/systemd/system/default.target", "/lib/systemd/system/multi-user.target")
+
+
+def install_machine_script(upper: Path) -> None:
+    """The same script that the graph installs; the CA host is started by it before any graph."""
+    target = upper / "usr/local/lib/autojoin/machine"
+    shutil.copyfile(MACHINE_SCRIPT, target)
+    target.chmod(0o755)
+
+
+def enable(root: Path, target: str, unit: str) -> None:
+    link(root / f"etc/systemd/system/{target}.wants" / unit, f"/etc/systemd/system/{unit}")
+
+
+def write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def link(path: Path, destination: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(destination)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for `source` where the file system allows it, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def copy_private(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pki.write_once(target, source.read_bytes(), 0o600)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove `path`, but nothing that is mounted in it."""
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", str(path)], check=True)
+
+
+# --- start and stop -------------------------------------------------------------------------
+
+
+def start(place: Place, binaries: Binaries) -> Place:
+    """Start the outer machine and return once its SSH answers; the place with its process."""
+    clean(place)
+    layers = write_layers(place, binaries)
+    write_root(place)
+    raise_inotify_limit()
+    group = cgroup.create(place.identifier)
+    command = launch_command(place, binaries, group, layers)
+    with (folder(place) / "console.log").open("wb") as console:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # it outlives this program
+            cwd="/",
+        )
+    started = start_time(process.pid)
+    if started is None:
+        raise LabError(f"the hypervisor ended at once:\n{console_end(place)}")
+    place = with_process(place, Process(process.pid, started), fingerprint(place, binaries))
+    set_address(place, process)
+    await_ssh(place, process)
+    return place
+
+
+def launch_command(place: Place, binaries: Binaries, group: Path, layers: Path) -> list[str]:
+    own = folder(place)
+    lower = str(image.root())
+    launch = [which("unshare") or "unshare", "--mount", "--propagation", "private",
+              "sh", "-euc", LAUNCH, "autojoin-hypervisor", str(group), lower, str(own)]  # fmt: skip
+    settings = {
+        "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+        "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    }
+    environment = ["env", "-i", *(f"{name}={value}" for name, value in settings.items())]
+    nspawn = [
+        which("systemd-nspawn") or "systemd-nspawn",
+        f"--directory={own / 'root'}",
+        "--boot",
+        "--register=no",
+        "--keep-unit",
+        "--console=read-only",
+        f"--machine={place.machine}",
+        f"--uuid={uuid.uuid5(uuid.NAMESPACE_OID, place.identifier)}",
+        "--network-veth",
+        "--capability=all",
+        "--system-call-filter=@keyring bpf @mount",
+        f"--bind-ro={image.root()}:/var/lib/autojoin/image",
+        f"--bind-ro={layers}:/var/lib/autojoin/layers",
+        f"--bind={data(place, 'machines')}:/var/lib/autojoin/machines",
+        f"--bind={data(place, 'etcd')}:/var/lib/etcd",
+    ]
+    nspawn += [f"--bind-ro={binaries.paths[name]}:/usr/bin/{name}" for name in SERVICES]
+    return [*launch, *environment, *nspawn]
+
+
+def data(place: Place, name: str) -> Path:
+    """A folder of the lab's own disk that outlives the outer machine."""
+    target = place.state / name
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return target
+
+
+def raise_inotify_limit() -> None:
+    """Eight kubelets on one machine run out of the kernel's default of 128 instances."""
+    path = Path("/proc/sys/fs/inotify/max_user_instances")
+    with contextlib.suppress(OSError, ValueError):
+        if int(path.read_text()) < INOTIFY_INSTANCES:
+            path.write_text(str(INOTIFY_INSTANCES))
+
+
+def set_address(place: Place, process: subprocess.Popen[bytes]) -> None:
+    """Give the host's side of the veth its address, as soon as systemd-nspawn has made it."""
+    device = place.interface
+    wait_for(lambda: Path("/sys/class/net", device).exists(), place, process, VETH_SECONDS,
+             f"interface {device} of the hypervisor did not appear")  # fmt: skip
+    address = f"{place.host_address}/24"
+    run(["ip", "address", "replace", address, "dev", device], "setting the host's address")
+    run(["ip", "link", "set", device, "up"], "setting the host's link up")
+
+
+def await_ssh(place: Place, process: subprocess.Popen[bytes]) -> None:
+    address = str(place.hypervisor_address)
+    wait_for(lambda: answers_ssh(address), place, process, SSH_SECONDS,
+             f"the hypervisor does not answer SSH at {address}")  # fmt: skip
+
+
+def answers_ssh(address: str, port: int = 22) -> bool:
+    """Whether an SSH server greets at `address`."""
+    try:
+        with socket.create_connection((address, port), timeout=1) as connection:
+            connection.settimeout(1)
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def wait_for(ready: object, place: Place, process: subprocess.Popen[bytes], seconds: float,
+             failure: str) -> None:  # fmt: skip
+    """Wait until `ready()`; LabError with the console's end on time-out or the machine's end."""
+    assert callable(ready)
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if process.poll() is not None:
+            raise LabError(f"the hypervisor ended ({process.returncode}):\n{console_end(place)}")
+        if time.monotonic() > deadline:
+            raise LabError(f"{failure} within {seconds:.0f} s:\n{console_end(place)}")
+        time.sleep(0.05)
+
+
+def console_end(place: Place, lines: int = 8) -> str:
+    try:
+        text = (folder(place) / "console.log").read_text(errors="replace")
+    except OSError:
+        return "(no console log)"
+    return "\n".join(text.strip().splitlines()[-lines:])
+
+
+def stop(place: Place) -> Place:
+    """End the outer machine and everything in it, hard; the data on disk stays."""
+    clean(place)
+    return with_process(place, None)
+
+
+def clean(place: Place) -> None:
+    """End whatever may be left of a lab: its processes, its interface, stale mounts."""
+    if place.running() and place.hypervisor:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(place.hypervisor.pid, 9)
+    cgroup.remove(place.identifier)
+    if Path("/sys/class/net", place.interface).exists():
+        subprocess.run(["ip", "link", "delete", place.interface], capture_output=True)
+    for mount in mounts_below(place.state):
+        run(["umount", "--lazy", mount], "unmounting what was left")
+
+
+def mounts_below(path: Path) -> list[str]:
+    """The mount points under `path` in this namespace, deepest first."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return sorted((point for point in points if point.startswith(f"{path}/")), reverse=True)
+
+
+def run(command: list[str], what: str) -> None:
+    environment = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if answer.returncode:
+        raise LabError(f"{what} failed (`{' '.join(command)}`): {answer.stderr.strip()}")

@@ -1,0 +1,229 @@
+"""Where the lab of one checkout lives: its names, its state folder, its subnet.
+
+Two checkouts on one machine get two labs. What a lab occupies is recorded in its lab.json, so
+that another checkout keeps clear of it, and finds it again when the checkout itself is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network, ip_network
+from pathlib import Path
+from typing import Any
+
+from lab.errors import LabError
+
+STATE_ROOT = Path("/var/lib/autojoin")
+FIRST_SECOND_OCTET = 64
+SUBNETS = 64 * 256  # 10.64.0.0/24 … 10.127.255.0/24
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process by number and start time (clock ticks since boot): a reused number shows."""
+
+    pid: int
+    started: int
+
+    def alive(self) -> bool:
+        return start_time(self.pid) == self.started
+
+
+@dataclass(frozen=True)
+class Place:
+    """The lab of one checkout. `network` is its /24; `hypervisor` the outer machine's process."""
+
+    checkout: Path
+    identifier: str
+    network: IPv4Network
+    root: Path = STATE_ROOT
+    hypervisor: Process | None = None
+    fingerprint: str = ""
+
+    @property
+    def state(self) -> Path:
+        return self.root / self.identifier
+
+    @property
+    def machine(self) -> str:
+        return f"aj-{self.identifier}"
+
+    @property
+    def interface(self) -> str:
+        """The host's side of the veth, as systemd-nspawn names it; 14 of 15 characters."""
+        return f"ve-{self.machine}"
+
+    def address(self, host: int) -> IPv4Address:
+        return self.network[host]
+
+    @property
+    def host_address(self) -> IPv4Address:
+        return self.address(1)
+
+    @property
+    def hypervisor_address(self) -> IPv4Address:
+        return self.address(2)
+
+    @property
+    def authority_address(self) -> IPv4Address:
+        return self.address(3)
+
+    @property
+    def api_server(self) -> str:
+        return f"https://{self.hypervisor_address}:6443"
+
+    def running(self) -> bool:
+        return self.hypervisor is not None and self.hypervisor.alive()
+
+
+def start_time(pid: int) -> int | None:
+    """When process `pid` started, in clock ticks since boot; None where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def identifier_of(checkout: Path) -> str:
+    return hashlib.sha256(os.path.realpath(checkout).encode()).hexdigest()[:8]
+
+
+def candidate(number: int) -> IPv4Network:
+    second, third = divmod(number % SUBNETS, 256)
+    return IPv4Network(f"10.{FIRST_SECOND_OCTET + second}.{third}.0/24")
+
+
+def choose(identifier: str, taken: list[IPv4Network]) -> IPv4Network:
+    """The subnet that the identifier points to, or the next one that overlaps nothing taken."""
+    start = int(identifier, 16)
+    for step in range(SUBNETS):
+        network = candidate(start + step)
+        if not any(network.overlaps(other) for other in taken):
+            return network
+    raise LabError("no free 10.64.0.0/10 subnet is left on this machine: run `make down ALL=1`")
+
+
+def routed_networks(*, but: str = "") -> dict[IPv4Network, str]:
+    """The IPv4 networks that this machine routes or holds, with the interface of each.
+
+    The default route overlaps everything and is left out; so is interface `but`.
+    """
+    found: dict[IPv4Network, str] = {}
+    command = ["ip", "-json", "-4", "route", "show", "table", "all"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:
+        raise LabError(f"`{' '.join(command)}` failed: {answer.stderr.strip()}")
+    for route in json.loads(answer.stdout or "[]"):
+        destination, device = route.get("dst", "default"), route.get("dev", "?")
+        if destination == "default" or device == but or route.get("type") == "broadcast":
+            continue
+        with contextlib.suppress(ValueError):
+            network = ip_network(destination, strict=False)
+            if isinstance(network, IPv4Network) and network.prefixlen:
+                found[network] = device
+    return found
+
+
+@contextlib.contextmanager
+def lock(root: Path = STATE_ROOT, name: str = ".lock") -> Iterator[None]:
+    """One holder at a time on this machine; freed by the kernel when the holder dies."""
+    make_root(root)
+    with (root / name).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def make_root(root: Path) -> None:
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except PermissionError as error:
+        raise LabError(f"{root} cannot be made: the lab needs root; run it with sudo") from error
+
+
+def read(folder: Path, root: Path) -> Place | None:
+    """The lab recorded in `folder`/lab.json; None where there is none that can be read."""
+    try:
+        record: dict[str, Any] = json.loads((folder / "lab.json").read_text())
+        process = record.get("hypervisor")
+        return Place(
+            checkout=Path(record["checkout"]),
+            identifier=folder.name,
+            network=IPv4Network(record["subnet"]),
+            root=root,
+            hypervisor=Process(process["pid"], process["started"]) if process else None,
+            fingerprint=record.get("fingerprint", ""),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write(place: Place) -> None:
+    """Record the place in its lab.json; whole or not at all."""
+    place.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    process = place.hypervisor
+    record = {
+        "checkout": str(place.checkout),
+        "subnet": str(place.network),
+        "hypervisor": {"pid": process.pid, "started": process.started} if process else None,
+        "fingerprint": place.fingerprint,
+    }
+    temporary = place.state / "lab.json.new"
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    temporary.replace(place.state / "lab.json")
+
+
+def others(identifier: str, root: Path = STATE_ROOT) -> list[Place]:
+    """Every recorded lab but the one with `identifier`."""
+    if not root.is_dir():
+        return []
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
+    found = (read(folder, root) for folder in folders if folder.name != identifier)
+    return [place for place in found if place]
+
+
+def allocate(checkout: Path, root: Path = STATE_ROOT) -> Place:
+    """The place of `checkout`: the recorded one, or a new one with a subnet nobody else has."""
+    checkout = Path(os.path.realpath(checkout))
+    identifier = identifier_of(checkout)
+    make_root(root)
+    recorded = read(root / identifier, root)
+    if recorded:
+        return recorded
+    with lock(root):
+        recorded = read(root / identifier, root)
+        if recorded:
+            return recorded
+        taken = [place.network for place in others(identifier, root)]
+        network = choose(identifier, taken + list(routed_networks()))
+        place = Place(checkout=checkout, identifier=identifier, network=network, root=root)
+        write(place)
+        return place
+
+
+def find(checkout: Path, root: Path = STATE_ROOT) -> Place | None:
+    """The recorded place of `checkout`, made by nobody but `allocate`."""
+    return read(root / identifier_of(checkout), root)
+
+
+def conflict(place: Place) -> str | None:
+    """What this machine routes into the lab's subnet elsewhere than to the lab, or None."""
+    for network, device in routed_networks(but=place.interface).items():
+        if network.overlaps(place.network):
+            return f"{network} on interface {device}"
+    return None
+
+
+def with_process(place: Place, process: Process | None, fingerprint: str = "") -> Place:
+    """Record that the outer machine runs as `process` (or, with None, that it does not)."""
+    changed = replace(place, hypervisor=process, fingerprint=fingerprint)
+    write(changed)
+    return changed

@@ -1,0 +1,310 @@
+"""The main job, end to end, on real parts. The tests follow each other in one lab."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import CommandLines, Lab, table
+
+WORKERS = ("worker-1", "worker-2", "worker-3")
+WORKER_ROOT = "/var/lib/autojoin/machines/{}/disk/root"
+
+
+def test_up_ends_with_every_worker_ready(lab: Lab) -> None:
+    rows = table(lab.first_output)  # type: ignore[attr-defined]
+    assert tuple(rows) == WORKERS
+    for row in rows.values():
+        assert row["HARDWARE"] == "nspawn"
+        assert row["READY"] == "True"
+        assert 0 < float(row["SECONDS TO JOIN"]) < 120
+
+
+def test_up_streams_the_phases_of_each_node(lab: Lab) -> None:
+    output = lab.first_output  # type: ignore[attr-defined]
+    for name in WORKERS:
+        for phase in ("clock", "authority", "certificate", "runtime", "kubelet", "node", "ready"):
+            assert re.search(rf"{name}: {phase} done", output), f"{name}: {phase}"
+
+
+def test_a_second_up_changes_nothing(lab: Lab) -> None:
+    lab.run("pulumi", "preview", "--expect-no-changes", "--non-interactive")
+    output = lab.make("up")
+    assert "unchanged" in output
+    assert not re.search(r"\d+ (created|updated|replaced|deleted)", output)
+
+
+def test_refresh_finds_no_changes(lab: Lab) -> None:
+    command = ["refresh", "--expect-no-changes", "--yes", "--skip-preview", "--non-interactive"]
+    lab.run("pulumi", *command)
+
+
+def test_outputs_tell_of_every_node(lab: Lab) -> None:
+    nodes = json.loads(lab.run("pulumi", "stack", "output", "nodes", "--json"))
+    assert set(nodes) == set(WORKERS)
+    for name, node in nodes.items():
+        configured = lab.config["autojoin:workers"][name]
+        assert node["address"] == configured["address"]
+        assert node["generation"] == 1
+        assert re.fullmatch(r"[0-9a-f]{64}", node["userDataSha256"])
+        assert node["joined"]["readySeconds"] > 0
+
+
+def test_nodes_have_certificates_that_cfssl_issued_for_keys_made_on_them(lab: Lab) -> None:
+    names = {node["metadata"]["name"] for node in lab.kubectl("get", "nodes")["items"]}
+    assert names == set(WORKERS)
+    query = "select hex(serial_number) || ' ' || common_name from certificates"
+    database = lab.on_authority("find /var/lib -name certdb.db").strip()
+    rows = lab.on_authority(f'sqlite3 {database} "{query}"').splitlines()
+    issued = [bytes.fromhex(row.split()[0]).decode() for row in rows if "system:node:" in row]
+    for name in WORKERS:
+        pki = WORKER_ROOT.format(name) + "/var/lib/kubelet/pki"
+        paths = lab.on_hypervisor(f"grep -lr -e 'PRIVATE KEY' {pki}").split()
+        assert paths, f"no private key on {name}"
+        certificate = lab.on_hypervisor(f"openssl x509 -noout -serial -subject -in {pki}/node.pem")
+        serial = int(re.search(r"serial=([0-9A-F]+)", certificate).group(1), 16)  # type: ignore[union-attr]
+        assert str(serial) in issued
+        assert f"system:node:{name}" in certificate
+
+
+def test_the_join_key_is_gone_from_every_node(lab: Lab) -> None:
+    for name in WORKERS:
+        found = lab.on_hypervisor(f"find {WORKER_ROOT.format(name)}/etc/autojoin -name join-key")
+        assert found.strip() == ""
+
+
+def test_the_authority_is_reachable_only_through_the_gate(lab: Lab) -> None:
+    listening = lab.on_authority("ss -Hltn || cat /proc/net/tcp")
+    ports = {line.split()[3] for line in listening.splitlines() if line.startswith("LISTEN")}
+    assert any(port == "127.0.0.1:8888" for port in ports), listening
+    outside = {port.rpartition(":")[2] for port in ports if not port.startswith("127.")}
+    assert outside == {"22", "8443"}
+
+
+def until(seconds: float, read: Any) -> Any:
+    """The first true answer of `read` within `seconds`, or the last one."""
+    deadline = time.monotonic() + seconds
+    while not (found := read()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
+
+
+def test_the_operator_configures_bgp_for_every_node(lab: Lab) -> None:
+    def configured() -> bool:
+        items = lab.kubectl("get", "ciliumbgpnodeconfigs")["items"]
+        return {item["metadata"]["name"] for item in items} == set(WORKERS)
+
+    assert until(60, configured)
+
+
+def test_a_load_balancer_service_gets_an_address_of_the_pool(lab: Lab) -> None:
+    pool = lab.config["autojoin:bgp"]["loadBalancerPools"][0]
+    found = lab.kubectl("get", "ciliumloadbalancerippools", pool["name"])
+    assert [block["cidr"] for block in found["spec"]["blocks"]] == pool["cidrs"]
+    lab.run("kubectl", "create", "service", "loadbalancer", "probe", "--tcp=80:80")
+
+    def address() -> str | None:
+        ingress = lab.kubectl("get", "service", "probe")["status"]["loadBalancer"].get("ingress")
+        return str(ingress[0]["ip"]) if ingress else None
+
+    given = until(60, address)
+    lab.run("kubectl", "delete", "service", "probe")
+    assert given, "no address after 60 s"
+    network = ipaddress.ip_network(pool["cidrs"][0])
+    assert ipaddress.ip_address(given) in network
+
+
+def test_editing_one_worker_changes_that_worker_only(lab: Lab) -> None:
+    before = lab.file.read_text()
+
+    def move(config: dict[str, Any]) -> None:
+        worker = config["autojoin:workers"]["worker-2"]
+        worker["address"] = str(ipaddress.ip_address(worker["address"]) + 50)
+
+    lab.edit(move)
+    try:
+        steps = lab.preview()
+    finally:
+        lab.file.write_text(before)
+    changed = [step["urn"].rpartition("::")[2] for step in steps]
+    assert sorted(changed) == ["worker-2-machine", "worker-2-registration"], changed
+
+
+def test_an_edited_worker_joins_anew_and_disturbs_no_other(lab: Lab) -> None:
+    before = {node["metadata"]["name"]: node for node in lab.kubectl("get", "nodes")["items"]}
+
+    def raise_generation(config: dict[str, Any]) -> None:
+        config["autojoin:workers"]["worker-2"]["generation"] = 2
+
+    lab.edit(raise_generation)
+    output = lab.make("up")
+    assert table(output)["worker-2"]["READY"] == "True"
+    assert "worker-1" not in [
+        line.split(":")[0] for line in output.splitlines() if "done (" in line
+    ]
+    after = {node["metadata"]["name"]: node for node in lab.kubectl("get", "nodes")["items"]}
+    for name in ("worker-1", "worker-3"):
+        uid, boot = after[name]["metadata"]["uid"], after[name]["status"]["nodeInfo"]["bootID"]
+        assert uid == before[name]["metadata"]["uid"]
+        assert boot == before[name]["status"]["nodeInfo"]["bootID"]
+    database = lab.on_authority("find /var/lib -name certdb.db").strip()
+    where = "common_name='system:node:worker-2'"
+    query = f'sqlite3 {database} "select status from certificates where {where}"'
+    assert sorted(lab.on_authority(query).split()) == ["good", "revoked"]
+
+
+def test_a_failed_join_names_node_phase_and_last_line(lab: Lab) -> None:
+    before = lab.file.read_text()
+    gate = "join-gate"
+
+    def add(config: dict[str, Any]) -> None:
+        worker = dict(config["autojoin:workers"]["worker-1"])
+        worker["address"] = str(ipaddress.ip_address(worker["address"]) + 60)
+        worker["joinTimeout"] = 15
+        config["autojoin:workers"]["worker-9"] = worker
+
+    lab.edit(add)
+    lab.on_authority(f"systemctl stop {gate}")
+    try:
+        output = lab.make("up", expect=1)
+    finally:
+        lab.on_authority(f"systemctl start {gate}")
+    assert re.search(r"worker-9 did not join: phase \w+: \S+", output), output
+    assert "Traceback" not in output
+    output = lab.make("up")
+    assert table(output)["worker-9"]["READY"] == "True"
+    lab.file.write_text(before)
+    assert "worker-9" not in table(lab.make("up"))
+
+
+def secrets(lab: Lab) -> list[str]:
+    """Every secret of the stack: keys, and what is derived from them, as they would be seen."""
+    text = lab.run("pulumi", "stack", "export", "--show-secrets")
+    lab.output.pop(-2)
+    found = set()
+    for pem in re.findall(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", text):
+        lines = [line for line in pem.split("\\n") if len(line.strip("\\")) > 20]
+        found |= {line.strip("\\") for line in lines}
+    state = json.loads(text)["deployment"]["resources"]
+    for resource in state:
+        stdin = resource.get("inputs", {}).get("stdin")
+        plain = stdin.get("plaintext") if isinstance(stdin, dict) else None
+        if plain and resource["urn"].endswith("-registration"):
+            registered = json.loads(json.loads(plain))
+            found |= {registered["joinKey"], registered["statusToken"]}
+    return sorted(found)
+
+
+def test_no_secret_is_shown_anywhere(lab: Lab, command_lines: CommandLines) -> None:
+    known = secrets(lab)
+    hexadecimal = [secret for secret in known if re.fullmatch(r"[0-9a-f]{64}", secret)]
+    assert len(hexadecimal) >= 2 * len(WORKERS), "join keys and status tokens were not found"
+    assert len(known) > len(hexadecimal), "private keys were not found"
+    state = lab.run("pulumi", "stack", "export")
+    preview = lab.run("pulumi", "preview", "--json", "--non-interactive")
+    logs = lab.on_authority("journalctl --no-pager -o cat 2>/dev/null | tail -n 5000")
+    consoles = lab.on_hypervisor("cat /var/lib/autojoin/machines/*/console.log")
+    shown = {
+        "output": "\n".join(lab.output),
+        "state": state,
+        "preview": preview,
+        "command lines": "\n".join(command_lines.seen),
+        "log of the CA host": logs,
+        "consoles": consoles,
+    }
+    for place, text in shown.items():
+        assert text
+        assert [secret for secret in known if secret in text] == [], f"a secret in the {place}"
+
+
+def test_preview_works_with_everything_off(lab: Lab) -> None:
+    """Another stack, whose CA host and API server do not answer."""
+    data = lab.file.read_text()
+    address = lab.config["autojoin:certificateAuthority"]["host"]["address"]
+    prefix = address.rpartition(".")[0]
+    # TEST-NET-3: nobody answers there, and nothing is sent in a preview.
+    other = re.sub(re.escape(prefix) + r"\b", "203.0.113", data)
+    other = re.sub(r"kubeconfig: .*", "kubeconfig: /nowhere/kubeconfig", other)
+    (lab.checkout / "Pulumi.off.yaml").write_text(re.sub(r"encryptionsalt:.*\n", "", other))
+    output = lab.make("preview", "STACK=off")
+    (lab.checkout / "Pulumi.off.yaml").unlink()
+    assert re.search(r"\d+ to create", output)
+
+
+def lab_processes(identifier: str) -> list[int]:
+    """Processes of the lab: those in its control group, or that name its state folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (path / "cmdline").read_bytes() + (path / "cgroup").read_bytes()
+        except OSError:
+            continue
+        if identifier.encode() in text and int(path.name) != os.getpid():
+            found.append(int(path.name))
+    return found
+
+
+def state_folder(lab: Lab) -> Path:
+    return Path(lab.environment["PULUMI_BACKEND_URL"].removeprefix("file://")).parent
+
+
+def test_up_after_a_power_cut_in_the_middle(lab: Lab) -> None:
+    identifier = state_folder(lab).name
+
+    def raise_generation(config: dict[str, Any]) -> None:
+        config["autojoin:workers"]["worker-3"]["generation"] = 2
+
+    lab.edit(raise_generation)
+    process = subprocess.Popen(
+        ["make", "up"], cwd=lab.checkout, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "worker-3: clock" in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    until(5, lambda: kill_all(identifier) == 0)
+    process.stdout.close()
+    process.wait()
+    output = lab.make("up")
+    assert {row["READY"] for row in table(output).values()} == {"True"}
+    lab.run("pulumi", "preview", "--expect-no-changes", "--non-interactive")
+
+
+def kill_all(identifier: str) -> int:
+    processes = lab_processes(identifier)
+    for pid in processes:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return len(processes)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["down", "up-and-down-again"])
+def test_down_leaves_nothing_behind(lab: Lab, again: bool) -> None:
+    if again:
+        output = lab.make("up")
+        assert {row["READY"] for row in table(output).values()} == {"True"}
+        vars(lab).pop("_environment", None)
+    state = state_folder(lab)
+    lab.make("down")
+    assert not state.exists()
+    assert lab_processes(state.name) == []
+    assert state.name not in Path("/proc/self/mountinfo").read_text()
+    links = subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout
+    spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
+    assert state.name not in links + spaces
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/*{state.name}*"))
+    changed = ["git", "status", "--porcelain", "--ignored"]
+    assert not lab.file.exists() or "edited" in "".join(lab.output[-1:]), changed
