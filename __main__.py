@@ -21,8 +21,7 @@ bgp = Bgp("bgp", lab.bgp, cilium, provider) if lab.bgp else None
 machine_hosts = {name: MachineHost(name, host) for name, host in lab.provisioning.items()}
 needs = [cilium.release, *(host.ready for host in machine_hosts.values())]
 workers = {
-    name: HARDWARE[worker.hardware](name, lab, gate, needs)
-    for name, worker in lab.workers.items()
+    name: HARDWARE[worker.hardware](name, lab, gate, needs) for name, worker in lab.workers.items()
 }
 
 pulumi.export(

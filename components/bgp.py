@@ -27,7 +27,7 @@ class Bgp(pulumi.ComponentResource):
         gate = cilium.wait_for(render.definitions(resources), parent=self)
         for resource in resources:
             kubernetes.apiextensions.CustomResource(
-                f"{name}-{resource['metadata']['name']}",
+                resource["metadata"]["name"],
                 api_version=resource["apiVersion"],
                 kind=resource["kind"],
                 metadata=resource["metadata"],

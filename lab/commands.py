@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from config.load import ConfigError, from_stack_file
-from lab import facts, lab, place, stack
+from lab import facts, lab, place, stack, tools
 from lab.errors import LabError
 from lab.pins import CHECKOUT, Layout
 from lab.plugins import install as plugins
@@ -194,11 +194,7 @@ def environment() -> None:
 
 
 def run(command: list[str]) -> None:
-    layout = Layout()
-    from lab import tools
-
-    environment = {**os.environ, "PATH": tools.search_path(layout)}
-    code = subprocess.run(command, cwd=CHECKOUT, env=environment).returncode
+    code = subprocess.run(command, cwd=CHECKOUT).returncode
     if code:
         sys.exit(code)
 
@@ -219,6 +215,7 @@ def main() -> int:
     commands.add_parser("check").add_argument("file", type=Path)
     commands.add_parser("test").add_argument("tests", nargs="*", default=[])
     given = parser.parse_args()
+    os.environ["PATH"] = tools.search_path(Layout())
     actions: dict[str, Callable[[], None]] = {
         "up": up,
         "env": environment,

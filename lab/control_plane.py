@@ -15,6 +15,7 @@ from lab.place import Place
 from lab.remote import remote
 
 READY_SECONDS = 120.0
+LINE_WIDTH = 240
 SERVICES = ("etcd", "kube-apiserver", "kube-controller-manager", "cilium-operator")
 
 
@@ -34,6 +35,12 @@ def ready(place: Place) -> tuple[bool, str]:
         return False, str(error)
     finally:
         connection.close()
+
+
+def start(place: Place) -> None:
+    """Start whichever of the services does not run."""
+    command = f"systemctl start --no-block {' '.join(SERVICES)}"
+    remote(place, command, what="starting the control plane")
 
 
 def await_ready(place: Place) -> None:
@@ -56,6 +63,7 @@ def journal(place: Place, lines: int = 8) -> str:
     units = " ".join(f"-u {name}" for name in SERVICES)
     command = f"journalctl --no-pager -o short -n {lines} {units}"
     try:
-        return remote(place, command, what="reading the journal", seconds=15)
+        text = remote(place, command, what="reading the journal", seconds=15)
+        return "\n".join(line[:LINE_WIDTH] for line in text.splitlines())
     except LabError as error:
         return str(error)

@@ -41,11 +41,14 @@ INOTIFY_INSTANCES = 8192
 SSH_SECONDS = 30.0
 VETH_SECONDS = 15.0
 
-# $1 group, $2 lower folders, $3 the machine's folder; the rest is the machine's command.
+# $1 group, $2 the image's root, $3 the machine's folder; the rest is the machine's command.
+# The image is named relative to itself, as a colon in its path would divide it in two.
 LAUNCH = """\
 echo $$ >"$1/cgroup.procs"
 mount -t tmpfs -o mode=0755 autojoin /run/systemd
-mount -t overlay overlay -o "lowerdir=$2,upperdir=$3/upper,workdir=$3/work" "$3/root"
+cd "$2"
+mount -t overlay overlay -o "lowerdir=.,upperdir=$3/upper,workdir=$3/work" "$3/root"
+cd /
 shift 3
 exec "$@"
 """
@@ -65,6 +68,8 @@ def find_binaries() -> Binaries:
     missing = [name for name, path in found.items() if not path]
     commands = [name for name in HOST_COMMANDS if not which(name)]
     lines = [f"{name} not found on PATH: run `make tools`" for name in (*missing, *commands)]
+    if "\toverlay\n" not in Path("/proc/filesystems").read_text():
+        lines.append("this kernel has no overlay file system: run `modprobe overlay`")
     if lines:
         raise LabError("\n".join(lines))
     return Binaries({name: Path(os.path.realpath(path)) for name, path in found.items() if path})
@@ -224,9 +229,8 @@ def start(place: Place, binaries: Binaries) -> Place:
 
 def launch_command(place: Place, binaries: Binaries, group: Path, layers: Path) -> list[str]:
     own = folder(place)
-    lower = str(image.root())
     launch = [which("unshare") or "unshare", "--mount", "--propagation", "private",
-              "sh", "-euc", LAUNCH, "autojoin-hypervisor", str(group), lower, str(own)]  # fmt: skip
+              "sh", "-euc", LAUNCH, "autojoin-hypervisor", str(group), str(image.root()), str(own)]  # fmt: skip
     settings = {
         "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
         "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",
@@ -245,13 +249,20 @@ def launch_command(place: Place, binaries: Binaries, group: Path, layers: Path) 
         "--network-veth",
         "--capability=all",
         "--system-call-filter=@keyring bpf @mount",
-        f"--bind-ro={image.root()}:/var/lib/autojoin/image",
-        f"--bind-ro={layers}:/var/lib/autojoin/layers",
-        f"--bind={data(place, 'machines')}:/var/lib/autojoin/machines",
-        f"--bind={data(place, 'etcd')}:/var/lib/etcd",
+        bind(image.root(), "/var/lib/autojoin/image", read_only=True),
+        bind(layers, "/var/lib/autojoin/layers", read_only=True),
+        bind(data(place, "machines"), "/var/lib/autojoin/machines"),
+        bind(data(place, "etcd"), "/var/lib/etcd"),
     ]
-    nspawn += [f"--bind-ro={binaries.paths[name]}:/usr/bin/{name}" for name in SERVICES]
+    nspawn += [bind(binaries.paths[name], f"/usr/bin/{name}", read_only=True) for name in SERVICES]
     return [*launch, *environment, *nspawn]
+
+
+def bind(source: Path, target: str, *, read_only: bool = False) -> str:
+    """systemd-nspawn's option that shows `source` as `target` in the machine."""
+    option = "--bind-ro" if read_only else "--bind"
+    escaped = str(source).replace("\\", "\\\\").replace(":", "\\:")
+    return f"{option}={escaped}:{target}"
 
 
 def data(place: Place, name: str) -> Path:

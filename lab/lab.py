@@ -55,6 +55,7 @@ def bring_up(place: Place, binaries: hypervisor.Binaries, report: Progress) -> N
         return
     if current and hypervisor.answers_ssh(str(place.hypervisor_address)):
         report("is up in part; starting the rest")
+        control_plane.start(place)
     else:
         if place.running():
             report("does not answer" if current else "was started from other tools or files")

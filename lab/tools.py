@@ -98,7 +98,7 @@ def go_tool_step(layout: Layout, tool: GoTool) -> Step:
         with temporary_beside(target) as folder:
             found = fitting_on_path(tool)
             if found:
-                (folder / tool.name).symlink_to(found)
+                shutil.copy2(found, folder / tool.name)  # a copy stays what it is
             else:
                 build(tool, folder / tool.name, log)
             replace_folder(folder, target.parent)
@@ -123,16 +123,21 @@ def go_file_step(layout: Layout, file: GoFile) -> Step:
 
 
 def links_step(layout: Layout, tools: list[GoTool | GoFile]) -> Step:
+    """One folder for PATH. Hard links: the engine looks for its language host beside its own file.
+
+    Through a symbolic link it would find neither the host nor the host's executor.
+    """
     wanted = {layout.binaries / tool.name: layout.tool(tool) for tool in tools}
 
     def done() -> bool:
-        return all(link.is_symlink() and link.resolve().exists() for link in wanted)
+        pairs = wanted.items()
+        return all(link.exists() and link.samefile(target) for link, target in pairs)
 
     def run(log: Path) -> None:
         layout.binaries.mkdir(parents=True, exist_ok=True)
         for link, target in wanted.items():
             link.unlink(missing_ok=True)
-            link.symlink_to(target)
+            link.hardlink_to(target)
 
     return Step("links", done, run)
 

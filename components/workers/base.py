@@ -76,18 +76,16 @@ class Worker(pulumi.ComponentResource):
             emission.apply(lambda emitted: emitted.deliver_input),
             [self.registration, *needs],
         )
-        self.summary = pulumi.Output.from_input(
-            {
-                "hardware": self.hardware,
-                "address": self.settings.address,
-                "generation": self.settings.generation,
-                # A hash over the join key's 256 random bits tells nothing of it.
-                "userDataSha256": pulumi.Output.unsecret(
-                    emission.apply(lambda emitted: emitted.user_data_sha256)
-                ),
-                "joined": joined,
-            }
-        )
+        self.summary: dict[str, pulumi.Input[Any]] = {
+            "hardware": self.hardware,
+            "address": self.settings.address,
+            "generation": self.settings.generation,
+            # A hash over the join key's 256 random bits tells nothing of it.
+            "userDataSha256": pulumi.Output.unsecret(
+                emission.apply(lambda emitted: emitted.user_data_sha256)
+            ),
+            "joined": joined,
+        }
         self.register_outputs({"address": self.settings.address})
 
     # --- what a hardware type states ------------------------------------------------------

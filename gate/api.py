@@ -1,0 +1,221 @@
+"""The gate's HTTP interface: which request does what. See docs for the contract."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import threading
+import time
+from typing import Any, Callable
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from gate import envelope, issued, journal, names, progress, rules
+from gate.errors import AuthorityError, Refusal
+from gate.http1 import Request, Response
+from gate.store import Event, Node, Store
+from gate.upstream import Upstream
+
+# The same words for a node that does not exist and for a key that does not fit.
+_NOT_AUTHENTIC = "not authentic: unknown node, or a token made with another join key"
+_STATUS_PREFIX = "/v1/status/"
+_LOCKS = 256
+
+
+def json_response(status: int, data: object) -> Response:
+    return Response(status, json.dumps(data, separators=(",", ":")).encode())
+
+
+def refusal_response(refusal: Refusal) -> Response:
+    """A refusal in CFSSL's shape, which the stock client prints."""
+    error = {"code": refusal.status, "message": refusal.message}
+    body = {"success": False, "result": None, "errors": [error], "messages": []}
+    headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
+    return Response(refusal.status, json.dumps(body).encode(), close=refusal.close, headers=headers)
+
+
+class Application:
+    """Answers requests. Safe to use from many threads at once."""
+
+    def __init__(
+        self,
+        store: Store,
+        upstream: Upstream,
+        following: progress.Progress,
+        authority: x509.Certificate,
+        hours: int,
+    ) -> None:
+        self._store = store
+        self._upstream = upstream
+        self._progress = following
+        self._authority = authority
+        self._hours = hours
+        # One request of a node at a time, so that its join key is used once; striped, since names
+        # come from outside and a table of locks would grow with them.
+        self._locks = [threading.Lock() for _ in range(_LOCKS)]
+        self._routes: dict[tuple[str, str], Callable[[Request, str], Response]] = {
+            ("POST", "/api/v1/cfssl/info"): self._info,
+            ("POST", "/api/v1/cfssl/authsign"): self._authsign,
+            ("POST", "/v1/progress"): self._report,
+            ("GET", "/healthz"): self._health,
+        }
+
+    def answer(self, request: Request, remote: str) -> Response:
+        """The response to a request; refusals included. `remote` is the client's address."""
+        try:
+            return self._handler(request)(request, remote)
+        except Refusal as refusal:
+            journal.record(
+                "refused",
+                path=request.path[:80],
+                status=refusal.status,
+                reason=refusal.message,
+                remote=remote,
+            )
+            return refusal_response(refusal)
+
+    def _handler(self, request: Request) -> Callable[[Request, str], Response]:
+        if request.path.startswith(_STATUS_PREFIX) and request.method == "GET":
+            return self._status
+        handler = self._routes.get((request.method, request.path))
+        if handler is not None:
+            return handler
+        known = {path for _, path in self._routes}
+        if request.path in known or request.path.startswith(_STATUS_PREFIX):
+            raise Refusal(405, f"{request.method}: not for this path")
+        raise Refusal(404, "no such path")
+
+    def _health(self, request: Request, remote: str) -> Response:
+        self._store.names()
+        return json_response(200, {"status": "ok"})
+
+    def _info(self, request: Request, remote: str) -> Response:
+        pem = self._authority.public_bytes(serialization.Encoding.PEM).decode().strip()
+        result = {
+            "certificate": pem,
+            "usages": ["signing", "key encipherment", "client auth", "server auth"],
+            "expiry": f"{self._hours}h",
+        }
+        body = {"success": True, "result": result, "errors": [], "messages": []}
+        return json_response(200, body)
+
+    def _authsign(self, request: Request, remote: str) -> Response:
+        started = time.monotonic()
+        signed = envelope.parse_envelope(request.body)
+        data = envelope.parse_object(signed.request, "the request")
+        certificate_request = rules.read_request(data)
+        name = rules.claimed_name(certificate_request)
+        node = self._authentic_node(name, signed)
+        signable = rules.check(data, certificate_request, name, node.addresses)
+        with self._locks[hash(name) % _LOCKS]:
+            certificate, repeated = self._certificate(name, node.identity, signable)
+        journal.record(
+            "joined",
+            node=name,
+            identity=node.identity,
+            repeated=repeated,
+            milliseconds=round((time.monotonic() - started) * 1000, 1),
+            remote=remote,
+        )
+        result = {"certificate": certificate}
+        body = {"success": True, "result": result, "errors": [], "messages": []}
+        return json_response(200, body)
+
+    def _authentic_node(self, name: str, signed: envelope.Envelope) -> Node:
+        node = self._store.node(name) if names.is_name(name) else None
+        if not signed.authentic(node.join_key if node else None) or node is None:
+            raise Refusal(401, _NOT_AUTHENTIC)
+        if time.time() >= node.expires_at:
+            raise Refusal(
+                403, f"the join key of {name} has expired; raise its generation to join it anew"
+            )
+        return node
+
+    def _certificate(self, name: str, identity: str, signable: rules.Signable) -> tuple[str, bool]:
+        """The certificate for a join key's one public key: signed now, or the one signed before."""
+        node = self._store.node(name)
+        if node is None or node.identity != identity:
+            raise Refusal(401, _NOT_AUTHENTIC)
+        public_key = signable.public_key
+        if node.public_key == public_key and node.certificate is not None:
+            return node.certificate, True
+        if not self._store.claim(name, identity, public_key):
+            raise Refusal(409, f"{name} has already joined; raise its generation to join it anew")
+        return self._sign(name, identity, signable), False
+
+    def _sign(self, name: str, identity: str, signable: rules.Signable) -> str:
+        public_key = signable.public_key
+        try:
+            pem = self._upstream.sign(signable)
+            _, serial = issued.check(pem, signable, self._authority, self._hours)
+        except AuthorityError as error:
+            if error.definite:
+                self._store.release(name, identity, public_key)
+            journal.record("authority-failed", node=name, reason=str(error))
+            raise Refusal(502, str(error)) from None
+        if not self._store.issued(name, identity, public_key, pem, serial):
+            journal.record("withheld", node=name, serial=serial.number)
+            raise Refusal(401, _NOT_AUTHENTIC)
+        journal.record("issued", node=name, identity=identity, serial=serial.number)
+        return pem
+
+    def _report(self, request: Request, remote: str) -> Response:
+        signed = envelope.parse_envelope(request.body)
+        data = envelope.parse_object(signed.request, "the request")
+        name = data.get("node")
+        if not isinstance(name, str):
+            raise Refusal(400, "node: must be text")
+        self._authentic_node(name, signed)
+        phase, state, message = progress.checked_report(data)
+        self._progress.report(name, phase, state, message)
+        journal.record("progress", node=name, phase=phase, state=state, message=message or None)
+        return Response(204)
+
+    def _status(self, request: Request, remote: str) -> Response:
+        name = request.path[len(_STATUS_PREFIX) :]
+        node = self._store.node(name) if names.is_name(name) else None
+        _check_bearer(request, node)
+        after = _number(request.query, "after", 1_000_000_000)
+        wait = _number(request.query, "wait", progress.WAIT_LIMIT_SECONDS)
+        events = self._progress.follow(name, int(after), wait)
+        if request.query.get("format") == "lines":
+            return Response(200, _lines(events), "text/plain; charset=utf-8")
+        return json_response(200, {"node": name, "events": [_shown(event) for event in events]})
+
+
+def _check_bearer(request: Request, node: Node | None) -> None:
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    expected = (node.status_token if node else b"\0" * 32).hex()
+    fits = hmac.compare_digest(expected.encode(), text.strip().lower().encode())
+    if scheme.lower() != "bearer" or not fits or node is None:
+        raise Refusal(401, "not authentic: unknown node, or another status token")
+
+
+def _number(query: dict[str, str], name: str, largest: float) -> float:
+    text = query.get(name, "0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= largest:
+        raise Refusal(400, f"{name}: must be a number from 0 to {largest:g}, found {text[:20]!r}")
+    return value
+
+
+def _shown(event: Event) -> dict[str, Any]:
+    return {
+        "number": event.number,
+        "phase": event.phase,
+        "state": event.state,
+        "message": event.message,
+        "at": event.at,
+    }
+
+
+def _lines(events: list[Event]) -> bytes:
+    """One event a line, for shells without jq; messages hold neither tabs nor line ends."""
+    return "".join(
+        f"{event.number}\t{event.at:.3f}\t{event.phase}\t{event.state}\t{event.message}\n"
+        for event in events
+    ).encode()

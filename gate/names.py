@@ -1,0 +1,59 @@
+"""Names, addresses and subjects of nodes."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+# RFC 1123 subdomain, as Node objects are named. A common name holds 64 characters (X.520), and
+# "system:node:" takes 12 of them.
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+NAME_LIMIT = 52
+COMMON_NAME_PREFIX = "system:node:"
+ORGANIZATION = "system:nodes"
+
+_COMMON_NAME_OID = bytes((0x06, 0x03, 0x55, 0x04, 0x03))
+_ORGANIZATION_OID = bytes((0x06, 0x03, 0x55, 0x04, 0x0A))
+_UTF8_STRING, _PRINTABLE_STRING, _SEQUENCE, _SET = 0x0C, 0x13, 0x30, 0x31
+
+
+def is_name(name: str) -> bool:
+    """Whether `name` can be a node's name."""
+    return len(name) <= NAME_LIMIT and NAME.fullmatch(name) is not None
+
+
+def address(text: str) -> str | None:
+    """The canonical form of an IP address, None where `text` is not one."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None
+
+
+def subjects(name: str) -> frozenset[bytes]:
+    """Every DER encoding of the one subject that node `name` may have.
+
+    Two single-valued attributes in either order, each as UTF8String or PrintableString. Comparing
+    whole encodings leaves no room for a third attribute, a second value or an odd string type.
+    """
+    common = _attributes(_COMMON_NAME_OID, COMMON_NAME_PREFIX + name)
+    organization = _attributes(_ORGANIZATION_OID, ORGANIZATION)
+    return frozenset(
+        _element(_SEQUENCE, pair)
+        for one in common
+        for other in organization
+        for pair in (one + other, other + one)
+    )
+
+
+def _attributes(identifier: bytes, value: str) -> list[bytes]:
+    return [
+        _element(_SET, _element(_SEQUENCE, identifier + _element(kind, value.encode())))
+        for kind in (_UTF8_STRING, _PRINTABLE_STRING)
+    ]
+
+
+def _element(tag: int, content: bytes) -> bytes:
+    if len(content) < 128:
+        return bytes((tag, len(content))) + content
+    return bytes((tag, 0x81, len(content))) + content

@@ -1,0 +1,80 @@
+"""Progress of joins: nodes report phases, and whoever waits for a node follows them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from gate.errors import Refusal
+from gate.store import Event, Store
+
+PHASES = ("clock", "authority", "certificate", "runtime", "kubelet", "node", "ready")
+STATES = ("started", "done", "failed")
+MESSAGE_LIMIT = 500
+WAIT_LIMIT_SECONDS = 30.0
+# The registration may be replaced by a command in another process, which cannot notify.
+_LOOK_AGAIN_SECONDS = 5.0
+
+
+def checked_report(data: dict[str, Any]) -> tuple[str, str, str]:
+    """Phase, state and message of a report; the message on one line and of bounded length."""
+    for key in sorted(set(data) - {"node", "phase", "state", "message"}):
+        raise Refusal(400, f"{key[:40]}: unknown key; known: node, phase, state, message")
+    phase, state, message = data.get("phase"), data.get("state"), data.get("message", "")
+    if phase not in PHASES:
+        raise Refusal(400, f"phase: must be one of {', '.join(PHASES)}, found {phase!r:.40}")
+    if state not in STATES:
+        raise Refusal(400, f"state: must be one of {', '.join(STATES)}, found {state!r:.40}")
+    if not isinstance(message, str):
+        raise Refusal(400, "message: must be text")
+    return phase, state, one_line(message)
+
+
+def one_line(message: str) -> str:
+    """The message without control characters (it ends in terminals), at most MESSAGE_LIMIT."""
+    text = "".join(character if character.isprintable() else " " for character in message)
+    text = " ".join(text.split())
+    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+
+
+class Progress:
+    """Events of all nodes, kept in the store; `follow` waits for new ones."""
+
+    def __init__(self, store: Store, *, most_waiting: int) -> None:
+        self._store = store
+        self._changed = threading.Condition()
+        self._places = threading.BoundedSemaphore(most_waiting)
+        self._stopping = False
+
+    def report(self, name: str, phase: str, state: str, message: str) -> None:
+        self._store.append_event(name, phase, state, message)
+        with self._changed:
+            self._changed.notify_all()
+
+    def follow(self, name: str, after: int, wait: float) -> list[Event]:
+        """Events numbered above `after`; waits up to `wait` seconds for the first.
+
+        With too many waiting already it answers at once, so that joins always find a worker.
+        """
+        deadline = time.monotonic() + min(wait, WAIT_LIMIT_SECONDS)
+        events = self._store.events(name, after)
+        if events or wait <= 0 or not self._places.acquire(blocking=False):
+            return events
+        try:
+            with self._changed:
+                # Read again under the lock: a report between the two would be missed otherwise.
+                while not (events := self._store.events(name, after)) and not self._stopping:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._changed.wait(min(left, _LOOK_AGAIN_SECONDS))
+            return events
+        finally:
+            self._places.release()
+
+    def stop(self) -> None:
+        """Let everybody who waits go."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()

@@ -1,0 +1,236 @@
+"""What a node may ask to have signed: the rules of the design's "Trust", on the parsed request.
+
+Everything that leaves this room was checked; CFSSL is asked anew from the result, nothing of the
+node's request is passed through.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtensionOID, NameOID
+
+from gate import names
+from gate.errors import Refusal
+
+PROFILE = "kubelet"
+_READ_KEYS = {"certificate_request", "hosts", "profile"}
+# Go's zero time, which the stock client sends where no time was set.
+_NO_TIME = "0001-01-01T00:00:00Z"
+_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_SMALLEST_RSA, _LARGEST_RSA, _SMALLEST_EXPONENT = 2048, 8192, 65537
+_EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
+_MOST_HOSTS = 32
+_PEM = re.compile(
+    r"\s*-----BEGIN (?P<kind>(?:NEW )?CERTIFICATE REQUEST)-----\s*\n"
+    r"(?P<data>[A-Za-z0-9+/=\s]+)"
+    r"-----END (?P=kind)-----\s*"
+)
+
+
+@dataclass(frozen=True)
+class Signable:
+    """A certificate request that kept every rule.
+
+    `hosts` are the names and addresses to put in the certificate; `public_key` is the SHA-256 of
+    the key's SubjectPublicKeyInfo in hex.
+    """
+
+    name: str
+    request: x509.CertificateSigningRequest
+    hosts: tuple[str, ...]
+
+    @property
+    def pem(self) -> str:
+        return self.request.public_bytes(serialization.Encoding.PEM).decode()
+
+    @property
+    def public_key(self) -> str:
+        return hashlib.sha256(public_key_bytes(self.request.public_key())).hexdigest()
+
+
+def public_key_bytes(key: Any) -> bytes:
+    """The key's SubjectPublicKeyInfo in DER."""
+    data: bytes = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return data
+
+
+def read_request(data: dict[str, Any]) -> x509.CertificateSigningRequest:
+    """The certificate request in a sign request: exactly one PEM block with nothing around it."""
+    text = data.get("certificate_request")
+    if not isinstance(text, str):
+        raise Refusal(400, "certificate_request: must be PEM text")
+    match = _PEM.fullmatch(text)
+    if match is None:
+        raise Refusal(
+            400, "certificate_request: must be exactly one PEM CERTIFICATE REQUEST, nothing else"
+        )
+    try:
+        der = base64.b64decode("".join(match["data"].split()), validate=True)
+        return x509.load_der_x509_csr(der)
+    except (binascii.Error, ValueError, UnsupportedAlgorithm):
+        raise Refusal(400, "certificate_request: not a certificate request") from None
+
+
+def claimed_name(request: x509.CertificateSigningRequest) -> str:
+    """The node that the request says it is: its first CN, without any check of the rest."""
+    try:
+        common_names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        raise Refusal(400, "certificate_request: subject cannot be read") from None
+    common_name = common_names[0].value if common_names else ""
+    if not isinstance(common_name, str) or not common_name.startswith(names.COMMON_NAME_PREFIX):
+        raise Refusal(400, "certificate_request: CN must be system:node:<name>")
+    return common_name[len(names.COMMON_NAME_PREFIX) :]
+
+
+def check(
+    data: dict[str, Any],
+    request: x509.CertificateSigningRequest,
+    name: str,
+    addresses: Sequence[str],
+) -> Signable:
+    """Hold an authenticated request against the rules for node `name` with these addresses."""
+    _check_keys(data)
+    _check_profile(data.get("profile"))
+    _check_subject(request, name)
+    _check_key(request)
+    _check_signature(request)
+    allowed = (name, *addresses)
+    asked = [*_hosts(data.get("hosts")), *_alternative_names(request)]
+    return Signable(name, request, _permitted(asked, allowed))
+
+
+def _check_keys(data: dict[str, Any]) -> None:
+    """Only the three keys that are read may say anything.
+
+    The stock client always sends more of them, empty: those override nothing.
+    """
+    for key in sorted(set(data) - _READ_KEYS):
+        value = data[key]
+        if value is None or value is False or value == _NO_TIME:
+            continue
+        if isinstance(value, (str, list, dict)) and not value:
+            continue
+        raise Refusal(403, f"{key[:40]}: may not be set by a node; remove it from the request")
+
+
+def _check_profile(profile: object) -> None:
+    if profile not in (None, "", PROFILE):
+        shown = repr(profile)[:40]
+        raise Refusal(403, f"profile: must be {PROFILE}, found {shown}")
+
+
+def _check_subject(request: x509.CertificateSigningRequest, name: str) -> None:
+    if request.subject.public_bytes() not in names.subjects(name):
+        raise Refusal(
+            403,
+            f"subject: must be exactly CN=system:node:{name}, O=system:nodes, "
+            f"found {_shown_subject(request)}",
+        )
+
+
+def _shown_subject(request: x509.CertificateSigningRequest) -> str:
+    return request.subject.rfc4514_string()[:200]
+
+
+def _check_key(request: x509.CertificateSigningRequest) -> None:
+    try:
+        key = request.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise Refusal(403, "key: must be RSA or ECDSA, found another kind") from None
+    if isinstance(key, rsa.RSAPublicKey):
+        if not _SMALLEST_RSA <= key.key_size <= _LARGEST_RSA:
+            raise Refusal(
+                403,
+                f"key: RSA must have {_SMALLEST_RSA} to {_LARGEST_RSA} bits, found {key.key_size}",
+            )
+        if key.public_numbers().e < _SMALLEST_EXPONENT:
+            raise Refusal(403, f"key: RSA exponent must be {_SMALLEST_EXPONENT} or larger")
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1)):
+            raise Refusal(403, f"key: ECDSA must be P-256 or P-384, found {key.curve.name}")
+    else:
+        raise Refusal(403, "key: must be RSA or ECDSA, found another kind")
+
+
+def _check_signature(request: x509.CertificateSigningRequest) -> None:
+    try:
+        strong = isinstance(request.signature_hash_algorithm, _HASHES)
+        valid = strong and request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        strong, valid = False, False
+    if not strong:
+        raise Refusal(403, "certificate_request: must be signed with SHA-256, SHA-384 or SHA-512")
+    if not valid:
+        raise Refusal(403, "certificate_request: its signature does not fit its key")
+
+
+def _hosts(value: object) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(host, str) for host in value):
+        raise Refusal(400, "hosts: must be a list of text")
+    if len(value) > _MOST_HOSTS:
+        raise Refusal(403, f"hosts: at most {_MOST_HOSTS}, found {len(value)}")
+    return value
+
+
+def _alternative_names(request: x509.CertificateSigningRequest) -> list[str]:
+    """The names in the request's one permitted extension, subjectAltName."""
+    _check_attributes(request)
+    try:
+        extensions = list(request.extensions)
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        raise Refusal(403, "certificate_request: its extensions cannot be read") from None
+    result: list[str] = []
+    for extension in extensions:
+        if extension.oid != ExtensionOID.SUBJECT_ALTERNATIVE_NAME:
+            raise Refusal(
+                403,
+                "certificate_request: the only extension allowed is subjectAltName, "
+                f"found {extension.oid.dotted_string}",
+            )
+        for general_name in extension.value:
+            if not isinstance(general_name, (x509.DNSName, x509.IPAddress)):
+                kind = type(general_name).__name__
+                raise Refusal(403, f"subjectAltName: must be DNS or IP, found {kind}")
+            result.append(str(general_name.value))
+    return result
+
+
+def _check_attributes(request: x509.CertificateSigningRequest) -> None:
+    """Nothing but PKCS #10's extension request: there are other places to hide extensions in."""
+    try:
+        found = [attribute.oid.dotted_string for attribute in request.attributes]
+    except ValueError:
+        raise Refusal(403, "certificate_request: its attributes cannot be read") from None
+    for identifier in found:
+        if identifier != _EXTENSION_REQUEST:
+            raise Refusal(
+                403, f"certificate_request: attribute {identifier} is not allowed; remove it"
+            )
+
+
+def _permitted(asked: Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:
+    """`asked` without repeats, all of it within `allowed`; all that is allowed if none is asked."""
+    canonical = {names.address(host) or host: None for host in asked}
+    known = [names.address(host) or host for host in allowed]
+    for host in canonical:
+        if host not in known:
+            raise Refusal(
+                403, f"hosts: {host[:80]!r} is not registered for this node ({', '.join(known)})"
+            )
+    return tuple(canonical) if canonical else tuple(dict.fromkeys(known))

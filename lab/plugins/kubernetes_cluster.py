@@ -1,0 +1,102 @@
+"""The configured provider: which cluster, which settings, and what its handlers share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lab.plugins import kubernetes_access as access_
+from lab.plugins.base import PROCESSES, Failure, Request
+from lab.plugins.kubernetes_access import AccessError, ClusterAccess
+from lab.plugins.kubernetes_client import Client
+from lab.plugins.kubernetes_helm import Helm
+from lab.plugins.values import contains_unknown
+
+
+@dataclass
+class Cluster:
+    """The configured provider, as its handlers see it. `client` is None where the kubeconfig
+    can't be used; `reason` then says why."""
+
+    client: Client | None = None
+    helm: Helm = field(default_factory=lambda: Helm(None, {}, PROCESSES.start))
+    reason: str | None = "the provider is not configured yet"
+    namespace: str = "default"
+    helm_driver: str = "secret"
+    flags: frozenset[str] = frozenset()
+
+    def unreachable(self) -> str | None:
+        """Why the cluster can't be used, or None."""
+        return self.reason if self.client is None else self.client.unreachable_reason()
+
+    def need(self, what: str) -> Client:
+        """The client, for an operation that can't do without the cluster."""
+        if self.client is None:
+            raise Failure(f"{what}: the Kubernetes cluster can't be used: {self.reason}")
+        return self.client
+
+
+def flag(value: Any) -> bool:
+    """The SDK sends the provider's booleans as JSON text."""
+    return value is True or (isinstance(value, str) and value.lower() == "true")
+
+
+def configured(inputs: Mapping[str, Any]) -> Cluster:
+    """What the provider's inputs mean. Never raises: a cluster that can't be used is a state."""
+    settings = _settings(inputs.get("helmReleaseSettings"))
+    flags = frozenset(key for key, value in inputs.items() if flag(value))
+    namespace = inputs.get("namespace")
+    if contains_unknown({k: inputs.get(k) for k in ("kubeconfig", "context", "cluster")}):
+        return Cluster(
+            helm=Helm(None, settings, PROCESSES.start),
+            reason="its kubeconfig is not known yet",
+            namespace=namespace if isinstance(namespace, str) else "default",
+            flags=flags,
+        )
+    access: ClusterAccess | None = None
+    reason = None
+    try:
+        access = access_of(inputs)
+    except AccessError as error:
+        reason = str(error)
+    given = namespace if isinstance(namespace, str) and namespace else None
+    return Cluster(
+        client=Client(access) if access else None,
+        helm=Helm(access, settings, PROCESSES.start),
+        reason=reason,
+        namespace=given or (access.namespace if access else "default"),
+        helm_driver=str(settings.get("driver") or "secret"),
+        flags=flags,
+    )
+
+
+def access_of(inputs: Mapping[str, Any]) -> ClusterAccess:
+    """Where the provider's inputs lead. Raises AccessError."""
+    return access_.load(inputs.get("kubeconfig"), inputs.get("context"), inputs.get("cluster"))
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def unique_suffix(request: Request) -> str:
+    """8 hex digits; the same in preview and in the update that follows it."""
+    if request.random_seed:
+        return hashlib.sha256(request.random_seed + request.urn.encode()).hexdigest()[:8]
+    return secrets.token_hex(4)
+
+
+class Configuration:
+    """Holds the cluster for the handlers, as it is only known after they are made."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster()

@@ -1,0 +1,252 @@
+"""cloud-init's seed of a node: everything a machine needs to become that node by itself."""
+
+from __future__ import annotations
+
+import ipaddress
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography import x509
+
+from render import kubelet
+from render.seed import Cluster, Node, Seed
+
+__all__ = ["Cluster", "Node", "Seed", "seed"]
+
+JOIN_PROGRAM = "/usr/local/lib/autojoin/join"
+JOIN_ENVIRONMENT = "/etc/autojoin/join.env"
+JOIN_KEY = "/etc/autojoin/join-key"
+JOIN_UNIT = "autojoin-join.service"
+# Written last: once it is there, everything the join needs is there.
+COMPLETE = "/etc/autojoin/complete"
+JOIN_SCRIPT = Path(__file__).parent / "files" / "join.sh"
+
+# cloud-init's modules that a node uses. The rest costs a second of boot on a small machine.
+MODULES = {
+    "cloud_init_modules": [
+        "bootcmd",
+        "write_files",
+        "set_hostname",
+        "update_hostname",
+    ],
+    "cloud_config_modules": ["runcmd"],
+    "cloud_final_modules": ["scripts_user", "final_message"],
+}
+
+
+def seed(
+    cluster: Cluster,
+    node: Node,
+    *,
+    authority_pem: str,
+    gate_url: str,
+    join_key: str,
+    extra_user_data: dict[str, Any] | None = None,
+    kubelet_overrides: dict[str, Any] | None = None,
+) -> Seed:
+    """The seed that makes a fresh machine join as `node`.
+
+    `authority_pem` is the cluster's certificate authority, the only one the node trusts.
+    `extra_user_data` is merged into the user-data: dicts merge, lists are appended, the rest
+    replaces; with it all of cloud-init's own modules run, since it may need any.
+    Raises ValueError where the values cannot make a node.
+    """
+    files = _files(cluster, node, authority_pem, gate_url, join_key, kubelet_overrides or {})
+    extra = extra_user_data or {}
+    data = _appended(_user_data(node, files, trimmed=not extra), extra)
+    return Seed(
+        user_data=_cloud_config(data),
+        meta_data=_yaml({"instance-id": node.identity, "local-hostname": node.name}),
+        network_config=_yaml(_network(cluster, node)),
+        vendor_data=_cloud_config({}),
+    )
+
+
+def _user_data(node: Node, files: list[dict[str, Any]], trimmed: bool) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "hostname": node.name,
+        "preserve_hostname": False,
+        "locale": "C.UTF-8",
+        "package_update": False,
+        "package_upgrade": False,
+        "growpart": {"mode": "off"},
+        "resize_rootfs": False,
+        "ssh_genkeytypes": ["ed25519"],
+        "ssh_pwauth": False,
+        "bootcmd": [_start_when_complete()],
+        "write_files": files,
+        # Where bootcmd could not (no systemd-run, say). Starting what runs already does nothing.
+        "runcmd": [["systemctl", "start", "--no-block", JOIN_UNIT]],
+    }
+    return data | MODULES if trimmed else data
+
+
+def _start_when_complete() -> list[str]:
+    """Start the join the moment its files are written, and at every boot until it is done.
+
+    runcmd waits for two more stages of cloud-init, which is about as long as the whole join.
+    Default dependencies would wait for sysinit.target, which waits for this very command.
+    """
+    return [
+        "systemd-run",
+        "--no-block",
+        "--unit=autojoin-start",
+        "--path-property=DefaultDependencies=no",
+        f"--path-property=PathExists={COMPLETE}",
+        "--property=DefaultDependencies=no",
+        "--property=RemainAfterExit=yes",
+        "systemctl",
+        "start",
+        "--no-block",
+        JOIN_UNIT,
+    ]
+
+
+def _files(
+    cluster: Cluster,
+    node: Node,
+    authority_pem: str,
+    gate_url: str,
+    join_key: str,
+    overrides: dict[str, Any],
+) -> list[dict[str, Any]]:
+    configuration = kubelet.configuration(node, overrides)
+    endpoint = str(configuration["containerRuntimeEndpoint"])
+    environment = {
+        "NODE": node.name,
+        "ADDRESSES": " ".join(node.addresses),
+        "IDENTITY": node.identity,
+        "GATE_URL": gate_url.rstrip("/"),
+        "API_SERVER": cluster.api_server.rstrip("/"),
+        "NOT_BEFORE": str(_not_before(authority_pem)),
+        "RUNTIME_SOCKET": endpoint.removeprefix("unix://"),
+        "KUBELET_HEALTH": f"http://127.0.0.1:{configuration['healthzPort']}/healthz",
+    }
+    shell = "".join(f"{key}={shlex.quote(value)}\n" for key, value in environment.items())
+    return [
+        _file(kubelet.AUTHORITY, authority_pem, "0644"),
+        _file(JOIN_KEY, join_key, "0600"),
+        _file(JOIN_ENVIRONMENT, shell, "0600"),
+        _file(JOIN_PROGRAM, JOIN_SCRIPT.read_text(), "0700"),
+        _file(f"/etc/systemd/system/{JOIN_UNIT}", _join_service(), "0644"),
+        _file(kubelet.CONFIGURATION, _yaml(configuration), "0600"),
+        _file(kubelet.KUBECONFIG, _yaml(kubelet.kubeconfig(cluster, node)), "0600"),
+        _file("/etc/systemd/system/kubelet.service", kubelet.service(node), "0644"),
+        _file(COMPLETE, "", "0644"),
+    ]
+
+
+def _file(path: str, content: str, permissions: str) -> dict[str, Any]:
+    if content and not content.endswith("\n"):
+        content += "\n"
+    return {"path": path, "permissions": permissions, "owner": "root:root", "content": content}
+
+
+def _join_service() -> str:
+    """Without default dependencies: the join waits for what it needs, and for no more of the boot.
+
+    Status 3 is a refusal, which asking again does not change.
+    """
+    return f"""\
+[Unit]
+Description=Join this machine to its Kubernetes cluster
+DefaultDependencies=no
+Conflicts=shutdown.target
+Before=shutdown.target
+After=local-fs.target network.target
+ConditionPathExists={JOIN_KEY}
+StartLimitIntervalSec=3600
+StartLimitBurst=30
+
+[Service]
+Type=oneshot
+ExecStart={JOIN_PROGRAM}
+Restart=on-failure
+RestartSec=10
+RestartPreventExitStatus=3
+StandardOutput=append:/var/log/autojoin-join.log
+StandardError=inherit
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _network(cluster: Cluster, node: Node) -> dict[str, Any]:
+    """network-config, version 2: one interface with the node's addresses, and nothing by DHCP."""
+    if not node.mac and not node.interface:
+        raise ValueError(f"worker {node.name}: neither a MAC address nor an interface is known")
+    match = {"macaddress": node.mac} if node.mac else {"name": node.interface}
+    interface: dict[str, Any] = {
+        "match": match,
+        "dhcp4": False,
+        "dhcp6": False,
+        "addresses": [_with_prefix(address, cluster, node) for address in node.addresses],
+    }
+    if cluster.gateway:
+        everywhere = "::/0" if ":" in cluster.gateway else "0.0.0.0/0"
+        interface["routes"] = [{"to": everywhere, "via": cluster.gateway}]
+    if cluster.dns_servers:
+        interface["nameservers"] = {"addresses": list(cluster.dns_servers)}
+    return {"version": 2, "ethernets": {node.interface or "node0": interface}}
+
+
+def _with_prefix(address: str, cluster: Cluster, node: Node) -> str:
+    for cidr in cluster.node_cidrs:
+        network = ipaddress.ip_network(cidr)
+        if ipaddress.ip_address(address) in network:
+            return f"{address}/{network.prefixlen}"
+    raise ValueError(
+        f"worker {node.name}: address {address} is in none of the node networks "
+        f"({', '.join(cluster.node_cidrs)}); correct the address or add its network to nodeCidrs"
+    )
+
+
+def _not_before(authority_pem: str) -> int:
+    """The authority's first valid second since the epoch: no node's clock may be behind it."""
+    try:
+        certificate = x509.load_pem_x509_certificate(authority_pem.encode())
+    except ValueError as error:
+        raise ValueError(
+            "the authority's certificate is not a PEM certificate; "
+            f"found {authority_pem[:40]!r}: check what the CA host printed"
+        ) from error
+    return int(certificate.not_valid_before_utc.timestamp())
+
+
+def _appended(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in extra.items():
+        known = result.get(key)
+        if isinstance(known, dict) and isinstance(value, dict):
+            result[key] = _appended(known, value)
+        elif isinstance(known, list) and isinstance(value, list):
+            result[key] = known + value
+        else:
+            result[key] = value
+    return result
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML as a person would write it: scripts and certificates as literal blocks."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _cloud_config(data: dict[str, Any]) -> str:
+    return "#cloud-config\n" + _yaml(data)

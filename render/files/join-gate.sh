@@ -1,0 +1,143 @@
+#!/bin/sh
+# Sets up the join gate on the certificate authority's host, renews its certificate, or removes it.
+# usage: join-gate.sh install FOLDER   FOLDER: what render/join_gate.py packs
+#        join-gate.sh renew            signs anew in the last third of the certificate's life
+#        join-gate.sh remove
+set -eu
+umask 077
+
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck disable=SC1091
+. "$here/join-gate.env"
+# shellcheck disable=SC1091
+. "$here/authority-host.sh"
+# Set by join-gate.env:
+# shellcheck disable=SC2154
+: "$address" "$cfssl" "$programs" "$configuration" "$authority" "$gate" "$gate_state" "$units" \
+    "$health_url"
+
+# A third of the year that profile www gives.
+renew_seconds=10512000
+
+check_authority() {
+    [ -s "$authority/gate.key" ] ||
+        fail "$address: the certificate authority is not set up ($authority/gate.key is not there)"
+}
+
+check_pair() {
+    openssl req -in "$work/request.pem" -noout -pubkey >"$work/request.pub" 2>/dev/null ||
+        fail "$address: the join gate's certificate request cannot be read"
+    openssl pkey -in "$work/tls-key.pem" -passin pass: -pubout -out "$work/key.pub" 2>/dev/null ||
+        fail "$address: the join gate's private key cannot be read"
+    cmp -s "$work/request.pub" "$work/key.pub" ||
+        fail "$address: the join gate's private key does not belong to its certificate request"
+}
+
+# What the certificate was made from: signed anew when one of these changes.
+inputs() {
+    {
+        cat "$gate/request.pem" "$authority/ca.pem"
+        printf '%s\n' "$address"
+    } | openssl dgst -sha256 -r
+}
+
+certificate_is_good() {
+    [ -s "$gate/tls.pem" ] && [ "$(inputs)" = "$(cat "$gate/tls.inputs" 2>/dev/null)" ] &&
+        openssl x509 -in "$gate/tls.pem" -noout -checkend "$renew_seconds" >/dev/null
+}
+
+# Signed by CFSSL on this host, with a row in the certdb as every other certificate.
+sign() {
+    certificate_is_good && return
+    runuser -u cfssl -- "$cfssl" sign -loglevel 3 -ca "$authority/ca.pem" \
+        -ca-key "$authority/ca-key.pem" -config "$authority/config.json" \
+        -db-config "$authority/db.json" -profile www -hostname "$address" - \
+        <"$gate/request.pem" >"$work/signed.json" ||
+        fail "$address: CFSSL did not sign the join gate's certificate"
+    /usr/bin/python3 -I -c 'import json, sys; print(json.load(sys.stdin)["cert"], end="")' \
+        <"$work/signed.json" >"$work/tls.pem"
+    place "$work/tls.pem" "$gate/tls.pem" 644 root join-gate
+    inputs >"$gate/tls.inputs"
+}
+
+install_gate() {
+    check_root
+    check_packages
+    check_authority
+    check_pair
+    user join-gate 'autojoin join gate'
+    folder "$programs" 755 root root
+    folder "$gate" 750 root join-gate
+    folder "$gate_state" 700 join-gate join-gate
+    place_programs
+    place_gate
+    service join-gate.service
+    changes "$gate/renewal-restart-due"
+    place "$work/join-gate-renew.service" "$units/join-gate-renew.service" 644 root root
+    place "$work/join-gate-renew.timer" "$units/join-gate-renew.timer" 644 root root
+    service join-gate-renew.timer
+    check_health
+}
+
+place_programs() {
+    changes "$work/programs-changed"
+    for file in join-gate.sh authority-host.sh probe.py; do
+        place "$work/$file" "$programs/$file" 755 root root
+    done
+    place "$work/join-gate.env" "$programs/join-gate.env" 600 root root
+}
+
+place_gate() {
+    changes "$gate/restart-due"
+    place "$work/gate" "$programs/gate" 755 root root
+    place "$work/gate.json" "$gate/gate.json" 640 root join-gate
+    place "$authority/ca.pem" "$gate/ca.pem" 640 root join-gate
+    place "$authority/gate.key" "$gate/upstream.key" 640 root join-gate
+    place "$work/tls-key.pem" "$gate/tls-key.pem" 600 join-gate join-gate
+    place "$work/request.pem" "$gate/request.pem" 640 root join-gate
+    sign
+    place "$work/join-gate.service" "$units/join-gate.service" 644 root root
+}
+
+check_health() {
+    /usr/bin/python3 -I "$programs/probe.py" 10 "$health_url" "$gate/ca.pem" >/dev/null ||
+        service_failed join-gate.service
+}
+
+renew() {
+    check_root
+    certificate_is_good && exit 0
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    changes "$gate/restart-due"
+    sign
+    service join-gate.service
+    check_health
+}
+
+remove_gate() {
+    check_root
+    no_service join-gate-renew.timer
+    no_service join-gate-renew.service
+    no_service join-gate.service
+    systemctl daemon-reload
+    rm -rf "${gate:?}" "${gate_state:?}"
+    rm -f "$programs/gate" "$programs/join-gate.sh" "$programs/join-gate.env"
+    if [ ! -e "$programs/certificate-authority.sh" ]; then
+        rm -f "$programs/authority-host.sh" "$programs/probe.py"
+    fi
+    rmdir "$programs" "$configuration" 2>/dev/null || :
+    if getent passwd join-gate >/dev/null; then
+        userdel join-gate >&2
+    fi
+}
+
+case ${1-} in
+install)
+    work=$2
+    install_gate
+    ;;
+renew) renew ;;
+remove) remove_gate ;;
+*) fail "usage: join-gate.sh install FOLDER | renew | remove" ;;
+esac

@@ -1,0 +1,448 @@
+#!/bin/sh
+# Makes this machine a node of its cluster: a key made here, a certificate from the join gate, the kubelet.
+#
+# Every run goes through the same phases and keeps what an earlier one finished, so that a power cut
+# at any line, and then a boot, still ends in a joined node. /etc/autojoin/join-key is there until the
+# node is Ready. Needs openssl and curl. No secret is ever an argument of a process: what `printf`
+# and `read` get stays in this shell.
+set -eu
+umask 077
+export LC_ALL=C
+
+ROOT=${AUTOJOIN_ROOT:-} # tests run it in a folder of their own
+ETC=$ROOT/etc/autojoin
+AUTHORITY=$ETC/ca.pem
+JOIN_KEY=$ETC/join-key
+STATE=$ROOT/var/lib/autojoin
+PKI=$ROOT/var/lib/kubelet/pki
+KEY=$PKI/kubelet.key
+CERTIFICATE=$PKI/kubelet.crt
+CLIENT_PAIR=$PKI/kubelet-client-autojoin.pem
+RUN=$ROOT/run/autojoin
+UNITS=$ROOT/etc/systemd/system
+TAB=$(printf '\t')
+REFUSED=3 # the exit status that the unit does not retry
+
+# --- telling the gate -------------------------------------------------------------------------------
+
+# Makes the two padded keys of HMAC (RFC 2104) as octal escapes for `printf %b`.
+prepare_hmac() {
+    rest='' inner_pad='' outer_pad='' count=0
+    read -r rest <"$JOIN_KEY" || [ -n "$rest" ]
+    while [ "$count" -lt 64 ]; do
+        byte=${rest%"${rest#??}"}
+        rest=${rest#??}
+        byte=$((0x${byte:-0}))
+        value=$((byte ^ 0x36))
+        inner_pad=$inner_pad\\0$((value / 64))$((value / 8 % 8))$((value % 8))
+        value=$((byte ^ 0x5c))
+        outer_pad=$outer_pad\\0$((value / 64))$((value / 8 % 8))$((value % 8))
+        count=$((count + 1))
+    done
+}
+
+# Hexadecimal digits to octal escapes, in `escapes`.
+to_escapes() {
+    hexadecimal=$1 escapes=''
+    while [ -n "$hexadecimal" ]; do
+        value=$((0x${hexadecimal%"${hexadecimal#??}"}))
+        hexadecimal=${hexadecimal#??}
+        escapes=$escapes\\0$((value / 64))$((value / 8 % 8))$((value % 8))
+    done
+}
+
+# hmac TEXT: base64 of HMAC-SHA256 with the join key.
+hmac() {
+    digest=$({ printf '%b' "$inner_pad"; printf '%s' "$1"; } | sha256sum)
+    to_escapes "${digest%% *}"
+    digest=$(printf '%b%b' "$outer_pad" "$escapes" | sha256sum)
+    to_escapes "${digest%% *}"
+    printf '%b' "$escapes" | base64 -w 0
+}
+
+# report PHASE STATE [MESSAGE]: queue one event; it goes out with the next `flush`.
+report() {
+    message=''
+    [ -z "${3:-}" ] || message=$(printf '%s' "$3" | tr '"\\\t' "'/ " | tr -cd '\40-\176' | cut -c 1-500)
+    printf '%s %s %s%s\n' "$NODE" "$1" "$2" "${message:+: $message}"
+    printf '%s\t%s\t%s\n' "$1" "$2" "$message" >&4
+}
+
+flush() {
+    printf 'flush\n' >&4
+}
+
+finished() {
+    report "$1" 'done' "${2:-}"
+}
+
+# One process sends what was queued, in order, while the join goes on.
+send_reports() {
+    requests=''
+    while IFS=$TAB read -r event_phase event_state event_message; do
+        if [ "$event_phase" = flush ]; then
+            printf '%s' "$requests" | curl --config - >/dev/null 2>&1 || true
+            requests=''
+            continue
+        fi
+        event="{\"node\":\"$NODE\",\"phase\":\"$event_phase\",\"state\":\"$event_state\",\"message\":\"$event_message\"}"
+        token=$(hmac "$event")
+        event=$(printf '%s' "$event" | base64 -w 0)
+        requests="$requests${requests:+next
+}url = \"$GATE_URL/v1/progress\"
+cacert = \"$AUTHORITY\"
+header = \"Content-Type: application/json\"
+data-binary = \"{\\\"token\\\":\\\"$token\\\",\\\"request\\\":\\\"$event\\\"}\"
+output = /dev/null
+max-time = 10
+silent
+"
+    done
+}
+
+start_reports() {
+    trap '' PIPE # a reporter that died must not take the join with it
+    rm -f "$RUN/reports"
+    mkfifo "$RUN/reports"
+    send_reports <"$RUN/reports" 9>&- &
+    reporter=$!
+    exec 4>"$RUN/reports"
+}
+
+# Sends what is left and waits for it; each request of the reporter is bounded.
+finish_reports() {
+    flush
+    exec 4>&-
+    wait "$reporter" || true
+}
+
+# fail STATUS MESSAGE: the phase's failure is the join's.
+fail() {
+    report "$PHASE" failed "$2"
+    finish_reports
+    exit "$1"
+}
+
+# --- waiting ----------------------------------------------------------------------------------------
+
+# begin PHASE SECONDS: the phase that is worked on, and when it counts as failed.
+begin() {
+    PHASE=$1
+    limit=${WAIT_SECONDS:-$2}
+    pause=0.05 deadline='' announced=''
+}
+
+# wait_more REASON: sleep a moment, or fail with REASON when the phase took too long.
+wait_more() {
+    now=$(date +%s)
+    deadline=${deadline:-$((now + limit))}
+    [ "$now" -lt "$deadline" ] || fail 1 "$1 (waited $limit s)"
+    if [ -z "$announced" ]; then
+        announced=yes
+        report "$PHASE" started "$1"
+        flush
+    fi
+    sleep "$pause"
+}
+
+# As wait_more, with longer and longer pauses: for what is across the network.
+back_off() {
+    wait_more "$1"
+    case $pause in
+        0.05) pause=0.2 ;;
+        0.2) pause=0.5 ;;
+        0.5) pause=1 ;;
+        *) pause=3 ;;
+    esac
+}
+
+# --- the phases -------------------------------------------------------------------------------------
+
+# A clock behind the authority's certificate would make every certificate look not yet valid.
+check_clock() {
+    begin clock 300
+    until [ "$(date +%s)" -ge "$NOT_BEFORE" ]; do
+        wait_more "the clock says $(date -u +%Y-%m-%dT%H:%M:%SZ), before the authority's certificate; waiting for time"
+    done
+    finished clock
+}
+
+# has_certificate: a certificate of this identity, key and authority that is still valid.
+has_certificate() {
+    [ -s "$CERTIFICATE" ] && [ -s "$KEY" ] && [ -s "$CLIENT_PAIR" ] || return 1
+    openssl verify -CAfile "$AUTHORITY" "$CERTIFICATE" >/dev/null 2>&1 || return 1
+    [ "$(openssl x509 -in "$CERTIFICATE" -noout -pubkey)" = "$(openssl pkey -in "$KEY" -pubout 2>/dev/null)" ]
+}
+
+# What another generation of this machine left is of no use: its certificate is revoked.
+forget_other_identity() {
+    kept='' action=start
+    [ ! -f "$STATE/identity" ] || read -r kept <"$STATE/identity" || true
+    [ "$kept" != "$IDENTITY" ] || return 0
+    [ -z "$kept" ] || action=restart # its kubelet may be running
+    rm -f "$PKI"/kubelet-client-*.pem "$CERTIFICATE" "$KEY"
+    printf '%s\n' "$IDENTITY" >"$STATE/identity.new"
+    mv "$STATE/identity.new" "$STATE/identity"
+}
+
+# Sets `public_key` and `request`. The key must be on the disk before the gate binds the join key to
+# it; an unreadable one (a cut while it was written, so never used) is made anew.
+make_request() {
+    names="DNS:$NODE"
+    for address in $ADDRESSES; do names=$names,IP:$address; done
+    made=''
+    if [ -s "$KEY" ]; then
+        made=$(signing_request -key "$KEY" 2>/dev/null) || made=''
+    fi
+    if [ -z "$made" ]; then
+        made=$(signing_request -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$KEY.new") ||
+            fail 1 "openssl could not make a key and a request: $made"
+        sync "$KEY.new"
+        mv "$KEY.new" "$KEY"
+        sync "$PKI"
+    fi
+    public_key=-----BEGIN\ PUBLIC\ KEY-----${made#*-----BEGIN PUBLIC KEY-----}
+    public_key=${public_key%%-----BEGIN CERTIFICATE REQUEST-----*}
+    request=-----BEGIN\ CERTIFICATE\ REQUEST-----${made#*-----BEGIN CERTIFICATE REQUEST-----}
+}
+
+signing_request() {
+    openssl req -new -config /dev/stdin -pubkey "$@" 2>&1 <<CONFIGURATION
+[req]
+prompt = no
+distinguished_name = subject
+req_extensions = extensions
+[subject]
+O = system:nodes
+CN = system:node:$NODE
+[extensions]
+subjectAltName = $names
+CONFIGURATION
+}
+
+# The body for authsign, in `body`: the request's JSON, its HMAC, both in base64.
+make_body() {
+    escaped=''
+    while IFS= read -r line; do
+        escaped=$escaped$line\\n
+    done <<REQUEST
+$request
+REQUEST
+    hosts="\"$NODE\""
+    for address in $ADDRESSES; do hosts="$hosts,\"$address\""; done
+    request="{\"certificate_request\":\"$escaped\",\"hosts\":[$hosts],\"profile\":\"kubelet\"}"
+    body="{\"token\":\"$(hmac "$request")\",\"request\":\"$(printf '%s' "$request" | base64 -w 0)\"}"
+}
+
+ask_gate() {
+    printf '%s' "$body" | curl --silent --show-error --max-time 30 --cacert "$AUTHORITY" \
+        --header 'Content-Type: application/json' --data-binary @- --write-out '\n%{http_code}' \
+        "$GATE_URL/api/v1/cfssl/authsign" 2>&1
+}
+
+# The first error's message of a CFSSL answer.
+gate_message() {
+    found=$(printf '%s' "$answer" | sed -n 's/.*"message": *"\(\([^"\\]\|\\.\)*\)".*/\1/p' | head -n 1)
+    [ -n "$found" ] || found=$(printf '%s' "$answer" | head -n 1)
+    printf '%s' "$found" | sed 's/\\"/"/g; s/\\n/ /g'
+}
+
+# Asks until the gate answers with a certificate (in `answer`) or refuses. That it answered over
+# verified TLS is what `authority` stands for, so no request of its own is spent on that.
+obtain_certificate() {
+    begin authority 300
+    while :; do
+        if answer=$(ask_gate); then
+            if [ "$PHASE" = authority ]; then
+                finished authority
+                begin certificate 120
+            fi
+            status=${answer##*"
+"}
+            answer=${answer%"
+"*}
+            case $status in
+                200) return 0 ;;
+                408 | 429 | 5*) back_off "the join gate answered $status: $(gate_message)" ;;
+                *) fail "$REFUSED" "the join gate refused ($status): $(gate_message)" ;;
+            esac
+        else
+            back_off "the join gate at $GATE_URL: ${answer%%"
+"*}"
+        fi
+    done
+}
+
+# Nothing is believed about the answer: it must be ours, and from the pinned authority.
+install_certificate() {
+    answer=${answer#*'"certificate":'}
+    answer=${answer#*'"'}
+    printf '%b\n' "${answer%%'"'*}" >"$CERTIFICATE.new"
+    about=$(openssl x509 -in "$CERTIFICATE.new" -noout -pubkey -subject -nameopt RFC2253 2>&1) ||
+        fail "$REFUSED" "the join gate's answer holds no certificate: ${about%%"
+"*}"
+    [ "$about" = "${public_key}subject=CN=system:node:$NODE,O=system:nodes" ] ||
+        fail "$REFUSED" "the join gate's certificate is not for this key and name: ${about##*"
+"}"
+    until verified=$(openssl verify -CAfile "$AUTHORITY" "$CERTIFICATE.new" 2>&1); do
+        case $verified in
+            *'not yet valid'*) wait_more "the clock is behind the new certificate; waiting for time" ;;
+            *) fail "$REFUSED" "the join gate's certificate is not from the authority: $(printf '%s' "$verified" | tail -n 2 | head -n 1)" ;;
+        esac
+    done
+    mv "$CERTIFICATE.new" "$CERTIFICATE"
+}
+
+# The kubelet's own store holds pair files behind a link. With the link in place it rotates this
+# certificate when that is due; without it, it would ask for another one at its first start.
+install_client_pair() {
+    cat "$CERTIFICATE" "$KEY" >"$CLIENT_PAIR.new"
+    mv "$CLIENT_PAIR.new" "$CLIENT_PAIR"
+    ln -sf "${CLIENT_PAIR##*/}" "$PKI/kubelet-client-current.pem"
+}
+
+get_certificate() {
+    forget_other_identity
+    if has_certificate; then
+        finished authority "not needed"
+        finished certificate kept
+        return
+    fi
+    PHASE=certificate
+    make_request
+    make_body
+    obtain_certificate
+    install_certificate
+    install_client_pair
+    finished certificate
+}
+
+# Any answer will do: the runtime speaks HTTP/2, and 7 and 28 are "nobody there" and "no answer".
+check_runtime() {
+    begin runtime 120
+    while :; do
+        answered=0
+        [ ! -S "$ROOT$RUNTIME_SOCKET" ] ||
+            curl --silent --max-time 1 --unix-socket "$ROOT$RUNTIME_SOCKET" http://localhost/ >/dev/null 2>&1 ||
+            answered=$?
+        [ ! -S "$ROOT$RUNTIME_SOCKET" ] || [ "$answered" -eq 7 ] || [ "$answered" -eq 28 ] || break
+        wait_more "the container runtime does not answer at $RUNTIME_SOCKET"
+    done
+    finished runtime
+}
+
+kubelet_says() {
+    journalctl --unit kubelet --lines 1 --output cat --no-pager 2>/dev/null || true
+}
+
+start_kubelet() {
+    begin kubelet 120
+    # A package's own unit may be loaded already; ours is read without a reload otherwise.
+    for unit in "$ROOT/usr/lib/systemd/system/kubelet.service" "$ROOT/lib/systemd/system/kubelet.service"; do
+        [ ! -f "$unit" ] || { systemctl daemon-reload && break; }
+    done
+    started=$(systemctl "$action" --no-block kubelet.service 2>&1) || fail 1 "systemd cannot start the kubelet: $started"
+    ready_pause=0
+    until curl --silent --fail --max-time 2 "$KUBELET_HEALTH" >/dev/null 2>&1; do
+        ready_pause=$((ready_pause + 1))
+        # Only a kubelet that takes much longer than it should is worth a word to the gate.
+        if [ "$ready_pause" -lt 60 ]; then sleep 0.05; else wait_more "the kubelet is not healthy: $(kubelet_says)"; fi
+    done
+    finished kubelet
+    flush
+}
+
+# watch_node: the API server's events about our own Node, one JSON object a line.
+watch_node() {
+    seconds=$limit
+    [ "$seconds" -le 10 ] || seconds=10
+    curl --silent --show-error --no-buffer --max-time $((seconds + 5)) --cacert "$AUTHORITY" \
+        --cert "$CLIENT_PAIR" --key "$CLIENT_PAIR" \
+        "$API_SERVER/api/v1/nodes?watch=true&pretty=false&timeoutSeconds=$seconds&fieldSelector=metadata.name%3D$NODE" 2>&1
+}
+
+# api_message JSON: the first "message" in it, or all of it.
+api_message() {
+    case $1 in
+        *'"message":"'*) said=${1#*'"message":"'} && printf '%s' "${said%%'"'[,\}]*}" ;;
+        *) printf '%s' "$1" ;;
+    esac
+}
+
+# One watch; ends 0 when the Node is Ready. A Node of an earlier boot or generation has another bootID.
+follow_node() {
+    rm -f "$RUN/node"
+    mkfifo "$RUN/node"
+    watch_node >"$RUN/node" 4>&- 9>&- &
+    watcher=$!
+    exec 5<"$RUN/node"
+    result=1
+    while IFS= read -r line <&5; do
+        case $line in
+            *"\"bootID\":\"$boot_id\""*) ;;
+            '{"type":"ADDED"'* | '{"type":"MODIFIED"'* | '{"type":"DELETED"'*) continue ;;
+            *)
+                trouble=$(api_message "$line")
+                continue
+                ;;
+        esac
+        if [ "$PHASE" = node ]; then
+            finished node
+            flush
+            begin ready 300
+            trouble='the node is not Ready'
+        fi
+        case $line in
+            *'"type":"Ready","status":"True"'*)
+                result=0
+                break
+                ;;
+            *'"type":"Ready","status":"False"'*)
+                trouble="the node is not Ready: $(api_message "${line#*'"type":"Ready","status":"False"'}")"
+                ;;
+        esac
+    done
+    exec 5<&-
+    kill "$watcher" 2>/dev/null || true
+    wait "$watcher" 2>/dev/null || true
+    return "$result"
+}
+
+await_node() {
+    begin node 120
+    read -r boot_id <"$ROOT/proc/sys/kernel/random/boot_id"
+    trouble='the API server has no Node of this machine yet'
+    until follow_node; do
+        back_off "$trouble"
+    done
+    finished ready
+}
+
+# start_at_boot UNIT: what `systemctl enable` does, without its reload of all units.
+start_at_boot() {
+    mkdir -p "$UNITS/multi-user.target.wants"
+    ln -sf "/etc/systemd/system/$1" "$UNITS/multi-user.target.wants/$1"
+}
+
+main() {
+    mkdir -p "$STATE" "$PKI" "$RUN"
+    exec 9>"$RUN/lock"
+    flock -n 9 || exit 0
+    [ -s "$JOIN_KEY" ] || exit 0
+    # shellcheck source=/dev/null
+    . "$ETC/join.env"
+    prepare_hmac
+    start_reports
+    start_at_boot autojoin-join.service
+    check_clock
+    get_certificate
+    check_runtime
+    flush
+    start_kubelet
+    await_node
+    start_at_boot kubelet.service
+    finish_reports
+    rm -f "$JOIN_KEY" "$RUN/node" "$RUN/reports"
+}
+
+main

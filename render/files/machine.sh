@@ -1,0 +1,331 @@
+#!/bin/sh
+# Keeps the systemd-nspawn machines of one provisioning host; runs as root where systemd is PID 1.
+#
+#   machine install                write the unit template that holds every machine
+#   machine apply NAME             stdin: base64 of a tar (seed/, machine.env, files/, await.env,
+#                                  ca.pem, status-token); makes NAME run from exactly that
+#   machine await NAME SECONDS     follow NAME's phases at the join gate until it is Ready
+#   machine remove NAME            stop NAME hard and delete all that belongs to it
+#   machine run|unmount NAME       what the unit itself calls
+set -eu
+umask 077
+
+PROGRAM=/usr/local/lib/autojoin/machine
+MACHINES=/var/lib/autojoin/machines
+LOCKS=/run/autojoin
+UNITS=/etc/systemd/system
+SEED=/var/lib/cloud/seed/nocloud
+TAB=$(printf '\t')
+
+die() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+use_name() {
+    NAME=${1:-}
+    case $NAME in
+        '' | -* | *- | *[!a-z0-9-]*)
+            die "machine name '$NAME' is not valid; use a-z, 0-9 and -, and neither begin nor end with -" ;;
+    esac
+    [ "${#NAME}" -le 63 ] || die "machine name '$NAME' has ${#NAME} characters; use at most 63"
+    HOME_DIRECTORY=$MACHINES/$NAME
+    DISK=$HOME_DIRECTORY/disk
+    UNIT=autojoin-machine@$NAME.service
+}
+
+# One apply or remove of a name at a time; the lock ends with the process.
+lock() {
+    mkdir -p "$LOCKS"
+    exec 9>"$LOCKS/$NAME.lock"
+    flock -w 300 9 || die "machine $NAME: another apply or remove has held it for 300 s; wait for it or end it"
+}
+
+# setting FILE KEY: the value of KEY=value, taken as text and never evaluated.
+setting() {
+    sed -n "s/^$2=//p" "$1" | head -n 1
+}
+
+install_unit() {
+    mkdir -p "$MACHINES"
+    chmod 700 "$MACHINES"
+    cat >"$UNITS/.autojoin-machine@.service" <<UNIT
+[Unit]
+Description=autojoin machine %i
+After=network.target
+
+[Service]
+ExecStart=$PROGRAM run %i
+ExecStopPost=$PROGRAM unmount %i
+Environment=SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
+StandardOutput=append:$MACHINES/%i/console.log
+StandardError=inherit
+Delegate=yes
+KillMode=mixed
+TimeoutStopSec=10
+TasksMax=infinity
+LimitNOFILE=1048576
+# 133 is how systemd-nspawn says that the machine wants to be started again.
+RestartForceExitStatus=133
+SuccessExitStatus=133
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+    chmod 644 "$UNITS/.autojoin-machine@.service"
+    if cmp -s "$UNITS/.autojoin-machine@.service" "$UNITS/autojoin-machine@.service"; then
+        rm -f "$UNITS/.autojoin-machine@.service"
+    else
+        mv -f "$UNITS/.autojoin-machine@.service" "$UNITS/autojoin-machine@.service"
+        systemctl daemon-reload
+    fi
+    # Eight kubelets use up the kernel's default of 128; a host that forbids it must be set from outside.
+    instances=/proc/sys/fs/inotify/max_user_instances
+    [ "$(cat $instances)" -ge 1024 ] || echo 1024 2>/dev/null >$instances || true
+}
+
+stop_hard() {
+    systemctl kill --kill-whom=all --signal=KILL "$UNIT" 2>/dev/null || true
+    systemctl stop "$UNIT" 2>/dev/null || true
+    systemctl reset-failed "$UNIT" 2>/dev/null || true
+    unmount_disk
+}
+
+mount_disk() {
+    mkdir -p "$DISK/upper" "$DISK/work" "$DISK/root" "$HOME_DIRECTORY/containerd"
+    chmod 755 "$DISK/upper" # becomes the mode of the machine's /
+    mountpoint -q "$DISK/root" && return 0
+    image=$(setting "$HOME_DIRECTORY/machine.env" IMAGE)
+    mount -t overlay overlay "$DISK/root" \
+        -o "lowerdir=$image,upperdir=$DISK/upper,workdir=$DISK/work" ||
+        die "machine $NAME: cannot mount image '$image'; check that each of its folders exists"
+}
+
+unmount_disk() {
+    while mountpoint -q "$DISK/root"; do
+        umount "$DISK/root" 2>/dev/null || umount -l "$DISK/root" || return 1
+    done
+}
+
+# unpack DIRECTORY: stdin to DIRECTORY/{seed.tar,seed/,machine.env,...}, with every name checked.
+unpack() {
+    rm -rf "$1"
+    mkdir -p "$1"
+    base64 -d >"$1/seed.tar" || die "machine $NAME: the input is not base64; nothing was changed"
+    tar -C "$1" --no-same-owner -xpf "$1/seed.tar" ||
+        die "machine $NAME: the input is not a tar archive; nothing was changed"
+    for needed in seed/user-data seed/meta-data machine.env; do
+        [ -f "$1/$needed" ] || die "machine $NAME: the input has no $needed; nothing was changed"
+    done
+    for key in IMAGE BRIDGE; do
+        [ -n "$(setting "$1/machine.env" $key)" ] ||
+            die "machine $NAME: machine.env has no $key; nothing was changed"
+    done
+    chmod 700 "$1/seed"
+    chmod 600 "$1"/seed/* "$1/machine.env"
+    if [ -f "$1/status-token" ]; then
+        printf 'Authorization: Bearer %s\n' "$(cat "$1/status-token")" >"$1/status-header"
+    fi
+}
+
+# Fills the fresh disk before its first boot.
+write_disk() {
+    mount_disk
+    mkdir -p "$DISK/root$SEED"
+    cp "$HOME_DIRECTORY"/seed/* "$DISK/root$SEED/"
+    if [ -d "$HOME_DIRECTORY/files" ]; then
+        tar -C "$HOME_DIRECTORY/files" -cf - . |
+            tar -C "$DISK/root" --no-overwrite-dir --keep-directory-symlink --no-same-owner -xpf -
+    fi
+}
+
+replace() {
+    # Without seed.tar the machine counts as unfinished: a cut from here on leads to a full repeat.
+    rm -f "$HOME_DIRECTORY/seed.tar"
+    stop_hard
+    rm -rf --one-file-system "$HOME_DIRECTORY"
+    mkdir -p "$HOME_DIRECTORY"
+    mv "$1/seed.tar" "$MACHINES/.$NAME.tar"
+    mv "$1"/* "$HOME_DIRECTORY/"
+    write_disk
+    mv "$MACHINES/.$NAME.tar" "$HOME_DIRECTORY/seed.tar"
+}
+
+start() {
+    : >"$HOME_DIRECTORY/console.log"
+    rm -f "$HOME_DIRECTORY/started" "$HOME_DIRECTORY/result"
+    skip_old_events
+    systemctl enable --quiet --no-reload "$UNIT"
+    systemctl restart "$UNIT"
+}
+
+# What an earlier attempt reported must not decide this one.
+skip_old_events() {
+    rm -f "$HOME_DIRECTORY/after"
+    [ -f "$HOME_DIRECTORY/await.env" ] || return 0
+    poll 0 0 5 2>/dev/null | tail -n 1 | cut -f 1 >"$HOME_DIRECTORY/after" || true
+}
+
+apply() {
+    lock
+    incoming=$MACHINES/.$NAME.incoming
+    unpack "$incoming"
+    if ! cmp -s "$incoming/seed.tar" "$HOME_DIRECTORY/seed.tar"; then
+        replace "$incoming"
+        start
+    elif ! systemctl is-active --quiet "$UNIT"; then
+        start # the same machine, switched off: its disk holds its certificate
+    elif [ -f "$HOME_DIRECTORY/await.env" ] && [ ! -f "$HOME_DIRECTORY/result" ]; then
+        stop_hard # it has not joined yet: a restart lets it try again from its disk
+        start
+    fi
+    rm -rf "$incoming"
+}
+
+run() {
+    [ -f "$HOME_DIRECTORY/seed.tar" ] || die "machine $NAME: its data is incomplete; apply it again"
+    date +%s.%N >"$HOME_DIRECTORY/.started"
+    mv "$HOME_DIRECTORY/.started" "$HOME_DIRECTORY/started"
+    mount_disk
+    bridge=$(setting "$HOME_DIRECTORY/machine.env" BRIDGE)
+    await_bridge "$bridge"
+    # A machine killed a moment ago may leave its link behind, which would be in the way.
+    [ ! -e "/sys/class/net/vb-$NAME" ] || ip link delete "vb-$NAME" || true
+    identifier=$(sha256sum "$HOME_DIRECTORY/seed.tar" | cut -c 1-32)
+    exec systemd-nspawn --quiet --directory="$DISK/root" --boot --machine="$NAME" \
+        --uuid="$identifier" --register=no --keep-unit --console=read-only --link-journal=no \
+        --resolv-conf=off --timezone=off --network-bridge="$bridge" \
+        --bind="$HOME_DIRECTORY/containerd:/var/lib/containerd" \
+        --system-call-filter='@keyring bpf'
+}
+
+await_bridge() {
+    attempts=0
+    until [ -d "/sys/class/net/$1" ]; do
+        attempts=$((attempts + 1))
+        [ "$attempts" -le 100 ] || die "machine $NAME: bridge $1 is not there; make it, then start the machine"
+        sleep 0.1
+    done
+}
+
+# poll AFTER WAIT LIMIT: the gate's events after number AFTER, as tab-separated lines.
+poll() {
+    curl --silent --show-error --fail --max-time "$3" --cacert "$HOME_DIRECTORY/ca.pem" \
+        --header "@$HOME_DIRECTORY/status-header" \
+        "$(setting "$HOME_DIRECTORY/await.env" GATE_URL)/v1/status/$NAME?after=$1&wait=$2&format=lines"
+}
+
+# seconds AT: from the start of the machine to AT (both epoch seconds with a fraction).
+seconds() {
+    awk -v at="$1" -v start="$STARTED" 'BEGIN { printf "%.3f", at - start }'
+}
+
+advice() {
+    case $1 in
+        clock) echo "set the clock of the machine or its host, then run this again" ;;
+        authority) echo "check that the join gate runs and that the machine reaches its address" ;;
+        certificate) echo "do what the join gate's message says, then run this again" ;;
+        runtime) echo "check the container runtime in the machine's image" ;;
+        kubelet) echo "read the kubelet's journal in the machine (journalctl -u kubelet)" ;;
+        node) echo "check that the machine reaches the API server and that the server trusts the authority" ;;
+        ready) echo "check the CNI configuration on the machine and the conditions of its Node" ;;
+        *) echo "read $HOME_DIRECTORY/console.log on the provisioning host" ;;
+    esac
+}
+
+# The newest line of whatever the machine wrote last in its join, its cloud-init or on its console.
+last_line() {
+    for log in "$DISK/root/var/log/autojoin-join.log" "$DISK/root/var/log/cloud-init-output.log" \
+        "$HOME_DIRECTORY/console.log"; do
+        [ -s "$log" ] || continue
+        line=$(tail -c 4000 "$log" | sed 's/\x1b\[[0-9;?]*[a-zA-Z]//g' | tr -cd '[:print:]\n' |
+            grep '[^[:space:]]' | tail -n 1 | cut -c 1-300) || continue
+        printf '%s: %s\n' "${log##*/}" "$line"
+        return
+    done
+    echo "the machine wrote nothing"
+}
+
+give_up() {
+    die "$NAME did not join: phase ${1:-start}: $2; $(advice "${1:-start}")"
+}
+
+# Takes one event: prints it, keeps it, and ends the wait on `ready` or a failure.
+take_event() {
+    phase=$2
+    message=$(printf '%s' "$4" | tr -cd '[:print:]')
+    elapsed=$(seconds "$1")
+    printf '%s: %s %s (%.2f s)%s\n' "$NAME" "$phase" "$3" "$elapsed" "${message:+: $message}"
+    case $3 in
+        failed) give_up "$phase" "${message:-no message}" ;;
+        done) phases="${phases:+$phases,}\"$phase\":$elapsed" ;;
+    esac
+    if [ "$phase $3" = "ready done" ]; then
+        printf '{"node":"%s","readySeconds":%s,"phases":{%s}}\n' "$NAME" "$elapsed" "$phases" \
+            >"$HOME_DIRECTORY/.result"
+        mv "$HOME_DIRECTORY/.result" "$HOME_DIRECTORY/result"
+        cat "$HOME_DIRECTORY/result"
+        exit 0
+    fi
+}
+
+await() {
+    case ${1:-} in
+        '' | *[!0-9]*) die "machine await $NAME: '${1:-}' is not a number of seconds" ;;
+    esac
+    [ -f "$HOME_DIRECTORY/await.env" ] || die "machine $NAME: no join gate is known for it; apply it with await.env"
+    if [ -f "$HOME_DIRECTORY/result" ]; then
+        cat "$HOME_DIRECTORY/result"
+        exit 0
+    fi
+    deadline=$(($(date +%s) + $1))
+    after=$(cat "$HOME_DIRECTORY/after" 2>/dev/null) || true
+    after=${after:-0}
+    phases='' phase='' trouble=''
+    # The unit writes it as its first act, which may be a moment after systemd said "started".
+    until [ -s "$HOME_DIRECTORY/started" ]; do
+        [ "$(date +%s)" -lt "$deadline" ] || give_up '' "its unit never ran: $(last_line)"
+        sleep 0.05
+    done
+    read -r STARTED <"$HOME_DIRECTORY/started"
+    while [ "$(date +%s)" -lt "$deadline" ]; do
+        left=$((deadline - $(date +%s)))
+        [ "$left" -le 5 ] || left=5
+        if events=$(poll "$after" "$left" 15 2>&1); then
+            trouble=''
+        else
+            trouble=$events events=''
+            sleep 0.5
+        fi
+        while IFS=$TAB read -r number at event_phase state message; do
+            [ -n "$number" ] || continue
+            after=$number
+            take_event "$at" "$event_phase" "$state" "$message"
+        done <<EVENTS
+$events
+EVENTS
+        [ -n "$events" ] || systemctl is-active --quiet "$UNIT" ||
+            give_up "$phase" "the machine stopped: $(last_line)"
+    done
+    [ -z "$trouble" ] || give_up "${phase:-authority}" "the provisioning host cannot follow it at the join gate: $trouble"
+    give_up "$phase" "nothing more was heard within $1 s; last line of $(last_line)"
+}
+
+remove() {
+    lock
+    systemctl disable --quiet --no-reload "$UNIT" 2>/dev/null || true
+    stop_hard
+    rm -rf --one-file-system "$HOME_DIRECTORY" "$MACHINES/.$NAME.incoming" "$MACHINES/.$NAME.tar"
+}
+
+command=${1:-}
+[ "$#" -eq 0 ] || shift
+case $command in
+    install) install_unit ;;
+    apply) use_name "${1:-}"; apply ;;
+    await) use_name "${1:-}"; await "${2:-}" ;;
+    remove) use_name "${1:-}"; remove ;;
+    run) use_name "${1:-}"; run ;;
+    unmount) use_name "${1:-}"; unmount_disk ;;
+    *) die "usage: machine install | apply NAME | await NAME SECONDS | remove NAME" ;;
+esac

@@ -1,0 +1,42 @@
+"""Fixtures: a host with a real CFSSL and the real gate, and nodes registered there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.gate.gate_host import Host, TestNode, registered
+
+
+@pytest.fixture(scope="session")
+def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """One host for all tests that only add nodes of their own."""
+    host = Host(tmp_path_factory.mktemp("authority"))
+    try:
+        host.start_cfssl()
+        host.start_gate()
+        yield host
+    finally:
+        for name in list(host.processes):
+            host.stop(name)
+
+
+@pytest.fixture
+def own_host(tmp_path: Path) -> Iterator[Host]:
+    """A host for a test that stops or breaks something."""
+    host = Host(tmp_path)
+    try:
+        host.start_cfssl()
+        host.start_gate()
+        yield host
+    finally:
+        for name in list(host.processes):
+            host.stop(name)
+
+
+@pytest.fixture
+def node(shared_host: Host) -> TestNode:
+    """A registered node of its own name."""
+    return registered(shared_host)

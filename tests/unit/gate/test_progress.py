@@ -1,0 +1,142 @@
+"""Progress reports and those who follow them."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gate import progress
+from tests.unit.gate.gate_host import Host, TestNode, registered
+
+
+def events(host: Host, node: TestNode, query: str = "") -> list[Any]:
+    status, body = host.ask("GET", f"/v1/status/{node.name}{query}", headers=node.bearer)
+    assert status == 200, body
+    data = json.loads(body)
+    assert data["node"] == node.name
+    result: list[Any] = data["events"]
+    return result
+
+
+def test_reports_come_back_in_order(shared_host: Host, node: TestNode) -> None:
+    before = time.time()
+    for phase, state in (("clock", "started"), ("clock", "done"), ("authority", "failed")):
+        assert shared_host.post("/v1/progress", node.report(phase, state, "why")) == (204, None)
+    found = events(shared_host, node)
+    assert [(event["number"], event["phase"], event["state"]) for event in found] == [
+        (1, "clock", "started"),
+        (2, "clock", "done"),
+        (3, "authority", "failed"),
+    ]
+    assert all(before <= event["at"] <= time.time() for event in found)
+    assert [event["number"] for event in events(shared_host, node, "?after=2")] == [3]
+
+
+def test_lines_for_shells(shared_host: Host, node: TestNode) -> None:
+    shared_host.post("/v1/progress", node.report("runtime", "failed", "no\tsocket\n\x1b[31mred"))
+    status, body = shared_host.ask(
+        "GET", f"/v1/status/{node.name}?format=lines", headers=node.bearer
+    )
+    assert status == 200
+    number, at, phase, state, message = body.decode().rstrip("\n").split("\t")
+    assert (number, phase, state, message) == ("1", "runtime", "failed", "no socket [31mred")
+    assert float(at) > 0
+
+
+def test_following_ends_with_the_report(shared_host: Host, node: TestNode) -> None:
+    found: list[Any] = []
+
+    def follow() -> None:
+        found.extend(events(shared_host, node, "?after=0&wait=20"))
+
+    follower = threading.Thread(target=follow)
+    started = time.monotonic()
+    follower.start()
+    time.sleep(0.3)
+    assert follower.is_alive()
+    shared_host.post("/v1/progress", node.report("ready", "done"))
+    follower.join(5)
+    assert time.monotonic() - started < 3
+    assert [event["phase"] for event in found] == ["ready"]
+
+
+def test_following_gives_up_in_time(shared_host: Host, node: TestNode) -> None:
+    started = time.monotonic()
+    assert events(shared_host, node, "?wait=0.4") == []
+    assert 0.35 <= time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"phase": "coffee", "state": "done"},
+        {"phase": "ready", "state": "maybe"},
+        {"phase": "ready", "state": "done", "message": 5},
+        {"phase": "ready", "state": "done", "more": "x"},
+        {"phase": ["ready"], "state": "done"},
+    ],
+)
+def test_wrong_reports_are_refused(
+    shared_host: Host, node: TestNode, report: dict[str, object]
+) -> None:
+    status, answer = shared_host.post("/v1/progress", node.sealed({"node": node.name, **report}))
+    assert status == 400 and answer["success"] is False
+    assert events(shared_host, node) == []
+
+
+def test_a_node_reports_for_itself_only(shared_host: Host) -> None:
+    node, other = registered(shared_host), registered(shared_host)
+    report = {"node": node.name, "phase": "ready", "state": "done"}
+    assert shared_host.post("/v1/progress", other.sealed(report))[0] == 401
+    assert events(shared_host, node) == []
+
+
+def test_status_needs_the_nodes_own_token(shared_host: Host) -> None:
+    node, other = registered(shared_host), registered(shared_host)
+    path = f"/v1/status/{node.name}"
+    zeros = {"Authorization": "Bearer " + "0" * 64}
+    answers = [
+        shared_host.ask("GET", path, headers=other.bearer),
+        shared_host.ask("GET", path),
+        shared_host.ask("GET", path, headers={"Authorization": "Bearer "}),
+        shared_host.ask("GET", "/v1/status/nobody", headers=node.bearer),
+        shared_host.ask("GET", "/v1/status/", headers=node.bearer),
+        shared_host.ask(
+            "GET", "/v1/status/nobody", headers={"Authorization": "Bearer " + "0" * 64}
+        ),
+    ]
+    assert {status for status, _ in answers} == {401}
+    assert len({body for _, body in answers}) == 1
+
+
+@pytest.mark.parametrize("query", ["after=-1", "after=x", "wait=31", "wait=nan", "wait=inf"])
+def test_wrong_queries_are_refused(shared_host: Host, node: TestNode, query: str) -> None:
+    status, _ = shared_host.ask("GET", f"/v1/status/{node.name}?{query}", headers=node.bearer)
+    assert status == 400
+
+
+def test_the_number_of_events_is_bounded(own_host: Host) -> None:
+    node = registered(own_host)
+    connection = own_host.connection()
+    body = json.dumps(node.report("node", "started")).encode()
+    for _ in range(95):  # a connection serves a bounded number of requests, too
+        connection.request("POST", "/v1/progress", body)
+        response = connection.getresponse()
+        assert response.read() == b"" and response.status == 204
+    connection.close()
+    found = events(own_host, node)
+    assert [event["number"] for event in found] == list(range(1, 96))
+
+
+@given(st.text(max_size=2000))
+def test_messages_stay_on_one_line_and_short(message: str) -> None:
+    line = progress.one_line(message)
+    assert len(line) <= progress.MESSAGE_LIMIT
+    assert all(character.isprintable() for character in line)
+    assert "\t" not in line and "\n" not in line
