@@ -30,6 +30,11 @@ def folder(name: str) -> Path:
     return hierarchy() / f"autojoin-{name}"
 
 
+def names() -> list[str]:
+    """The labs that have a group on this machine."""
+    return [path.name.removeprefix("autojoin-") for path in hierarchy().glob("autojoin-*")]
+
+
 def create(name: str) -> Path:
     """The lab's empty group; its path. Whatever was still in it has ended."""
     remove(name)

@@ -229,8 +229,9 @@ def start(place: Place, binaries: Binaries) -> Place:
 
 def launch_command(place: Place, binaries: Binaries, group: Path, layers: Path) -> list[str]:
     own = folder(place)
-    launch = [which("unshare") or "unshare", "--mount", "--propagation", "private",
-              "sh", "-euc", LAUNCH, "autojoin-hypervisor", str(group), str(image.root()), str(own)]  # fmt: skip
+    launch = [which("unshare") or "unshare", "--mount", "--propagation", "private"]
+    launch += ["sh", "-euc", LAUNCH, "autojoin-hypervisor"]
+    launch += [str(group), str(image.root()), str(own)]
     settings = {
         "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
         "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",

@@ -26,6 +26,7 @@ from lab.place import (
     lock,
     others,
     read,
+    unrecorded,
 )
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -121,6 +122,10 @@ def down_all(checkout: Path, root: Path = STATE_ROOT) -> None:
     report = Progress("lab")
     for other in others(identifier_of(checkout), root):
         remove_if_dead(other, report)
+    for lost in unrecorded(root):
+        if lost.identifier != identifier_of(checkout):
+            remove(lost)
+            report(f"{lost.identifier} left behind without a record is removed")
     tidy(root)
 
 

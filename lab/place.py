@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,10 +19,12 @@ from ipaddress import IPv4Address, IPv4Network, ip_network
 from pathlib import Path
 from typing import Any
 
+from lab import cgroup
 from lab.errors import LabError
 
 STATE_ROOT = Path("/var/lib/autojoin")
 FIRST_SECOND_OCTET = 64
+IDENTIFIER = re.compile("[0-9a-f]{8}")
 SUBNETS = 64 * 256  # 10.64.0.0/24 … 10.127.255.0/24
 
 
@@ -162,7 +165,7 @@ def read(folder: Path, root: Path) -> Place | None:
             hypervisor=Process(process["pid"], process["started"]) if process else None,
             fingerprint=record.get("fingerprint", ""),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -188,6 +191,17 @@ def others(identifier: str, root: Path = STATE_ROOT) -> list[Place]:
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     found = (read(folder, root) for folder in folders if folder.name != identifier)
     return [place for place in found if place]
+
+
+def unrecorded(root: Path = STATE_ROOT) -> list[Place]:
+    """What is left of labs that have no readable record: a folder or a control group alone."""
+    names = {entry.name for entry in root.iterdir() if entry.is_dir()} if root.is_dir() else set()
+    if root == STATE_ROOT:
+        names |= set(cgroup.names())
+    found = sorted(name for name in names if IDENTIFIER.fullmatch(name))
+    unknown = IPv4Network("0.0.0.0/32")
+    lost = [name for name in found if read(root / name, root) is None]
+    return [Place(Path("?"), name, unknown, root) for name in lost]
 
 
 def allocate(checkout: Path, root: Path = STATE_ROOT) -> Place:

@@ -44,6 +44,8 @@ class Platform:
     authority_state: str
     gate_state: str
     units: str
+    authority_user: str
+    gate_user: str
     package_command: str
     packages: Mapping[str, str]
 
@@ -70,6 +72,8 @@ LINUX = Platform(
     authority_state="/var/lib/cfssl",
     gate_state="/var/lib/join-gate",
     units="/etc/systemd/system",
+    authority_user="cfssl",
+    gate_user="join-gate",
     package_command="apt-get install --yes",
     packages={
         "/usr/bin/cfssl": "golang-cfssl",
@@ -145,6 +149,8 @@ def common_settings(host: AuthorityHost) -> dict[str, str]:
         "gate_state": where.gate_state,
         "certdb": where.certdb,
         "units": where.units,
+        "authority_user": where.authority_user,
+        "gate_user": where.gate_user,
         "packages": packages,
         "package_command": where.package_command,
     }

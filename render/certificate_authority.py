@@ -106,8 +106,8 @@ def _unit(where: Platform) -> str:
                 "After": "network.target",
             },
             "Service": {
-                "User": "cfssl",
-                "Group": "cfssl",
+                "User": where.authority_user,
+                "Group": where.authority_user,
                 "ExecStart": shlex.join(command),
                 "StateDirectory": "cfssl",
                 "StateDirectoryMode": "0700",

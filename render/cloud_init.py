@@ -30,6 +30,7 @@ MODULES = {
         "write_files",
         "set_hostname",
         "update_hostname",
+        "ssh",
     ],
     "cloud_config_modules": ["runcmd"],
     "cloud_final_modules": ["scripts_user", "final_message"],
@@ -73,8 +74,12 @@ def _user_data(node: Node, files: list[dict[str, Any]], trimmed: bool) -> dict[s
         "package_upgrade": False,
         "growpart": {"mode": "off"},
         "resize_rootfs": False,
+        # No user beyond root, and no way in, unless the lab's own user-data makes one.
+        "users": {},
         "ssh_genkeytypes": ["ed25519"],
         "ssh_pwauth": False,
+        "no_ssh_fingerprints": True,
+        "ssh": {"emit_keys_to_console": False},
         "bootcmd": [_start_when_complete()],
         "write_files": files,
         # Where bootcmd could not (no systemd-run, say). Starting what runs already does nothing.
@@ -155,7 +160,7 @@ Description=Join this machine to its Kubernetes cluster
 DefaultDependencies=no
 Conflicts=shutdown.target
 Before=shutdown.target
-After=local-fs.target network.target
+After=network.target
 ConditionPathExists={JOIN_KEY}
 StartLimitIntervalSec=3600
 StartLimitBurst=30

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -582,6 +583,7 @@ def main(name: str, version: str, provider: Provider) -> None:
         sys.exit(f"pulumi-resource-{name} is a plugin: Pulumi's engine starts it")
     packaged = os.environ.pop(VERSION_VARIABLE, "")  # no business of the commands that we start
     version = version or packaged or installed_version(f"pulumi-{name}")
+    warnings.simplefilter("ignore")  # stderr of a plugin is shown as its messages
     server, port = serve(provider, version, Engine(addresses[0]))
     print(port, flush=True)
     signal.signal(signal.SIGTERM, lambda number, frame: PROCESSES.cancel() or sys.exit(0))  # type: ignore[func-returns-value]

@@ -319,8 +319,13 @@ def copy(request: Request) -> None:
             batch = copy_batch(source.path, target)
         outcome = command_ssh.transfer(session, batch, request)
         if outcome.status != 0:
-            reason = outcome.stderr.strip() or outcome.stdout.strip()
-            raise Failure(f"cannot copy to {target} on {session.address}: {reason}")
+            raise Failure(f"cannot copy to {target} on {session.address}: {_copy_reason(outcome)}")
+
+
+def _copy_reason(outcome: Outcome) -> str:
+    """The lines that tell why, without those of a mkdir for what is there already."""
+    lines = [line for line in outcome.stderr.splitlines() if not line.startswith("remote mkdir")]
+    return "; ".join(lines) or f"sftp gave no reason (exit status {outcome.status})"
 
 
 def _text_batch(
@@ -361,10 +366,10 @@ def copy_batch(source: str, target: str) -> list[str]:
 
 
 def sftp_word(path: str) -> str:
-    """A path for sftp's command language, where glob characters are escaped by a backslash."""
+    """A path for sftp's command language; between quotes it takes glob characters as they are."""
     if "\n" in path:
         raise Failure(f"{path!r}: a path with a line break cannot be copied")
-    return '"' + "".join(f"\\{each}" if each in '\\"*?[' else each for each in path) + '"'
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 HANDLERS: dict[str, Handler] = {

@@ -13,6 +13,7 @@ import binascii
 import contextlib
 import itertools
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -40,6 +41,7 @@ PROPERTIES = {
 }
 FIRST_DELAY, DELAY_FACTOR, LONGEST_DELAY = 0.1, 1.5, 5.0  # seconds between dials, as the real one
 CONNECTION_LOST = 255  # the client's own exit status, but a command's too
+_LOST = re.compile(r"Connection to \S+ closed by remote host\.\s*$")  # the one it tells on stderr
 # More of the client's environment would reach its helpers; the user's variables come on top.
 _CLIENT_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SSH_AUTH_SOCK", "TMPDIR")
 _ASKPASS = """\
@@ -248,10 +250,11 @@ def execute(
         )
         messages = session.messages.read_text(errors="replace").strip()
         if not session.mark.exists():
-            raise _dial_failure(session, messages or outcome.stderr.strip())
-        if outcome.status == CONNECTION_LOST and messages:
+            raise _dial_failure(session, messages or _explanation(session))
+        if outcome.status == CONNECTION_LOST and (messages or _LOST.search(outcome.stderr)):
             raise Failure(
-                f"the connection to {session.address} was lost while the command ran: {messages}; "
+                f"the connection to {session.address} was lost while the command ran"
+                f"{': ' if messages else ''}{messages}; "
                 "it is not run again, since it may have had its effect"
             )
         return outcome
@@ -279,7 +282,7 @@ def transfer(session: Session, batch: list[str], request: Request) -> Outcome:
             arguments, stdin="\n".join(batch) + "\n", environment=_client_environment(session)
         )
         if outcome.status == CONNECTION_LOST:  # copying again is harmless
-            raise _dial_failure(session, outcome.stderr.strip())
+            raise _dial_failure(session, outcome.stderr.strip() or _explanation(session))
         return outcome
 
     return _dial(session, request, attempt)
@@ -296,6 +299,14 @@ def _client_environment(session: Session) -> dict[str, str]:
     kept = {name: os.environ[name] for name in _CLIENT_ENVIRONMENT if name in os.environ}
     askpass = {"SSH_ASKPASS": str(session.folder / "askpass"), "SSH_ASKPASS_REQUIRE": "force"}
     return {**kept, "SHELL": "/bin/sh", "LC_ALL": "C", **askpass}
+
+
+def _explanation(session: Session) -> str:
+    """Dial once more for the reason: some are told at a log level that would show banners too."""
+    _write(session.messages, "")
+    told = ["-E", str(session.messages), "-o", "LogLevel=INFO", "-T", "--", "pinned", "true"]
+    run([*_client("ssh", session), *told], environment=_client_environment(session))
+    return session.messages.read_text(errors="replace").strip()
 
 
 def _dial_failure(session: Session, messages: str) -> DialFailure:

@@ -8,6 +8,7 @@ go by standard input.
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -29,19 +30,9 @@ GRACE_SECONDS = 600
 Start = Callable[..., contextlib.AbstractContextManager["subprocess.Popen[Any]"]]
 
 # What helm says when it got no chart because of the network, rather than because of the chart.
-_NETWORK_SIGNS = (
-    "dial tcp",
-    "no such host",
-    "cannot be reached",
-    "timeout",
-    "connection re",
-    "tls:",
-    "x509:",
-    "proxyconnect",
-    "EOF",
-    "403 ",
-    "407 ",
-    "50",
+_NETWORK_SIGNS = re.compile(
+    r"dial tcp|no such host|cannot be reached|timeout|connection re|tls: |x509: |proxyconnect|EOF"
+    r"|\b(403|407|50\d) [A-Z]"
 )
 
 
@@ -114,7 +105,7 @@ class Helm:
             try:
                 text = self._run(place, arguments, LOOK_UP_SECONDS)
             except HelmError as error:
-                if not _is_local(inputs) and any(s in str(error) for s in _NETWORK_SIGNS):
+                if not _is_local(inputs) and _NETWORK_SIGNS.search(str(error)):
                     raise ChartUnreachable(str(error)) from None
                 raise
         found = yaml.safe_load(text)
@@ -259,7 +250,11 @@ class Helm:
         }
         document = {"apiVersion": "", "repositories": [entry]}
         _write_private(place / "repositories.yaml", yaml.safe_dump(document))
-        self._run(place, ["repo", "update", "private"], LOOK_UP_SECONDS)
+        update = ["repo", "update", "private", "--fail-on-repo-update-fail"]
+        try:
+            self._run(place, update, LOOK_UP_SECONDS)
+        except HelmError as error:
+            raise ChartUnreachable(f"repository {entry['url']}: {error}") from None
         return f"private/{chart}"
 
     def _run(
@@ -282,7 +277,9 @@ class Helm:
             except subprocess.TimeoutExpired:
                 raise HelmError(f"helm {arguments[0]} gave no answer in {seconds:.0f} s") from None
         if process.returncode != 0:
-            raise HelmError(_what_helm_said(errors) or f"helm {arguments[0]} failed")
+            # `repo update` says on standard output why.
+            said = _what_helm_said(errors + (output if arguments[0] == "repo" else ""))
+            raise HelmError(said or f"helm {arguments[0]} failed")
         return str(output)
 
     def _environment(self, place: Path) -> dict[str, str]:

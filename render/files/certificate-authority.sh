@@ -13,7 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/authority-host.sh"
 # Set by certificate-authority.env:
 # shellcheck disable=SC2154
-: "$address" "$cfssl" "$programs" "$configuration" "$authority" "$authority_state" "$certdb" \
+: "$address" "$cfssl" "$programs" "$authority_user" "$configuration" "$authority" "$authority_state" "$certdb" \
     "$units" "$source_certificate" "$source_key" "$info_url"
 
 # The pair must be good before anything on the host changes.
@@ -62,18 +62,18 @@ make_certdb() {
 }
 
 as_authority() {
-    runuser -u cfssl -- "$@"
+    runuser -u "$authority_user" -- "$@"
 }
 
 install_authority() {
     check_root
     check_packages
     check_pair
-    user cfssl 'CFSSL certificate authority'
+    user "$authority_user" 'CFSSL certificate authority'
     folder "$programs" 755 root root
     folder "$configuration" 755 root root
-    folder "$authority" 750 root cfssl
-    folder "$authority_state" 700 cfssl cfssl
+    folder "$authority" 750 root "$authority_user"
+    folder "$authority_state" 700 "$authority_user" "$authority_user"
     changes "$work/programs-changed"
     for file in certificate-authority.sh authority-host.sh probe.py; do
         place "$work/$file" "$programs/$file" 755 root root
@@ -81,16 +81,22 @@ install_authority() {
     place "$work/certificate-authority.env" "$programs/certificate-authority.env" 600 root root
     changes "$authority/restart-due"
     make_certdb
-    secret "$authority/gate.key" cfssl
-    secret "$authority/operator.key" cfssl
-    place "$work/ca.pem" "$authority/ca.pem" 640 root cfssl
-    place "$source_key" "$authority/ca-key.pem" 600 cfssl cfssl
-    place "$work/config.json" "$authority/config.json" 640 root cfssl
-    place "$work/db.json" "$authority/db.json" 640 root cfssl
+    secret "$authority/gate.key" "$authority_user"
+    secret "$authority/operator.key" "$authority_user"
+    place "$work/ca.pem" "$authority/ca.pem" 640 root "$authority_user"
+    place "$source_key" "$authority/ca-key.pem" 600 "$authority_user" "$authority_user"
+    place "$work/config.json" "$authority/config.json" 640 root "$authority_user"
+    place "$work/db.json" "$authority/db.json" 640 root "$authority_user"
     place "$work/cfssl.service" "$units/cfssl.service" 644 root root
     service cfssl.service
     check_health
+    update_gate
     cat "$work/ca.pem"
+}
+
+# A join gate that is here already must know this key and this certificate.
+update_gate() {
+    [ ! -x "$programs/join-gate.sh" ] || "$programs/join-gate.sh" renew >&2
 }
 
 # CFSSL stays up without its key and only warns: what it answers counts.
@@ -109,7 +115,7 @@ remove_authority() {
     rm -rf "${authority:?}"
     rm -f "$programs/certificate-authority.sh" "$programs/certificate-authority.env"
     tidy
-    say "$address: CFSSL removed; kept: $certdb (and user cfssl, who owns it), $source_certificate, $source_key"
+    say "$address: CFSSL removed; kept: $certdb (and user $authority_user, who owns it), $source_certificate, $source_key"
 }
 
 # What the join gate still needs stays.

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Sets up the join gate on the certificate authority's host, renews its certificate, or removes it.
 # usage: join-gate.sh install FOLDER   FOLDER: what render/join_gate.py packs
-#        join-gate.sh renew            signs anew in the last third of the certificate's life
+#        join-gate.sh renew            signs anew where due: in the last third of the certificate's
+#                                      life, or after the certificate authority changed
 #        join-gate.sh remove
 set -eu
 umask 077
@@ -14,6 +15,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # Set by join-gate.env:
 # shellcheck disable=SC2154
 : "$address" "$cfssl" "$programs" "$configuration" "$authority" "$gate" "$gate_state" "$units" \
+    "$authority_user" "$gate_user" \
     "$health_url"
 
 # A third of the year that profile www gives.
@@ -49,14 +51,14 @@ certificate_is_good() {
 # Signed by CFSSL on this host, with a row in the certdb as every other certificate.
 sign() {
     certificate_is_good && return
-    runuser -u cfssl -- "$cfssl" sign -loglevel 3 -ca "$authority/ca.pem" \
+    runuser -u "$authority_user" -- "$cfssl" sign -loglevel 3 -ca "$authority/ca.pem" \
         -ca-key "$authority/ca-key.pem" -config "$authority/config.json" \
         -db-config "$authority/db.json" -profile www -hostname "$address" - \
         <"$gate/request.pem" >"$work/signed.json" ||
         fail "$address: CFSSL did not sign the join gate's certificate"
     /usr/bin/python3 -I -c 'import json, sys; print(json.load(sys.stdin)["cert"], end="")' \
         <"$work/signed.json" >"$work/tls.pem"
-    place "$work/tls.pem" "$gate/tls.pem" 644 root join-gate
+    place "$work/tls.pem" "$gate/tls.pem" 644 root "$gate_user"
     inputs >"$gate/tls.inputs"
 }
 
@@ -65,10 +67,10 @@ install_gate() {
     check_packages
     check_authority
     check_pair
-    user join-gate 'autojoin join gate'
+    user "$gate_user" 'autojoin join gate'
     folder "$programs" 755 root root
-    folder "$gate" 750 root join-gate
-    folder "$gate_state" 700 join-gate join-gate
+    folder "$gate" 750 root "$gate_user"
+    folder "$gate_state" 700 "$gate_user" "$gate_user"
     place_programs
     place_gate
     service join-gate.service
@@ -90,13 +92,18 @@ place_programs() {
 place_gate() {
     changes "$gate/restart-due"
     place "$work/gate" "$programs/gate" 755 root root
-    place "$work/gate.json" "$gate/gate.json" 640 root join-gate
-    place "$authority/ca.pem" "$gate/ca.pem" 640 root join-gate
-    place "$authority/gate.key" "$gate/upstream.key" 640 root join-gate
-    place "$work/tls-key.pem" "$gate/tls-key.pem" 600 join-gate join-gate
-    place "$work/request.pem" "$gate/request.pem" 640 root join-gate
+    place "$work/gate.json" "$gate/gate.json" 640 root "$gate_user"
+    place_authority
+    place "$work/tls-key.pem" "$gate/tls-key.pem" 600 "$gate_user" "$gate_user"
+    place "$work/request.pem" "$gate/request.pem" 640 root "$gate_user"
     sign
     place "$work/join-gate.service" "$units/join-gate.service" 644 root root
+}
+
+# What the gate needs of the certificate authority.
+place_authority() {
+    place "$authority/ca.pem" "$gate/ca.pem" 640 root "$gate_user"
+    place "$authority/gate.key" "$gate/upstream.key" 640 root "$gate_user"
 }
 
 check_health() {
@@ -104,12 +111,14 @@ check_health() {
         service_failed join-gate.service
 }
 
+# Also after the certificate authority was set up anew beneath a gate that is here already.
 renew() {
     check_root
-    certificate_is_good && exit 0
+    check_authority
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     changes "$gate/restart-due"
+    place_authority
     sign
     service join-gate.service
     check_health
@@ -127,8 +136,8 @@ remove_gate() {
         rm -f "$programs/authority-host.sh" "$programs/probe.py"
     fi
     rmdir "$programs" "$configuration" 2>/dev/null || :
-    if getent passwd join-gate >/dev/null; then
-        userdel join-gate >&2
+    if getent passwd "$gate_user" >/dev/null; then
+        userdel "$gate_user" >&2
     fi
 }
 

@@ -112,7 +112,8 @@ unpack() {
     rm -rf "$1"
     mkdir -p "$1"
     base64 -d >"$1/seed.tar" || die "machine $NAME: the input is not base64; nothing was changed"
-    tar -C "$1" --no-same-owner -xpf "$1/seed.tar" ||
+    # Folders that the tar only implies become ordinary ones; $1 itself is root's alone.
+    (umask 022 && tar -C "$1" --no-same-owner -xpf "$1/seed.tar") ||
         die "machine $NAME: the input is not a tar archive; nothing was changed"
     for needed in seed/user-data seed/meta-data machine.env; do
         [ -f "$1/$needed" ] || die "machine $NAME: the input has no $needed; nothing was changed"

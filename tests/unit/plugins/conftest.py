@@ -30,9 +30,7 @@ def kubernetes_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(
-    tmp_path: Path, kubernetes_home: Path, api_server: ApiServer
-) -> Callable[..., Engine]:
+def engine(tmp_path: Path, kubernetes_home: Path, api_server: ApiServer) -> Callable[..., Engine]:
     """Makes a Pulumi project on the API server (or on another kubeconfig)."""
 
     def make(kubeconfig: Path | str | None = None) -> Engine:

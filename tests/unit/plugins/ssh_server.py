@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
 import socket
 import subprocess
 import time
@@ -22,9 +21,9 @@ def free_port() -> int:
         return port
 
 
-def generate_key(path: Path, passphrase: str = "") -> str:
-    """A new Ed25519 key pair; returns the public key's text."""
-    arguments = ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", "test", "-f"]
+def generate_key(path: Path, passphrase: str = "", kind: str = "ed25519") -> str:
+    """A new key pair; returns the public key's text."""
+    arguments = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "test", "-f"]
     subprocess.run([*arguments, str(path)], check=True, capture_output=True)
     return path.with_suffix(".pub").read_text().strip()
 
@@ -65,10 +64,9 @@ class SshServer:
         }
 
     def start(self) -> None:
-        log = open(self.folder / "log", "ab")  # noqa: SIM115 - the server keeps it
         arguments = [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")]
-        self.process = subprocess.Popen(arguments, stderr=log, stdin=subprocess.DEVNULL)
-        log.close()
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(arguments, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with socket.socket() as probe:
@@ -85,5 +83,4 @@ class SshServer:
 
     def logins(self) -> int:
         """How many log-ins succeeded so far."""
-        path = self.folder / "log"
-        return path.read_text().count("Accepted publickey") if os.path.exists(path) else 0  # noqa: PTH110
+        return (self.folder / "log").read_text().count("Accepted publickey")

@@ -104,16 +104,16 @@ def test_a_connection_lost_midway_does_not_run_the_command_again(
 def test_another_host_key_is_refused_at_once(server: SshServer, tmp_path: Path) -> None:
     other = generate_key(tmp_path / "other")
     before, started = server.logins(), time.monotonic()
-    with pytest.raises(Failure, match="showed another host key than connection.hostKey") as error:
+    with pytest.raises(Failure, match="showed another host key than") as error:
         run(server, create="true", connection={"hostKey": other, "dialErrorLimit": -1})
     assert f"127.0.0.1:{server.port}" in str(error.value)
     assert server.logins() == before
     assert time.monotonic() - started < 5
 
 
-def test_a_host_key_of_another_type_is_refused(server: SshServer) -> None:
-    key = ("ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBEmKSENjQEezOmxk"
-           "ZMy7opKgwFB9nkt5YRrYMjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg=")  # fmt: skip
+def test_a_host_key_of_another_type_is_refused(server: SshServer, tmp_path: Path) -> None:
+    generate_key(tmp_path / "other", kind="ecdsa")
+    key = (tmp_path / "other.pub").read_text()
     with pytest.raises(Failure, match="showed another host key"):
         run(server, create="true", connection={"hostKey": key})
 
@@ -220,7 +220,7 @@ def test_wrong_inputs_are_named() -> None:
     with pytest.raises(CheckFailures) as error:
         REMOTE.check(request({"creat": "x", "stdin": 3, "environment": {}}))
     assert dict(error.value.failures).keys() == {"connection", "creat", "stdin"}
-    with pytest.raises(CheckFailures, match="connection.host: missing"):
+    with pytest.raises(CheckFailures, match=r"connection\.host: missing"):
         REMOTE.check(request({"connection": {"user": "root"}}))
     with pytest.raises(CheckFailures, match="logging: one of"):
         REMOTE.check(request({"connection": {"host": "x"}, "logging": "all"}))
