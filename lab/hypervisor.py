@@ -328,12 +328,6 @@ def console_end(place: Place, lines: int = 8) -> str:
     return "\n".join(text.strip().splitlines()[-lines:])
 
 
-def stop(place: Place) -> Place:
-    """End the outer machine and everything in it, hard; the data on disk stays."""
-    clean(place)
-    return with_process(place, None)
-
-
 def clean(place: Place) -> None:
     """End whatever may be left of a lab: its processes, its interface, stale mounts."""
     if place.running() and place.hypervisor:

@@ -50,10 +50,13 @@ PACKAGES = (
 )
 # What costs a start time and does nothing for a machine of the lab. Without wait-online nothing
 # sits out IPv6's duplicate address detection: whoever needs the network tries again anyway.
+# Mounts beyond five in a second make systemd hold up every later one, and with it sysinit.target.
 MASKED = (
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
     "console-getty.service",
+    "dev-hugepages.mount",
+    "dev-mqueue.mount",
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
     "e2scrub_reap.service",
@@ -68,6 +71,7 @@ MASKED = (
     "systemd-update-done.service",
     "systemd-update-utmp-runlevel.service",
     "systemd-update-utmp.service",
+    "var-lib-machines.mount",
 )
 DISABLED = ("containerd.service", "cron.service")
 ENABLED = ("systemd-networkd.service",)
@@ -78,6 +82,11 @@ path-exclude=/usr/share/man/*
 path-exclude=/usr/share/locale/*
 """
 LOG_LINES = 15
+ALONE = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--propagation", "private"),
+    *("--pid", "--fork", "--kill-child", "--mount-proc"),
+)
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,11 @@ def install() -> Path:
     """Build the image unless it is there; its root. LabError has the end of the log."""
     if is_done():
         return root()
-    missing = [name for name in ("debootstrap", "unshare", "chroot", "apt-get") if not tool(name)]
+    missing = [
+        name
+        for name in ("debootstrap", "setpriv", "unshare", "chroot", "apt-get")
+        if not tool(name)
+    ]
     if missing:
         raise LabError(f"{', '.join(missing)} not found on PATH: run `make tools`")
     if os.geteuid() != 0:
@@ -222,10 +235,13 @@ def proxy_environment() -> dict[str, str]:
 
 
 def logged(command: list[str], log: Path) -> None:
-    """Run `command` in mounts of its own, so that none outlives it; LabError where it fails."""
+    """Run `command` with mounts and processes of its own, so that none outlives it or us.
+
+    LabError where it fails, with the end of the log.
+    """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [tool("unshare") or "unshare", "--mount", "--propagation", "private", *command],
+            [*ALONE, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -132,18 +132,27 @@ def down_all(checkout: Path, root: Path = STATE_ROOT) -> None:
 def remove(place: Place) -> None:
     """End everything of a lab and delete its state."""
     with lock(place.root, f".{place.identifier}.lock"):
-        hypervisor.clean(read(place.state, place.root) or place)
-        hypervisor.remove_tree(place.state)
+        remove_locked(place)
+
+
+def remove_locked(place: Place) -> None:
+    hypervisor.clean(read(place.state, place.root) or place)
+    hypervisor.remove_tree(place.state)
     (place.root / f".{place.identifier}.lock").unlink(missing_ok=True)
 
 
 def remove_if_dead(place: Place, report: Progress) -> None:
-    if place.running() and place.checkout.is_dir():
-        report(f"of {place.checkout} is alive and stays; stop it there")
-        return
-    gone = "is gone" if not place.checkout.is_dir() else "does not run"
-    remove(place)
-    report(f"left behind by {place.checkout} ({gone}) is removed")
+    """Remove a lab whose checkout is gone or whose hypervisor died; another is named and stays."""
+    with lock(place.root, f".{place.identifier}.lock"):
+        place = read(place.state, place.root) or place  # it may have come up in the meantime
+        if place.checkout.is_dir() and place.hypervisor is None:
+            report(f"of {place.checkout} is off and stays; remove it there")
+        elif place.checkout.is_dir() and place.running():
+            report(f"of {place.checkout} is alive and stays; stop it there")
+        else:
+            cause = "died" if place.checkout.is_dir() else "is a checkout no more"
+            remove_locked(place)
+            report(f"left behind by {place.checkout} ({cause}) is removed")
 
 
 def tidy(root: Path = STATE_ROOT) -> None:

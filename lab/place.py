@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lab import cgroup
 from lab.errors import LabError
@@ -139,10 +139,30 @@ def routed_networks(*, but: str = "") -> dict[IPv4Network, str]:
 @contextlib.contextmanager
 def lock(root: Path = STATE_ROOT, name: str = ".lock") -> Iterator[None]:
     """One holder at a time on this machine; freed by the kernel when the holder dies."""
-    make_root(root)
-    with (root / name).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    file = locked(root, name)
+    with file:
         yield
+
+
+def locked(root: Path, name: str) -> TextIO:
+    """The lock's file, held; it is tried again where the holder before removed it."""
+    while True:
+        make_root(root)
+        with contextlib.suppress(FileNotFoundError):
+            file = (root / name).open("w")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if same_file(root / name, file.fileno()):
+                return file
+            file.close()
+
+
+def same_file(path: Path, descriptor: int) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    held = os.fstat(descriptor)
+    return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
 
 
 def make_root(root: Path) -> None:

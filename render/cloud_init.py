@@ -74,16 +74,19 @@ def _user_data(node: Node, files: list[dict[str, Any]], trimmed: bool) -> dict[s
         "package_upgrade": False,
         "growpart": {"mode": "off"},
         "resize_rootfs": False,
-        # No user beyond root, and no way in, unless the lab's own user-data makes one.
-        "users": {},
+        # No default user, and so no way in, unless the lab's own user-data makes one.
+        "users": [{"name": "root"}],
         "ssh_genkeytypes": ["ed25519"],
         "ssh_pwauth": False,
         "no_ssh_fingerprints": True,
         "ssh": {"emit_keys_to_console": False},
         "bootcmd": [_start_when_complete()],
         "write_files": files,
-        # Where bootcmd could not (no systemd-run, say). Starting what runs already does nothing.
-        "runcmd": [["systemctl", "start", "--no-block", JOIN_UNIT]],
+        # Where bootcmd could not (no systemd-run, say): a join that runs is left alone, and one
+        # that was refused is not asked again.
+        "runcmd": [
+            f"systemctl is-failed --quiet {JOIN_UNIT} || systemctl start --no-block {JOIN_UNIT}"
+        ],
     }
     return data | MODULES if trimmed else data
 

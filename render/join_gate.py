@@ -172,7 +172,9 @@ def _unit(where: Platform) -> str:
             "Service": {
                 "User": where.gate_user,
                 "Group": where.gate_user,
-                "ExecStart": shlex.join((f"{where.programs}/gate", "serve")),
+                "ExecStart": shlex.join(
+                    (f"{where.programs}/gate", "--settings", f"{where.gate}/gate.json", "serve")
+                ),
                 "StateDirectory": "join-gate",
                 "StateDirectoryMode": "0700",
                 "WorkingDirectory": where.gate_state,

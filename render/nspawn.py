@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from render.archive import File, pack, text
+from render.archive import File as File
+from render.archive import pack, text
 from render.seed import Seed
 
 PROGRAM = "/usr/local/lib/autojoin/machine"
@@ -55,7 +56,7 @@ def apply_input(
     machine's own by absolute path.
     Raises ValueError where a value would break the format.
     """
-    members = {f"seed/{name}": text(content) for name, content in seed.files().items()}
+    members = {f"seed/{file}": text(content) for file, content in seed.files().items()}
     members["machine.env"] = text(f"IMAGE={_plain(image)}\nBRIDGE={_plain(bridge)}\n")
     members["await.env"] = text(f"GATE_URL={_plain(gate_url.rstrip('/'))}\n")
     members["ca.pem"] = text(authority_pem)

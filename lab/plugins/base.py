@@ -42,6 +42,7 @@ from lab.plugins.values import UNKNOWN, Properties, Secret, Value
 MAXIMUM_MESSAGE = 400 * 1024 * 1024
 THREADS = 512  # more than any --parallel; they are made as they are needed
 REDACTED = "[secret]"
+ORPHAN_SECONDS = 1.0  # how often to look whether the engine is still there
 
 Severity = str  # "debug" | "info" | "warning" | "error"
 
@@ -586,8 +587,16 @@ def main(name: str, version: str, provider: Provider) -> None:
     warnings.simplefilter("ignore")  # stderr of a plugin is shown as its messages
     server, port = serve(provider, version, Engine(addresses[0]))
     print(port, flush=True)
-    signal.signal(signal.SIGTERM, lambda number, frame: PROCESSES.cancel() or sys.exit(0))  # type: ignore[func-returns-value]
-    server.wait_for_termination()
+    signal.signal(signal.SIGTERM, lambda number, frame: _end())
+    engine = os.getppid()
+    while server.wait_for_termination(timeout=ORPHAN_SECONDS):  # true: the time is over
+        if os.getppid() != engine:  # it was killed, and could not tell
+            _end()
+
+
+def _end() -> NoReturn:
+    PROCESSES.cancel()
+    os._exit(0)
 
 
 __all__ = [

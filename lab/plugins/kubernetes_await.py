@@ -10,9 +10,12 @@ A simple, true subset of the release plugin's waiting:
 - Job: condition Complete; condition Failed is an error
 - everything else: at once
 
-Annotation `pulumi.com/skipAwait: "true"` skips it, `pulumi.com/timeoutSeconds` bounds it.
+Annotation `pulumi.com/waitFor` (`condition=Type`, `condition=Type=Status`, or a JSON list of them)
+takes the place of these; its jsonpath form is refused. Annotation `pulumi.com/skipAwait: "true"`
+skips all waiting, `pulumi.com/timeoutSeconds` bounds it.
 """
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +24,7 @@ from typing import Any
 from lab.plugins.kubernetes_client import Client, Object, Resource
 from lab.plugins.kubernetes_objects import SKIP_AWAIT, TIMEOUT_SECONDS, annotation, is_true
 
+WAIT_FOR = "pulumi.com/waitFor"
 CREATE_SECONDS = 600.0
 DELETE_SECONDS = 600.0
 LONGEST_PAUSE = 2.0
@@ -136,6 +140,36 @@ def check_of(live: Mapping[str, Any]) -> Callable[[Object], str | None] | None:
     return _CHECKS.get((group, str(live.get("kind", ""))))
 
 
+def wanted_conditions(inputs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What `pulumi.com/waitFor` asks for, as (type, status). Raises ValueError."""
+    text = annotation(inputs, WAIT_FOR)
+    if text is None:
+        return []
+    terms = json.loads(text) if text.lstrip().startswith("[") else [text]
+    conditions = []
+    for term in terms:
+        kind, _, rest = str(term).partition("=")
+        if kind != "condition" or not rest:
+            raise ValueError(f"{term!r} is not served by this stand-in; use condition=Type")
+        name, _, status = rest.partition("=")
+        conditions.append((name, status or "True"))
+    return conditions
+
+
+def _check_for(inputs: Mapping[str, Any], live: Object) -> Callable[[Object], str | None] | None:
+    conditions = wanted_conditions(inputs)
+    if not conditions:
+        return check_of(live)
+
+    def check(found: Object) -> str | None:
+        for name, status in conditions:
+            if _condition(found, name).get("status") != status:
+                return f"condition {name} is not {status}"
+        return None
+
+    return check
+
+
 def seconds(inputs: Mapping[str, Any], asked: float, default: float) -> float:
     """How long to wait: the annotation, else the resource option (0: not given), else `default`."""
     text = annotation(inputs, TIMEOUT_SECONDS)
@@ -155,7 +189,7 @@ def until_ready(
     cancelled: threading.Event,
 ) -> Object:
     """Wait until `live` is ready and return it as it is then. Raises NotReady."""
-    check = check_of(live)
+    check = _check_for(inputs, live)
     if check is None or is_true(inputs, SKIP_AWAIT):
         return live
     deadline = time.monotonic() + timeout

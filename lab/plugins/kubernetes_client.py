@@ -5,6 +5,7 @@ each command that a person types. Safe to use from several threads.
 """
 
 import base64
+import contextlib
 import http.client
 import json
 import ssl
@@ -80,6 +81,8 @@ class Client:
         self._kinds: dict[str, dict[str, Resource]] = {}
         self._unreachable: str | None = None
         self._probed = False
+        self._confirming = threading.Lock()
+        self._confirmed = False
 
     # -- reachability -----------------------------------------------------------------------
 
@@ -97,6 +100,20 @@ class Client:
                     self._unreachable = error.message if error.code == 401 else None
                 self._probed = True
             return self._unreachable
+
+    def confirm_unreachable(self) -> str | None:
+        """Like unreachable_reason, but not before a few attempts: for what can't be foretold
+        without the cluster, an API server that is just restarting is worth waiting for."""
+        if self.unreachable_reason() is None:
+            return None
+        with self._confirming:
+            if not self._confirmed and self.unreachable_reason() is not None:
+                self._confirmed = True
+                with contextlib.suppress(Unreachable, ApiError):
+                    self.request("GET", "/version")
+                    with self._lock:
+                        self._unreachable = None
+        return self.unreachable_reason()
 
     # -- discovery --------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,22 @@ class Cluster:
         """Why the cluster can't be used, or None."""
         return self.reason if self.client is None else self.client.unreachable_reason()
 
+    def lost(self, what: str, request: Request) -> bool:
+        """Whether the cluster is gone and the person said to forget what was on it.
+
+        Raises Failure where it is gone and nobody said so.
+        """
+        reason = self.reason if self.client is None else self.client.confirm_unreachable()
+        if reason is None:
+            return False
+        if "deleteUnreachable" in self.flags:
+            request.log(f"the cluster is unreachable, dropped from the state: {reason}", "warning")
+            return True
+        raise Failure(
+            f"{what}: configured Kubernetes cluster is unreachable: {reason}; if the cluster is "
+            "gone for good, set PULUMI_K8S_DELETE_UNREACHABLE=true and repeat"
+        )
+
     def need(self, what: str) -> Client:
         """The client, for an operation that can't do without the cluster."""
         if self.client is None:
@@ -48,7 +65,7 @@ def flag(value: Any) -> bool:
 def configured(inputs: Mapping[str, Any]) -> Cluster:
     """What the provider's inputs mean. Never raises: a cluster that can't be used is a state."""
     settings = _settings(inputs.get("helmReleaseSettings"))
-    flags = frozenset(key for key, value in inputs.items() if flag(value))
+    flags = _flags(inputs)
     namespace = inputs.get("namespace")
     if contains_unknown({k: inputs.get(k) for k in ("kubeconfig", "context", "cluster")}):
         return Cluster(
@@ -72,6 +89,29 @@ def configured(inputs: Mapping[str, Any]) -> Cluster:
         helm_driver=str(settings.get("driver") or "secret"),
         flags=flags,
     )
+
+
+_FLAG_VARIABLES = {
+    "deleteUnreachable": "PULUMI_K8S_DELETE_UNREACHABLE",
+    "enableConfigMapMutable": "PULUMI_K8S_ENABLE_CONFIGMAP_MUTABLE",
+    "enablePatchForce": "PULUMI_K8S_ENABLE_PATCH_FORCE",
+    "enableSecretMutable": "PULUMI_K8S_ENABLE_SECRET_MUTABLE",
+    "skipUpdateUnreachable": "PULUMI_K8S_SKIP_UPDATE_UNREACHABLE",
+    "suppressDeprecationWarnings": "PULUMI_K8S_SUPPRESS_DEPRECATION_WARNINGS",
+    "upsertExistingObjects": "PULUMI_K8S_UPSERT_EXISTING_OBJECTS",
+}
+
+
+def _flags(inputs: Mapping[str, Any]) -> frozenset[str]:
+    """Settings that are on: by the provider's inputs, else by the environment. A destroy runs no
+    program, so that the SDK can't have read the environment for it."""
+    given = {name for name in _FLAG_VARIABLES if flag(inputs.get(name))}
+    from_environment = {
+        name
+        for name, variable in _FLAG_VARIABLES.items()
+        if inputs.get(name) is None and flag(os.environ.get(variable))
+    }
+    return frozenset(given | from_environment)
 
 
 def access_of(inputs: Mapping[str, Any]) -> ClusterAccess:

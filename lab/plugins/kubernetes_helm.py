@@ -1,9 +1,10 @@
 """Helm releases by the real `helm`: look up, repair, install, upgrade, uninstall.
 
-Plain data in and out; imports no Pulumi. Nothing secret on a command line: the kubeconfig and
-repository credentials are files in a private folder that lives as long as one command, the values
-go by standard input.
+Plain data in and out; imports no Pulumi. Nothing secret on a command line or on a disk: the
+kubeconfig and repository credentials are files in memory, the values go by standard input.
 """
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -74,6 +75,32 @@ class Found:
 
     def resource_names(self) -> dict[str, list[str]]:
         return resource_names(self.manifest)
+
+
+class Workplace:
+    """What one helm command reads besides its arguments. Secrets are in files in memory, which no
+    kill can leave behind."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self.environment: dict[str, str] = {}
+        self.descriptors: list[int] = []
+
+    def add(self, variable: str, text: str) -> None:
+        """Make `text` readable for helm as the file that the environment variable names."""
+        descriptor = os.memfd_create(variable)
+        self._stack.callback(os.close, descriptor)
+        os.fchmod(descriptor, 0o600)
+        content = memoryview(text.encode())
+        while content:
+            content = content[os.write(descriptor, content) :]
+        self.environment[variable] = f"/proc/self/fd/{descriptor}"
+        self.descriptors.append(descriptor)
+
+    def add_folder(self, variable: str) -> None:
+        """An empty folder that the environment variable names."""
+        folder = tempfile.TemporaryDirectory(prefix="helm-")
+        self.environment[variable] = self._stack.enter_context(folder)
 
 
 class Helm:
@@ -197,17 +224,17 @@ class Helm:
             self._run(place, arguments, seconds + GRACE_SECONDS, json.dumps(values))
 
     @contextlib.contextmanager
-    def _workplace(self, namespace: str | None) -> Iterator[Path]:
-        """A private folder with the kubeconfig; gone when the command is over."""
-        with tempfile.TemporaryDirectory(prefix="helm-") as name:
-            place = Path(name)
+    def _workplace(self, namespace: str | None) -> Iterator[Workplace]:
+        """What one command needs, the kubeconfig for `namespace` included; gone when it is over."""
+        with contextlib.ExitStack() as stack:
+            place = Workplace(stack)
             if namespace is not None:
                 if self._access is None:
                     raise HelmError("no cluster to talk to")
-                _write_private(place / "kubeconfig", to_kubeconfig(self._access, namespace))
+                place.add("KUBECONFIG", to_kubeconfig(self._access, namespace))
             yield place
 
-    def _chart_arguments(self, place: Path, inputs: Mapping[str, Any]) -> list[str]:
+    def _chart_arguments(self, place: Workplace, inputs: Mapping[str, Any]) -> list[str]:
         options = inputs.get("repositoryOpts") or {}
         chart = str(inputs["chart"])
         arguments = []
@@ -231,7 +258,7 @@ class Helm:
                 arguments += [flag, str(options[field])]
         return [chart, *arguments]
 
-    def _private_repository(self, place: Path, chart: str, options: Mapping[str, Any]) -> str:
+    def _private_repository(self, place: Workplace, chart: str, options: Mapping[str, Any]) -> str:
         """Make a repository with credentials known to helm by file, as they have no place on a
         command line. Returns the chart's name in it."""
         if chart.startswith("oci://"):
@@ -249,7 +276,8 @@ class Helm:
             "keyFile": options.get("keyFile") or "",
         }
         document = {"apiVersion": "", "repositories": [entry]}
-        _write_private(place / "repositories.yaml", yaml.safe_dump(document))
+        place.add("HELM_REPOSITORY_CONFIG", yaml.safe_dump(document))
+        place.add_folder("HELM_REPOSITORY_CACHE")
         update = ["repo", "update", "private", "--fail-on-repo-update-fail"]
         try:
             self._run(place, update, LOOK_UP_SECONDS)
@@ -258,19 +286,20 @@ class Helm:
         return f"private/{chart}"
 
     def _run(
-        self, place: Path, arguments: list[str], seconds: float, stdin: str | None = None
+        self, place: Workplace, arguments: list[str], seconds: float, stdin: str | None = None
     ) -> str:
         """Run helm and return its standard output. Raises HelmError."""
         helm = shutil.which("helm")
         if helm is None:
             raise HelmError("`helm` is not on PATH; helm.sh/v3 Release needs it")
         with self._start(
-            [helm, *arguments],
+            [*_dying_with_us(), helm, *arguments],
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=self._environment(place),
+            pass_fds=place.descriptors,
         ) as process:
             try:
                 output, errors = process.communicate(stdin, timeout=seconds)
@@ -282,9 +311,10 @@ class Helm:
             raise HelmError(said or f"helm {arguments[0]} failed")
         return str(output)
 
-    def _environment(self, place: Path) -> dict[str, str]:
+    def _environment(self, place: Workplace) -> dict[str, str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HELM_KUBE")}
-        environment["KUBECONFIG"] = str(place / "kubeconfig")
+        # Without a cluster helm must not come upon a person's own.
+        environment["KUBECONFIG"] = os.devnull
         for setting, variable in (
             ("driver", "HELM_DRIVER"),
             ("pluginsPath", "HELM_PLUGINS"),
@@ -294,10 +324,7 @@ class Helm:
         ):
             if self._settings.get(setting):
                 environment[variable] = str(self._settings[setting])
-        if (place / "repositories.yaml").exists():
-            environment["HELM_REPOSITORY_CONFIG"] = str(place / "repositories.yaml")
-            environment["HELM_REPOSITORY_CACHE"] = str(place / "cache")
-        return environment
+        return environment | place.environment
 
 
 # -- repair ----------------------------------------------------------------------------------
@@ -446,6 +473,13 @@ def _switches(inputs: Mapping[str, Any], flags: Mapping[str, str]) -> list[str]:
     return [flag for field, flag in flags.items() if inputs.get(field)]
 
 
+def _dying_with_us() -> list[str]:
+    """What makes helm end when the plugin is killed: a helm that goes on in the background would
+    change the release under the hands of the next run."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
 def _is_local(inputs: Mapping[str, Any]) -> bool:
     options = inputs.get("repositoryOpts") or {}
     chart = str(inputs.get("chart", ""))
@@ -456,9 +490,3 @@ def _what_helm_said(errors: str) -> str:
     lines = [line for line in errors.strip().splitlines() if not line.startswith("WARNING:")]
     text = "\n".join(lines).strip()
     return text.removeprefix("Error: ")[:4000]
-
-
-def _write_private(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)

@@ -106,6 +106,7 @@ class ObjectHandler(Handler):
             inputs["metadata"] = {}
         if not isinstance(inputs["metadata"], dict):
             raise CheckFailures(("metadata", "is not a map"))
+        _check_wait_for(inputs)
         self._name(request, inputs)
         self._place(request, inputs)
         return inputs
@@ -215,24 +216,27 @@ class ObjectHandler(Handler):
         inputs, client = request.inputs, self._cluster.client
         if contains_unknown(inputs) or client is None or self._cluster.unreachable() is not None:
             return None, None
+        taken = False
         with _explained(f"preview of {_label(inputs)}"):
             try:
                 resource = client.resource(inputs["apiVersion"], inputs["kind"])
                 if not request.identifier:
-                    self._refuse_foreign(client, resource, inputs, manager, request)
+                    taken = self._refuse_foreign(client, resource, inputs, manager, request)
                 live = client.apply(
                     resource,
                     inputs,
                     field_manager=manager,
                     force=self._forced(inputs),
                     dry_run=True,
-                    warn=_warner(request),
+                    warn=self._warner(request),
                 )
             except KindMissing:
                 return None, None
             except ApiError as error:
-                # Its namespace comes with this same update.
-                if error.code == 404:
+                # 404: its namespace comes with this same update. 409 and 422 at a creation: the
+                # old object stands in the way of the new one, and goes before it.
+                in_the_way = not request.identifier and taken and error.code in (409, 422)
+                if error.code == 404 or in_the_way:
                     return None, None
                 raise
         return live, resource
@@ -256,7 +260,7 @@ class ObjectHandler(Handler):
                 inputs,
                 field_manager=manager,
                 force=self._forced(inputs),
-                warn=_warner(request),
+                warn=self._warner(request),
             )
 
         def not_yet(error: Exception) -> bool:
@@ -271,32 +275,46 @@ class ObjectHandler(Handler):
 
     def _refuse_foreign(
         self, client: Client, resource: Resource, inputs: Object, manager: str, request: Request
-    ) -> None:
-        """An object that is there already is somebody's: only ours, of a lost state, goes on."""
+    ) -> bool:
+        """An object that is there already is somebody's: only ours, of a lost state, goes on.
+
+        Returns whether there is one.
+        """
         about = inputs["metadata"]
         namespace, name = about.get("namespace"), about["name"]
         live = client.get(resource, namespace, name)
         if live is None:
-            return
+            return False
         if live["metadata"].get("deletionTimestamp"):
             if not request.preview:
-                timeout = await_.seconds(inputs, request.timeout, await_.DELETE_SECONDS)
-                uid = live["metadata"].get("uid")
-                await_.until_gone(
-                    client, resource, namespace, name, uid, timeout, _say(request),
-                    request.cancelled,
-                )  # fmt: skip
-            return
+                self._await_gone(client, resource, live, inputs, request)
+            return True
         if objects.managed_by(live, manager):
             if not request.preview:
                 request.log("it is in the cluster from an interrupted run; taken up again")
-            return
+            return True
         if "upsertExistingObjects" in self._cluster.flags:
-            return
+            return True
         raise Failure(
             f"{_label(inputs)} already exists in the cluster and is not in the state of this "
             "stack: import it (option `import_`), delete it, or set upsertExistingObjects on the "
             "provider"
+        )
+
+    def _await_gone(
+        self, client: Client, resource: Resource, live: Object, inputs: Object, request: Request
+    ) -> None:
+        about = live["metadata"]
+        timeout = await_.seconds(inputs, request.timeout, await_.DELETE_SECONDS)
+        await_.until_gone(
+            client,
+            resource,
+            about.get("namespace"),
+            about["name"],
+            about.get("uid"),
+            timeout,
+            _say(request),
+            request.cancelled,
         )
 
     def _ready(
@@ -324,6 +342,15 @@ class ObjectHandler(Handler):
             return text.lower() == "true"
         return "enablePatchForce" in self._cluster.flags
 
+    def _warner(self, request: Request) -> Callable[[str], None]:
+        quiet = "suppressDeprecationWarnings" in self._cluster.flags
+
+        def warn(text: str) -> None:
+            if not (quiet and "deprecated" in text):
+                request.log(text, "warning")
+
+        return warn
+
     # -- read -------------------------------------------------------------------------------
 
     def read(self, request: Request) -> State | None:
@@ -331,7 +358,7 @@ class ObjectHandler(Handler):
         api_version, kind = objects.parse_token(request.type)
         api_version = str(known.get("apiVersion") or api_version)
         label = f"{kind} {request.identifier} ({api_version})"
-        if self._is_given_up(request, f"read {label}"):
+        if self._cluster.lost(f"read {label}", request):
             return None
         client = self._cluster.need(f"read {label}")
         with _explained(f"read {label}"):
@@ -368,25 +395,12 @@ class ObjectHandler(Handler):
     def _marked_inputs(self, inputs: Object) -> Object:
         return inputs
 
-    def _is_given_up(self, request: Request, what: str) -> bool:
-        """Whether the cluster is gone and the person said to forget what was on it."""
-        reason = self._cluster.unreachable()
-        if reason is None:
-            return False
-        if "deleteUnreachable" in self._cluster.flags:
-            request.log(f"the cluster is unreachable, dropped from the state: {reason}", "warning")
-            return True
-        raise Failure(
-            f"{what}: configured Kubernetes cluster is unreachable: {reason}; if the cluster is "
-            "gone for good, set PULUMI_K8S_DELETE_UNREACHABLE=true and repeat"
-        )
-
     # -- delete -----------------------------------------------------------------------------
 
     def delete(self, request: Request) -> None:
         known = request.old_inputs or request.old_outputs
         label = _label(known)
-        if self._is_given_up(request, f"delete {label}"):
+        if self._cluster.lost(f"delete {label}", request):
             return
         client = self._cluster.need(f"delete {label}")
         with _explained(f"delete {label}"):
@@ -419,11 +433,7 @@ class ObjectHandler(Handler):
             return
         if objects.is_true(known, objects.SKIP_AWAIT):
             return
-        timeout = await_.seconds(known, request.timeout, await_.DELETE_SECONDS)
-        uid = live["metadata"].get("uid")
-        await_.until_gone(
-            client, resource, namespace, name, uid, timeout, _say(request), request.cancelled
-        )
+        self._await_gone(client, resource, live, known, request)
 
     def _relinquish(
         self, client: Client, resource: Resource, live: Object, request: Request
@@ -482,6 +492,13 @@ _BUILTIN_GROUPS = frozenset(
 )
 
 
+def _check_wait_for(inputs: Object) -> None:
+    try:
+        await_.wanted_conditions(inputs)
+    except ValueError as error:
+        raise CheckFailures(("metadata.annotations", f"{await_.WAIT_FOR}: {error}")) from None
+
+
 def _manager_of(request: Request) -> str:
     stored = request.old_outputs.get(MANAGER)
     return str(stored) if stored else objects.field_manager(request.inputs, request.urn)
@@ -502,7 +519,7 @@ def _outputs(
     if live.get("kind") == "Secret":
         annotations = outputs["metadata"].get("annotations") or {}
         # kubectl keeps the data there in the clear.
-        annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
+        annotations.pop(objects.LAST_APPLIED, None)
     outputs[MANAGER] = manager
     outputs[INITIAL_VERSION] = (old_outputs or {}).get(INITIAL_VERSION) or inputs.get("apiVersion")
     return outputs
@@ -510,10 +527,6 @@ def _outputs(
 
 def _say(request: Request) -> Callable[[str], None]:
     return lambda text: request.log(text, ephemeral=True)
-
-
-def _warner(request: Request) -> Callable[[str], None]:
-    return lambda text: request.log(text, "warning")
 
 
 def _patiently(

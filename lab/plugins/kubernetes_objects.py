@@ -20,6 +20,7 @@ SKIP_AWAIT = "pulumi.com/skipAwait"
 TIMEOUT_SECONDS = "pulumi.com/timeoutSeconds"
 PROPAGATION = "pulumi.com/deletionPropagationPolicy"
 PATCH_FORCE = "pulumi.com/patchForce"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 FIELD_MANAGER = "pulumi.com/patchFieldManager"
 
 # What the API server writes into metadata: never a program's input.
@@ -327,4 +328,7 @@ def _put(body: Object, path: Path, value: Any) -> None:
 
 def inputs_from_live(live: Object) -> Object:
     """Inputs for an object that was not made here (an import)."""
-    return {key: value for key, value in for_comparison(live).items() if value not in ({}, [])}
+    body = copy.deepcopy(for_comparison(live))
+    # kubectl's note of what it applied repeats the whole object, a Secret's data included.
+    (metadata(body).get("annotations") or {}).pop(LAST_APPLIED, None)
+    return {key: value for key, value in body.items() if value not in ({}, [])}

@@ -201,7 +201,7 @@ class ReleaseHandler(Handler):
     def read(self, request: Request) -> State | None:
         namespace, name = parse_id(request.identifier)
         namespace = namespace or self._cluster.namespace
-        if self._given_up(request, "read"):
+        if self._cluster.lost(f"read Helm release {request.identifier}", request):
             return None
         try:
             found = self._helm.find(namespace, name)
@@ -220,7 +220,7 @@ class ReleaseHandler(Handler):
         return State(f"{namespace}/{name}", _outputs(inputs, found), inputs)
 
     def delete(self, request: Request) -> None:
-        if self._given_up(request, "delete"):
+        if self._cluster.lost(f"delete Helm release {request.identifier}", request):
             return
         known = request.old_inputs or request.old_outputs
         namespace, name = parse_id(request.identifier)
@@ -230,19 +230,6 @@ class ReleaseHandler(Handler):
             self._helm.uninstall(namespace or "default", name, wait=wait, seconds=seconds)
         except HelmError as error:
             raise Failure(f"Helm release {request.identifier}: {error}") from None
-
-    def _given_up(self, request: Request, verb: str) -> bool:
-        reason = self._cluster.unreachable()
-        if reason is None:
-            return False
-        if "deleteUnreachable" in self._cluster.flags:
-            request.log(f"the cluster is unreachable, dropped from the state: {reason}", "warning")
-            return True
-        raise Failure(
-            f"{verb} Helm release {request.identifier}: configured Kubernetes cluster is "
-            f"unreachable: {reason}; if the cluster is gone for good, set "
-            "PULUMI_K8S_DELETE_UNREACHABLE=true and repeat"
-        )
 
 
 def _foretold(inputs: Properties) -> Properties:

@@ -41,6 +41,7 @@ check_packages() {
         python3:*) /usr/bin/python3 -I -c "import ${command#python3:}" 2>/dev/null && continue ;;
         *) command -v "$command" >/dev/null 2>&1 && continue ;;
         esac
+        command=${command#python3:}
         missing="$missing ${command##*/}"
         wanted="$wanted $package"
     done

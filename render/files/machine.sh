@@ -88,7 +88,14 @@ stop_hard() {
     systemctl kill --kill-whom=all --signal=KILL "$UNIT" 2>/dev/null || true
     systemctl stop "$UNIT" 2>/dev/null || true
     systemctl reset-failed "$UNIT" 2>/dev/null || true
+    drop_link
     unmount_disk
+}
+
+# The kernel takes a killed machine's link away in its own time; a new machine would find it in the
+# way. Where the name is too long for a link, systemd gives it as the link's alternative name.
+drop_link() {
+    ip link delete dev "vb-$NAME" 2>/dev/null || true
 }
 
 mount_disk() {
@@ -190,8 +197,7 @@ run() {
     mount_disk
     bridge=$(setting "$HOME_DIRECTORY/machine.env" BRIDGE)
     await_bridge "$bridge"
-    # A machine killed a moment ago may leave its link behind, which would be in the way.
-    [ ! -e "/sys/class/net/vb-$NAME" ] || ip link delete "vb-$NAME" || true
+    drop_link
     identifier=$(sha256sum "$HOME_DIRECTORY/seed.tar" | cut -c 1-32)
     exec systemd-nspawn --quiet --directory="$DISK/root" --boot --machine="$NAME" \
         --uuid="$identifier" --register=no --keep-unit --console=read-only --link-journal=no \

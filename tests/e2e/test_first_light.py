@@ -63,14 +63,14 @@ def test_nodes_have_certificates_that_cfssl_issued_for_keys_made_on_them(lab: La
     names = {node["metadata"]["name"] for node in lab.kubectl("get", "nodes")["items"]}
     assert names == set(WORKERS)
     query = "select hex(serial_number) || ' ' || common_name from certificates"
-    database = lab.on_authority("find /var/lib -name certdb.db").strip()
+    database = lab.on_authority("find /var/lib -name certdb.sqlite").strip()
     rows = lab.on_authority(f'sqlite3 {database} "{query}"').splitlines()
     issued = [bytes.fromhex(row.split()[0]).decode() for row in rows if "system:node:" in row]
     for name in WORKERS:
         pki = WORKER_ROOT.format(name) + "/var/lib/kubelet/pki"
         paths = lab.on_hypervisor(f"grep -lr -e 'PRIVATE KEY' {pki}").split()
         assert paths, f"no private key on {name}"
-        certificate = lab.on_hypervisor(f"openssl x509 -noout -serial -subject -in {pki}/node.pem")
+        certificate = lab.on_hypervisor(f"openssl x509 -noout -serial -subject -in {pki}/kubelet.crt")
         serial = int(re.search(r"serial=([0-9A-F]+)", certificate).group(1), 16)  # type: ignore[union-attr]
         assert str(serial) in issued
         assert f"system:node:{name}" in certificate
@@ -156,7 +156,7 @@ def test_an_edited_worker_joins_anew_and_disturbs_no_other(lab: Lab) -> None:
         uid, boot = after[name]["metadata"]["uid"], after[name]["status"]["nodeInfo"]["bootID"]
         assert uid == before[name]["metadata"]["uid"]
         assert boot == before[name]["status"]["nodeInfo"]["bootID"]
-    database = lab.on_authority("find /var/lib -name certdb.db").strip()
+    database = lab.on_authority("find /var/lib -name certdb.sqlite").strip()
     where = "common_name='system:node:worker-2'"
     query = f'sqlite3 {database} "select status from certificates where {where}"'
     assert sorted(lab.on_authority(query).split()) == ["good", "revoked"]

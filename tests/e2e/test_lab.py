@@ -128,7 +128,7 @@ def test_a_power_cut_loses_nothing(running: Place, only_supervisor: bool) -> Non
 
 def test_another_checkouts_living_lab_is_left_alone(running: Place) -> None:
     before = now(running).hypervisor
-    lab.down_all(lab.CHECKOUT)
+    lab.remove_if_dead(running, lab.Progress("test"))
     assert now(running).hypervisor == before
     assert now(running).running()
 
@@ -147,8 +147,12 @@ def test_down_leaves_nothing(running: Place) -> None:
 
 
 def test_what_a_dead_checkout_left_is_removed(tmp_path: Path) -> None:
-    gone = place.allocate(tmp_path / "gone")
-    lab.up(gone)
-    lab.down_all(lab.CHECKOUT)
+    gone = place.allocate(tmp_path / "gone")  # there is no such folder
+    try:
+        lab.up(gone)
+        lab.remove_if_dead(gone, lab.Progress("test"))
+    except BaseException:
+        lab.remove(gone)
+        raise
     assert not gone.state.exists()
     assert not cgroup.folder(gone.identifier).exists()

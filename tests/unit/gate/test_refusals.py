@@ -24,15 +24,15 @@ def csr(**arguments: Any) -> Change:
     return lambda node: node.request(certificate_request=node.csr(**arguments))
 
 
-def subject(build: Callable[[TestNode], list[x509.NameAttribute]]) -> Change:
+def subject(build: Callable[[TestNode], list[x509.NameAttribute[str]]]) -> Change:
     return lambda node: node.request(certificate_request=node.csr(subject=x509.Name(build(node))))
 
 
-def common_name(node: TestNode) -> x509.NameAttribute:
+def common_name(node: TestNode) -> x509.NameAttribute[str]:
     return x509.NameAttribute(NameOID.COMMON_NAME, f"system:node:{node.name}")
 
 
-def organization(value: str = "system:nodes") -> x509.NameAttribute:
+def organization(value: str = "system:nodes") -> x509.NameAttribute[str]:
     return x509.NameAttribute(NameOID.ORGANIZATION_NAME, value)
 
 

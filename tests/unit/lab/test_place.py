@@ -181,3 +181,20 @@ def test_what_has_no_record_is_found(tmp_path: Path) -> None:
     (root / "not-a-lab").mkdir()
     assert [item.identifier for item in place.unrecorded(root)] == ["0badcafe"]
     assert lab.state.is_dir()
+
+
+def test_a_lock_that_was_removed_is_taken_anew(tmp_path: Path) -> None:
+    """The second waits for the first, which removes the lock's file; a third must wait for it."""
+    program = (
+        "import sys, time; from pathlib import Path; from lab import place\n"
+        "root = Path(sys.argv[1])\n"
+        "with place.lock(root, 'one'):\n"
+        "    assert not (root / 'busy').exists()\n"
+        "    (root / 'busy').touch()\n"
+        "    time.sleep(0.1)\n"
+        "    (root / 'busy').unlink()\n"
+        "    (root / 'one').unlink()\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    running = [subprocess.Popen(command, cwd=CHECKOUT) for _ in range(5)]
+    assert [process.wait(30) for process in running] == [0] * 5

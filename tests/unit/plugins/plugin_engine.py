@@ -15,18 +15,20 @@ from lab.plugins import package
 TIMEOUT = 120
 
 
-def install(home: Path, build: Path, *names: str) -> None:
-    """Put the named stand-ins into the PULUMI_HOME `home`, as the lab does."""
+def install(home: Path, build: Path) -> None:
+    """Put the stand-ins into the PULUMI_HOME `home`, as the lab does.
+
+    All of them: one that is missing the engine would try to download at every run.
+    """
     for name, version, folder in package.build(build, sys.executable):
-        if name in names:
-            arguments = ["plugin", "install", "resource", name, version, "--file", str(folder)]
-            subprocess.run(
-                ["pulumi", *arguments],
-                env={**os.environ, "PULUMI_HOME": str(home), "PULUMI_SKIP_UPDATE_CHECK": "true"},
-                check=True,
-                capture_output=True,
-                timeout=TIMEOUT,
-            )
+        arguments = ["plugin", "install", "resource", name, version, "--file", str(folder)]
+        subprocess.run(
+            ["pulumi", *arguments],
+            env={**os.environ, "PULUMI_HOME": str(home), "PULUMI_SKIP_UPDATE_CHECK": "true"},
+            check=True,
+            capture_output=True,
+            timeout=TIMEOUT,
+        )
 
 
 @dataclass

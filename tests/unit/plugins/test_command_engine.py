@@ -64,7 +64,7 @@ pulumi.export("hello", hello.stdout)
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
-    install(folder, tmp_path_factory.mktemp("build"), "command")
+    install(folder, tmp_path_factory.mktemp("build"))
     return folder
 
 

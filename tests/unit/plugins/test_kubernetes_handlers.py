@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.plugins import kubernetes_object
+from lab.plugins import kubernetes_client, kubernetes_object
 from lab.plugins.base import CheckFailures, Failure, InitializationFailed, Request
 from lab.plugins.kubernetes import KubernetesProvider
 from lab.plugins.values import UNKNOWN
@@ -185,6 +185,26 @@ def test_object_that_does_not_get_ready_is_kept(api_server: ApiServer) -> None:
     handler.delete(asked(token, "front", identifier="default/front", old_inputs=inputs))
 
 
+def test_wait_for_a_condition(api_server: ApiServer) -> None:
+    handler = provider_for(api_server).handler(CONFIG_MAP)
+    inputs = config_map("patient")
+    about = inputs["metadata"]["annotations"]
+    about |= {"pulumi.com/timeoutSeconds": "1", "pulumi.com/waitFor": "condition=Ready"}
+    with pytest.raises(InitializationFailed, match="condition Ready is not True"):
+        handler.create(asked(CONFIG_MAP, "patient", inputs))
+    about["pulumi.com/waitFor"] = '["jsonpath={.a}=b"]'
+    with pytest.raises(CheckFailures, match="jsonpath"):
+        handler.check(asked(CONFIG_MAP, "patient", inputs))
+
+
+def test_preview_of_a_replacement_that_needs_the_old_one_gone(api_server: ApiServer) -> None:
+    handler = provider_for(api_server).handler(CONFIG_MAP)
+    inputs = {**config_map("frozen", a="1"), "immutable": True}
+    handler.create(asked(CONFIG_MAP, "frozen", inputs))
+    changed = {**config_map("frozen", a="2"), "immutable": True}
+    assert handler.create(asked(CONFIG_MAP, "frozen", changed, preview=True)).outputs == changed
+
+
 def test_foreground_is_the_default_and_waits(api_server: ApiServer) -> None:
     handler = provider_for(api_server).handler(CONFIG_MAP)
     inputs = config_map("foreground")
@@ -219,7 +239,8 @@ def test_undeletable_object_is_given_back(api_server: ApiServer) -> None:
     assert live is not None and "ours" not in live["metadata"]["labels"]
 
 
-def test_unreachable_cluster(api_server: ApiServer) -> None:
+def test_unreachable_cluster(api_server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes_client, "RETRIES", 1)
     nobody = json.dumps(api_server.kubeconfig_document(free_port()))
     provider = KubernetesProvider()
     provider.configure({"kubeconfig": nobody})
@@ -234,7 +255,8 @@ def test_unreachable_cluster(api_server: ApiServer) -> None:
     with pytest.raises(Failure, match=r"unreachable.*connection refused"):
         handler.read(asked(CONFIG_MAP, "x", inputs, **old))
 
-    provider.configure({"kubeconfig": nobody, "deleteUnreachable": "true"})
+    monkeypatch.setenv("PULUMI_K8S_DELETE_UNREACHABLE", "true")
+    provider.configure({"kubeconfig": nobody})
     assert handler.read(asked(CONFIG_MAP, "x", inputs, **old)) is None
     handler.delete(asked(CONFIG_MAP, "x", old_inputs=inputs, **old))
     provider.configure({"kubeconfig": nobody, "skipUpdateUnreachable": "true"})

@@ -6,6 +6,8 @@ import os
 import signal
 import stat
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ from lab.plugins.base import CheckFailures, Failure, InitializationFailed, Reque
 from lab.plugins.kubernetes import RELEASE, KubernetesProvider
 from lab.plugins.kubernetes_helm import Found
 from lab.plugins.values import UNKNOWN, Asset, Secret
-from tests.unit.plugins.kubernetes_server import ApiServer, Engine, free_port, tool
+from tests.unit.plugins.kubernetes_server import ROOT, ApiServer, Engine, free_port, tool
 
 SECRET = "open-sesame"
 
@@ -225,13 +227,12 @@ def interrupted(release: Release, step: Callable[[dict[str, Any]], Any], status:
     thread = threading.Thread(target=lambda: _ignore(step, release.inputs(hang=True)))
     thread.start()
     helm = release.provider._configuration.cluster.helm
-    deadline = time.monotonic() + 30
-    while True:
+
+    def reached() -> bool:
         found = helm.find("default", release.name)
-        if found is not None and found.status == status:
-            break
-        assert time.monotonic() < deadline, f"never {status}"
-        time.sleep(0.1)
+        return found is not None and found.status == status
+
+    _await(reached)
     pattern = f"helm (install|upgrade) {release.name} "
     answer = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True)
     for process in answer.stdout.split():
@@ -268,6 +269,32 @@ def test_killed_upgrade_is_repaired(release: Release, api_server: ApiServer) -> 
         "status": "deployed",
         "version": "1.2.3",
     }
+
+
+def test_helm_dies_with_the_plugin(api_server: ApiServer, chart: Path) -> None:
+    program = f"""
+from pathlib import Path
+from tests.unit.plugins.test_kubernetes_release import ApiServer, Release
+server = ApiServer(Path({str(api_server.folder)!r}))
+release = Release(server, Path({str(chart)!r}), "orphan")
+release.create(release.inputs(hang=True))
+"""
+    plugin = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    running = ["pgrep", "-f", "helm install orphan "]
+    try:
+        _await(lambda: subprocess.run(running, capture_output=True).returncode == 0)
+    finally:
+        plugin.kill()
+        plugin.wait()
+    _await(lambda: subprocess.run(running, capture_output=True).returncode == 1)
+    Release(api_server, chart, "orphan").delete({"skipAwait": True})
+
+
+def _await(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_release_of_a_lost_state(release: Release, chart: Path, api_server: ApiServer) -> None:
@@ -308,24 +335,24 @@ def test_nothing_secret_on_helms_command_line(
     spy = folder / "helm"
     spy.write_text(
         f'#!/bin/sh\nenv >>{record}\necho "$@" >>{record}\n'
-        f'[ -e "$KUBECONFIG" ] && stat -c "mode=%a" "$KUBECONFIG" >>{record}\n'
+        f'[ ! -e "$KUBECONFIG" ] || stat -Lc "kubeconfig=%a %n" "$KUBECONFIG" >>{record}\n'
         f'exec {tool("helm")} "$@"\n'
     )
     spy.chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     release.create(release.inputs(note=SECRET))
     text = record.read_text()
-    assert f"install {release.name}" in text and "mode=600" in text
-    assert "mode=6" in text and "mode=644" not in text
+    assert f"install {release.name}" in text
+    assert "kubeconfig=600 /proc/self/fd/" in text
     assert SECRET not in text
-    assert not list(Path("/tmp").glob("helm-*/kubeconfig"))
+    assert not list(Path(tempfile.gettempdir()).glob("helm-*"))
 
     record.unlink()
     options = {"repo": f"http://127.0.0.1:{free_port()}", "username": "u", "password": SECRET}
     given = {"chart": "cilium", "version": "1", "repositoryOpts": options}
     handler = release.provider.handler(RELEASE)
     checked = handler.check(release.request(given))
-    with pytest.raises(Failure, match=r"repository http://127.*connection refused"):
+    with pytest.raises(Failure, match=r"(?s)repository http://127.*connection refused"):
         handler.create(release.request(checked))
     assert SECRET not in record.read_text()
 

@@ -40,7 +40,7 @@ pulumi.export("key", key.private_key_pem)
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    install(tmp_path / "home", tmp_path / "build", "tls")
+    install(tmp_path / "home", tmp_path / "build")
     return Project(tmp_path / "project", tmp_path / "home")
 
 

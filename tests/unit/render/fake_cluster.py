@@ -244,7 +244,7 @@ class _GateHandler(_Handler):
 class _ApiHandler(_Handler):
     def do_GET(self) -> None:
         """The watch of our own Node: closed after its first event, as one that timed out."""
-        subject = dict(pair[0] for pair in self.connection.getpeercert()["subject"])  # type: ignore[attr-defined]
+        subject = dict(pair[0] for pair in self.connection.getpeercert()["subject"])
         cluster = self.server.cluster
         assert subject["commonName"] == f"system:node:{cluster.node}"
         assert f"fieldSelector=metadata.name%3D{cluster.node}" in self.path

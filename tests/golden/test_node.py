@@ -1,0 +1,69 @@
+"""The seeds of two nodes, as they are written to a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from render import cloud_init
+from render.seed import Cluster, Node
+from tests.unit.render.examples import AUTHORITY_PEM
+
+CLUSTER = Cluster(
+    name="default-cluster",
+    api_server="https://192.168.10.5:6443",
+    kubernetes_version="1.34.2",
+    pod_cidrs=("10.20.0.0/16",),
+    service_cidrs=("10.30.0.0/16",),
+    node_cidrs=("192.168.10.0/24", "fd00:10::/64"),
+    dns_servers=("192.168.10.1",),
+    gateway="192.168.10.1",
+)
+NODES = {
+    "nspawn": (
+        Node(
+            name="worker-1",
+            addresses=("192.168.10.11",),
+            generation=1,
+            identity="worker-1-g1-3f2a9c1d",
+            labels={"bgp": "worker"},
+            interface="host0",
+        ),
+        {"cgroupsPerQOS": False, "enforceNodeAllocatable": []},
+    ),
+    "by-mac": (
+        Node(
+            name="metal-1",
+            addresses=("192.168.10.41", "fd00:10::41"),
+            generation=3,
+            identity="metal-1-g3-00112233",
+            mac="a0:36:9f:00:00:41",
+            labels={"bgp": "worker", "zone": "attic"},
+            taints=("dedicated=storage:NoSchedule", "slow:PreferNoSchedule"),
+        ),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(NODES))
+def test_seed(
+    golden: Callable[[str, str], None], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The join script stands for itself in render/files: here only its place is shown."""
+    placeholder = tmp_path / "join.sh"
+    placeholder.write_text("#!/bin/sh\n# render/files/join.sh\n")
+    monkeypatch.setattr(cloud_init, "JOIN_SCRIPT", placeholder)
+    node, overrides = NODES[kind]
+    seed = cloud_init.seed(
+        CLUSTER,
+        node,
+        authority_pem=AUTHORITY_PEM,
+        gate_url="https://192.168.10.2:8443",
+        join_key="00" * 32,
+        kubelet_overrides=overrides,
+    )
+    for name, text in seed.files().items():
+        golden(f"node-{kind}/{name}", text)
