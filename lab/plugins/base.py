@@ -420,7 +420,7 @@ class _Servicer(provider_pb2_grpc.ResourceProviderServicer):
     ) -> Request:
         given = [inputs or {}, old_inputs or {}, old_outputs or {}]
         secret = {key for each in given for key in each if values.contains_secret(each[key])}
-        texts = {text for each in given for text in values.secret_texts(each)}
+        texts = set().union(*(values.secret_texts(each) for each in given))
         parts = request.urn.split("::")
         return Request(
             urn=request.urn,
@@ -432,7 +432,7 @@ class _Servicer(provider_pb2_grpc.ResourceProviderServicer):
             identifier=getattr(request, "id", ""),
             preview=preview,
             secrets=frozenset(secret),
-            secret_texts=frozenset(text for text in texts if len(text) >= 4),
+            secret_texts=frozenset().union(*(values.tell_tales(text) for text in texts)),
             engine=self._engine,
             cancelled=PROCESSES.cancelled,
         )

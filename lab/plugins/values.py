@@ -193,6 +193,19 @@ def secret_texts(value: Value, inside: bool = False) -> set[str]:
     return {value} if inside and isinstance(value, str) and value else set()
 
 
+_HEXADECIMAL_KEY = re.compile(r"[0-9a-f]{32,}")
+SHORTEST_SECRET, SHORTEST_LINE = 4, 24  # characters; anything shorter is in every text
+
+
+def tell_tales(secret: str) -> set[str]:
+    """What must not be shown of a secret text: all of it, its long lines, keys inside of it."""
+    found = {secret} if len(secret) >= SHORTEST_SECRET else set()
+    lines = secret.splitlines()
+    if len(lines) > 1:  # output is shown line by line; prose and scripts are no tell-tales
+        found |= {line for line in lines if len(line) >= SHORTEST_LINE and " " not in line}
+    return found | set(_HEXADECIMAL_KEY.findall(secret))
+
+
 def keep_secrets(outputs: Properties, inputs: Properties) -> Properties:
     """`outputs`, where what was secret in `inputs` under the same key is secret again."""
     result = dict(outputs)

@@ -276,9 +276,6 @@ class Engine:
         resources = _first_json(text)["deployment"].get("resources", [])
         return {each["urn"].rsplit("::", 1)[-1]: each for each in resources}
 
-    def outputs(self) -> Object:
-        return _first_json(self.run("stack", "output", "--json", "--show-secrets"))
-
     def seen(self) -> Object:
         """What the program saw through `see`, in its last run."""
         files = (self.folder / "seen").glob("*")

@@ -258,6 +258,18 @@ def test_a_packaged_plugin_starts_quickly_and_tells_its_version(
     assert not (folder / "lab" / "plugins" / "kubernetes.py").exists()
 
 
+def test_a_plugin_ends_when_its_engine_was_killed() -> None:
+    script = f"{sys.executable} -m lab.plugins.command 127.0.0.1:1 & echo $!; wait"
+    engine = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    assert engine.stdout is not None
+    plugin = int(engine.stdout.readline())
+    assert int(engine.stdout.readline()) > 0, "it serves"
+    engine.kill()
+    engine.wait()
+    assert engine.stdout.read() == "", "the pipe closes when the plugin is gone"
+    assert not Path(f"/proc/{plugin}/exe").exists()
+
+
 def test_a_plugin_that_is_started_by_hand_explains_itself() -> None:
     answer = subprocess.run(
         [sys.executable, "-m", "lab.plugins.command"], capture_output=True, text=True

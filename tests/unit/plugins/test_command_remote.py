@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lab.plugins import command, command_ssh
+from lab.plugins import command
 from lab.plugins.base import CheckFailures, Failure, Request
 from lab.plugins.values import UNKNOWN, Asset
 from tests.unit.plugins.ssh_server import SshServer, generate_key
@@ -208,7 +209,7 @@ def test_no_secret_is_an_argument_or_stays_on_disk(server: SshServer, tmp_path: 
     assert "SendEnv=GREETING" in arguments, "the client was running meanwhile"
     assert "the-secret" not in arguments
     assert "PRIVATE KEY" not in arguments
-    assert not list(Path(command_ssh.tempfile.gettempdir()).glob("autojoin-ssh-*"))
+    assert not list(Path(tempfile.gettempdir()).glob("autojoin-ssh-*"))
 
 
 def test_a_proxy_is_refused_rather_than_ignored(server: SshServer) -> None:
@@ -280,13 +281,14 @@ def test_a_copy_that_fails_says_why(server: SshServer, tmp_path: Path) -> None:
 def test_a_copy_is_repeated_only_for_another_source_or_target(
     server: SshServer, tmp_path: Path
 ) -> None:
+    source = Asset(is_archive=False, text="x", hash="1")
     old = {
-        "source": Asset(is_archive=False, text="x", hash="1"),
+        "source": source,
         "remotePath": str(tmp_path / "target"),
         "connection": server.connection,
     }
     COPY.update(request({**old, "triggers": [1]}, old_outputs=old))
     assert not (tmp_path / "target").exists()
-    new = {**old, "source": dataclasses.replace(old["source"], text="y", hash="2")}
+    new = {**old, "source": dataclasses.replace(source, text="y", hash="2")}
     COPY.update(request(new, old_outputs=old))
     assert (tmp_path / "target").read_text() == "y"

@@ -123,8 +123,7 @@ release = k8s.helm.v3.Release(
 )
 for name in ("version", "status", "resource_names", "values"):
     see(name, getattr(release, name))
-pulumi.export("id", release.id)
-pulumi.export("name", release.status.name)
+see("id", release.id)
 """
     project.program(program.replace("VALUE", "red"))
     preview = project.run("preview", "--diff")
@@ -132,9 +131,9 @@ pulumi.export("name", release.status.name)
     assert set(project.seen()) == {"version", "values"}, "status is unknown in a preview"
 
     assert SECRET not in project.up()
-    seen, outputs = project.seen(), project.outputs()
-    name = outputs["name"]
-    assert name.startswith("tiny-") and outputs["id"] == f"default/{name}"
+    seen = project.seen()
+    name = seen["status"]["name"]
+    assert name.startswith("tiny-") and seen["id"] == f"default/{name}"
     assert seen["resource_names"] == {"ConfigMap/v1": [f"{name}-settings"]}
     assert seen["status"]["status"] == "deployed" and seen["status"]["revision"] == 1
     assert seen["version"] == seen["status"]["version"] == "1.2.3"

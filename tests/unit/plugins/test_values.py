@@ -54,8 +54,8 @@ def test_only_the_unknown_differs_from_itself(value: Any) -> None:
 
 
 def test_differences_are_by_path() -> None:
-    old = {"a": [1, {"b": True}], "c": None, "d": {"e-f": 1}}
-    new = {"a": [1, {"b": 1}, 2], "g": None, "d": {}}
+    old: dict[str, Any] = {"a": [1, {"b": True}], "c": None, "d": {"e-f": 1}}
+    new: dict[str, Any] = {"a": [1, {"b": 1}, 2], "g": None, "d": {}}
     assert values.differences(old, new) == {
         "a[1].b": "UPDATE",
         "a[2]": "ADD",
@@ -72,3 +72,11 @@ def test_an_asset_is_its_content() -> None:
 
 def test_a_secret_is_not_in_its_repr() -> None:
     assert "hunter2" not in repr({"x": Secret("hunter2"), "y": Asset(False, text="hunter2")})
+
+
+def test_the_parts_of_a_secret_that_would_tell_it() -> None:
+    key = "0123456789abcdef" * 4
+    secret = f"-----BEGIN KEY-----\n{'a' * 40}\nset -eu and more words here\n{{'k':'{key}'}}"
+    assert values.tell_tales(secret) == {secret, "a" * 40, key, f"{{'k':'{key}'}}"}
+    assert values.tell_tales("abc") == set()
+    assert values.tell_tales("/a/long/path/of/more/than/24") == {"/a/long/path/of/more/than/24"}

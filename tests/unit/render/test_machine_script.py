@@ -249,3 +249,35 @@ def test_remove_deletes_everything_and_may_be_repeated(host: Host) -> None:
         result = host.machine("remove", "worker-1")
         assert (result.returncode, result.stderr) == (0, "")
         assert list(host.machines.iterdir()) == []
+
+
+def finish_join(host: Host) -> None:
+    """What a join leaves on the machine's disk at its end: its identity, no join key."""
+    disk = host.machines / "worker-1/disk/root"
+    (disk / "etc/autojoin").mkdir(parents=True)
+    (disk / "var/lib/autojoin").mkdir(parents=True)
+    (disk / "var/lib/autojoin/identity").write_text("worker-1-g1-0\n")
+
+
+def test_a_machine_that_joined_with_nobody_waiting_is_left_running(host: Host) -> None:
+    """After a power cut the hypervisor starts machines by itself, before they are applied again."""
+    host.apply()
+    finish_join(host)
+    host.gate.say("clock", "done")
+    host.gate.say("ready", "done")
+    host.apply()
+    assert host.restarts() == 1
+    result = host.machine("await", "worker-1", "10")
+    assert result.returncode == 0, result.stderr
+    assert list(json.loads(result.stdout.splitlines()[-1])["phases"]) == ["clock", "ready"]
+
+
+def test_a_join_that_no_gate_heard_of_is_seen_on_the_disk(host: Host) -> None:
+    host.apply()
+    time.sleep(0.2)
+    finish_join(host)
+    host.apply()
+    result = host.machine("await", "worker-1", "10")
+    assert result.returncode == 0, result.stderr
+    assert 0 < json.loads(result.stdout.splitlines()[-1])["readySeconds"] < 5
+    assert "joined before the join gate listened" in result.stdout
