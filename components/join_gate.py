@@ -9,8 +9,6 @@ from components import remote
 from components.certificate_authority import CertificateAuthority
 from render import join_gate as render
 
-PORT = 8443
-
 
 class JoinGate(pulumi.ComponentResource):
     """The gate's listener, and the secret from which every node's join key is derived.
@@ -28,7 +26,7 @@ class JoinGate(pulumi.ComponentResource):
         super().__init__("autojoin:index:JoinGate", name, None, opts)
         self.authority = authority
         self.host = authority.settings.host
-        self.url = f"https://{bracketed(self.host.address)}:{PORT}"
+        self.url = render.url(authority.host)
         key, request = self._listener(name)
         self.ready = remote.run(
             f"{name}-service",
@@ -66,8 +64,3 @@ class JoinGate(pulumi.ComponentResource):
         return pulumi.Output.all(key.private_key_pem, request.cert_request_pem).apply(
             lambda pems: render.install_input(host, *pems)
         )
-
-
-def bracketed(address: str) -> str:
-    """An address as a URL wants it: IPv6 in brackets."""
-    return f"[{address}]" if ":" in address else address

@@ -10,6 +10,10 @@ from config.models import Lab, Worker
 from config.problem import Problem
 from config.types import Network
 
+BUILT_PLATFORMS = {"linux"}
+BUILT_SOURCES = {"existing"}
+BUILT_HARDWARE = {"nspawn"}
+
 
 def problems(lab: Lab) -> list[Problem]:
     """Every problem of `lab`, in the order of the sections."""
@@ -21,6 +25,23 @@ def problems(lab: Lab) -> list[Problem]:
         *_workers(lab),
         *_hardware(lab),
     ]
+
+
+def unbuilt(lab: Lab) -> list[Problem]:
+    """What the configuration may say and this version can't do yet; `up` and `preview` refuse it."""
+    authority = lab.certificate_authority
+    found = []
+    if authority.platform not in BUILT_PLATFORMS:
+        key = "autojoin:certificateAuthority.platform"
+        found.append(Problem(key, "is not built yet", authority.platform, "linux is"))
+    if authority.source not in BUILT_SOURCES:
+        key = "autojoin:certificateAuthority.source"
+        found.append(Problem(key, "is not built yet", authority.source, "existing is"))
+    for name, worker in lab.workers.items():
+        if worker.hardware not in BUILT_HARDWARE:
+            key = f"autojoin:workers.{name}.hardware"
+            found.append(Problem(key, "is not built yet", worker.hardware, "nspawn is"))
+    return found
 
 
 def _named_networks(lab: Lab) -> Iterator[tuple[str, Network]]:

@@ -6,7 +6,9 @@ import sys
 from typing import Any
 
 import pulumi
+from pulumi.runtime import config as runtime_config
 
+from config import checks
 from config.load import NAMESPACE, ConfigError, from_values
 from config.models import Lab
 
@@ -15,15 +17,18 @@ def load() -> Lab:
     """The current stack's lab. On a bad configuration: every problem, then the program ends."""
     values: dict[str, Any] = {}
     config = pulumi.Config(NAMESPACE)
-    for name, field in Lab.model_fields.items():
-        section = field.alias or name
-        # Plain, so that names and addresses are known in preview; what is secret in it is a
-        # SecretStr in the models and marked where it enters a resource.
-        value = config.get_object(section)
-        if value is not None:
-            values[section] = value
+    # Every section that the stack has, so that a misspelt one is an error too. Plain, so that names
+    # and addresses are known in preview; what is secret in it is a SecretStr in the models and is
+    # marked where it enters a resource.
+    for key in runtime_config.CONFIG.get():
+        section = key.removeprefix(f"{NAMESPACE}:")
+        if section != key:
+            values[section] = config.get_object(section)
     try:
-        return from_values(values)
+        lab = from_values(values)
+        if missing := checks.unbuilt(lab):
+            raise ConfigError(missing)
+        return lab
     except ConfigError as error:
         pulumi.log.error(str(error))
         sys.exit(1)

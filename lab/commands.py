@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from config import checks
+from config.check import report
 from config.load import ConfigError, from_stack_file
 from lab import facts, lab, place, stack, tools
 from lab.errors import LabError
@@ -175,7 +177,9 @@ def preview_scratch(name: str, file: Path, environment: dict[str, str]) -> None:
 def check_file(path: Path) -> None:
     """Every problem of the stack file at once, as one LabError."""
     try:
-        from_stack_file(path)
+        found = from_stack_file(path)
+        if missing := checks.unbuilt(found):
+            raise ConfigError(missing)
     except ConfigError as error:
         raise LabError(str(error)) from None
 
@@ -185,8 +189,7 @@ def check(path: Path) -> None:
         where = place.allocate(CHECKOUT)
         facts.prepare(where)
         stack.write_file(where)
-    found = from_stack_file(path)
-    print(f"{path}: fine ({len(found.workers)} workers)")
+    report(path)
 
 
 def environment() -> None:

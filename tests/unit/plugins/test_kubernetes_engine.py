@@ -198,17 +198,3 @@ see("near", k8s.core.v1.Namespace("near", opts=here).metadata)
     )
     assert set(project.preview()) == {"test-test", "cluster", "other", "away", "release", "near"}
     assert set(project.seen()) == {"near"}
-
-
-def test_what_is_not_served_is_refused_by_name(engine: MakeEngine) -> None:
-    project = engine()
-    project.program(
-        """
-k8s.core.v1.ConfigMapPatch("patch", metadata={"name": "x"}, data={"a": "b"}, opts=here)
-"""
-    )
-    text = project.run("preview", fails=True)
-    assert "kubernetes:core/v1:ConfigMapPatch" in text and "not served" in text
-    project.program('k8s.yaml.ConfigGroup("group", yaml="kind: ConfigMap", opts=here)')
-    text = project.run("preview", fails=True)
-    assert "kubernetes:yaml:decode" in text and "serves no such function" in text

@@ -292,3 +292,14 @@ def test_invalid_object_names_the_field(api_server: ApiServer) -> None:
     for preview in (True, False):
         with pytest.raises(Failure, match=r"ConfigMap default/wrong \(v1\).*data.key"):
             handler.create(asked(CONFIG_MAP, "wrong", wrong, preview=preview))
+
+
+def test_what_is_not_served_is_refused_by_name() -> None:
+    provider = KubernetesProvider()
+    token = "kubernetes:core/v1:ConfigMapPatch"
+    with pytest.raises(Failure, match=f"{token}.*not served"):
+        provider.handler(token).check(asked(token, "patch", {"kind": "ConfigMap"}))
+    with pytest.raises(Failure, match=r"helm.sh/v3:Chart is not served"):
+        provider.handler("kubernetes:helm.sh/v3:Chart")
+    with pytest.raises(Failure, match=r"kubernetes:yaml:decode.*serves no such function"):
+        provider.invoke("kubernetes:yaml:decode", {})
