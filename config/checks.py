@@ -28,7 +28,7 @@ def problems(lab: Lab) -> list[Problem]:
 
 
 def unbuilt(lab: Lab) -> list[Problem]:
-    """What the configuration may say and this version can't do yet; `up` and `preview` refuse it."""
+    """What the configuration may say and this version can't do yet: `up` refuses it."""
     authority = lab.certificate_authority
     found = []
     if authority.platform not in BUILT_PLATFORMS:

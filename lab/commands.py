@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -69,10 +70,10 @@ def unlock(where: place.Place) -> None:
             lock.unlink(missing_ok=True)
 
 
-def engine(arguments: list[str], environment: dict[str, str]) -> None:
+def engine(arguments: list[str], environment: dict[str, str], folder: Path = CHECKOUT) -> None:
     """Run `pulumi` for the person at the terminal; LabError where it fails."""
     command = ["pulumi", *arguments, "--non-interactive"]
-    status = subprocess.run(command, cwd=CHECKOUT, env={**os.environ, **environment}).returncode
+    status = subprocess.run(command, cwd=folder, env={**os.environ, **environment}).returncode
     if status:
         raise LabError(f"`pulumi {arguments[0]}` ended with {status}; what failed stands above")
 
@@ -169,8 +170,9 @@ def preview_scratch(name: str, file: Path, environment: dict[str, str]) -> None:
             passphrase = Path(folder) / "passphrase"
             stack.make_passphrase(passphrase)
             scratch["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(passphrase)
-        arguments = ["stack", "init", name, "--config-file", str(copy)]
-        engine(arguments, scratch)
+        # Where the copy lies, so that the salt of the new stack is written to it.
+        shutil.copy(CHECKOUT / "Pulumi.yaml", folder)
+        engine(["stack", "init", name], scratch, folder=Path(folder))
         engine(["preview", "--diff", "--config-file", str(copy)], scratch)
 
 

@@ -70,9 +70,11 @@ def test_nodes_have_certificates_that_cfssl_issued_for_keys_made_on_them(lab: La
         pki = WORKER_ROOT.format(name) + "/var/lib/kubelet/pki"
         paths = lab.on_hypervisor(f"grep -lr -e 'PRIVATE KEY' {pki}").split()
         assert paths, f"no private key on {name}"
-        certificate = lab.on_hypervisor(f"openssl x509 -noout -serial -subject -in {pki}/kubelet.crt")
-        serial = int(re.search(r"serial=([0-9A-F]+)", certificate).group(1), 16)  # type: ignore[union-attr]
-        assert str(serial) in issued
+        certificate = lab.on_hypervisor(
+            f"openssl x509 -noout -serial -subject -in {pki}/kubelet.crt"
+        )
+        serial = re.search(r"serial=([0-9A-F]+)", certificate)
+        assert serial and str(int(serial[1], 16)) in issued
         assert f"system:node:{name}" in certificate
 
 
@@ -190,10 +192,12 @@ def secrets(lab: Lab) -> list[str]:
     """Every secret of the stack: keys, and what is derived from them, as they would be seen."""
     text = lab.run("pulumi", "stack", "export", "--show-secrets")
     lab.output.pop(-2)
+    # A private key's file ends with its public key, which is no secret and may stand elsewhere.
+    public = "".join(re.findall(r'"publicKey(?:Pem|Openssh)": "([^"]*)"', text))
     found = set()
     for pem in re.findall(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", text):
-        lines = [line for line in pem.split("\\n") if len(line.strip("\\")) > 20]
-        found |= {line.strip("\\") for line in lines}
+        lines = [line.strip("\\") for line in pem.split("\\n")]
+        found |= {line for line in lines if len(line) > 20 and line not in public}
     state = json.loads(text)["deployment"]["resources"]
     for resource in state:
         stdin = resource.get("inputs", {}).get("stdin")
@@ -300,11 +304,12 @@ def test_down_leaves_nothing_behind(lab: Lab, again: bool) -> None:
     state = state_folder(lab)
     lab.make("down")
     assert not state.exists()
+    # Those that were ended a moment ago are zombies until the machine's init has seen to them.
+    until(5, lambda: not lab_processes(state.name))
     assert lab_processes(state.name) == []
     assert state.name not in Path("/proc/self/mountinfo").read_text()
     links = subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout
     spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
     assert state.name not in links + spaces
     assert not list(Path("/sys/fs/cgroup").glob(f"**/*{state.name}*"))
-    changed = ["git", "status", "--porcelain", "--ignored"]
-    assert not lab.file.exists() or "edited" in "".join(lab.output[-1:]), changed
+    assert not lab.file.exists() or "was edited and is kept" in lab.output[-1]

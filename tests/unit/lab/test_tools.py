@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_every_missing_prerequisite_is_named_at_once(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(tools.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(tools, "NEEDED_DISK_GIB", 10**9)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     lines = tools.missing_prerequisites(tools.steps(Layout(), "all"), "all")

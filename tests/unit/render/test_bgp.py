@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ SETTINGS = BgpSettings(
 )
 
 
-def by_kind(settings: BgpSettings) -> dict[str, dict[str, object]]:
+def by_kind(settings: BgpSettings) -> dict[str, Any]:
     return {resource["kind"]: resource["spec"] for resource in custom_resources(settings)}
 
 
@@ -37,9 +38,9 @@ def test_every_peer_refers_to_the_peer_config_that_is_made() -> None:
     """A peer without one advertises nothing, silently."""
     resources = custom_resources(SETTINGS)
     made = [item["metadata"]["name"] for item in resources if item["kind"] == "CiliumBGPPeerConfig"]
-    (instance,) = by_kind(SETTINGS)["CiliumBGPClusterConfig"]["bgpInstances"]  # type: ignore[misc]
-    assert [peer["peerConfigRef"]["name"] for peer in instance["peers"]] == made * 2  # type: ignore[index]
-    assert [peer["peerASN"] for peer in instance["peers"]] == [65001, 65002]  # type: ignore[index]
+    (instance,) = by_kind(SETTINGS)["CiliumBGPClusterConfig"]["bgpInstances"]
+    assert [peer["peerConfigRef"]["name"] for peer in instance["peers"]] == made * 2
+    assert [peer["peerASN"] for peer in instance["peers"]] == [65001, 65002]
 
 
 def test_each_family_of_the_peers_selects_the_advertisements() -> None:
@@ -47,15 +48,15 @@ def test_each_family_of_the_peers_selects_the_advertisements() -> None:
     advertisement = next(
         item for item in custom_resources(SETTINGS) if item["kind"] == "CiliumBGPAdvertisement"
     )
-    assert [family["afi"] for family in families] == ["ipv4", "ipv6"]  # type: ignore[attr-defined]
-    for family in families:  # type: ignore[attr-defined]
+    assert [family["afi"] for family in families] == ["ipv4", "ipv6"]
+    for family in families:
         assert family["advertisements"]["matchLabels"] == advertisement["metadata"]["labels"]
 
 
 def test_communities_are_on_every_advertisement() -> None:
     advertisements = by_kind(SETTINGS)["CiliumBGPAdvertisement"]["advertisements"]
-    assert len(advertisements) == 2  # type: ignore[arg-type]
-    for advertisement in advertisements:  # type: ignore[attr-defined]
+    assert len(advertisements) == 2
+    for advertisement in advertisements:
         assert advertisement["attributes"]["communities"] == {"standard": ["65000:99"]}
 
 
