@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from config import checks
-from config.models import Lab
+from config.models import Lab, inner_model
 from config.problem import Problem
 
 NAMESPACE = "autojoin"
@@ -163,19 +163,8 @@ def _section(location: list[int | str]) -> type[BaseModel] | None:
             return None
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         if part in fields:
-            model = _inner_model(fields[str(part)].annotation)
+            model = inner_model(fields[str(part)].annotation)
     return model if isinstance(model, type) and issubclass(model, BaseModel) else None
-
-
-def _inner_model(annotation: Any) -> Any:
-    """The model inside `list[X]`, `dict[str, X]` and `X | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in get_args(annotation):
-        found = _inner_model(argument)
-        if found is not None:
-            return found
-    return None
 
 
 def _nearest(location: list[int | str]) -> str:

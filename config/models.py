@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -76,7 +76,7 @@ class Host(Section):
 
     address: HostText = key("Address or name", "192.168.10.2")
     port: int = key("Port of sshd", 22, default=22, ge=1, le=65535)
-    user: str = key("User, root or one who may become root", "root", default="root", min_length=1)
+    user: str = key("User to log in as; what is done there needs root", "root", default="root", min_length=1)
     host_key: HostKey = key("Public host key, pinned", "ssh-ed25519 AAAA…")
     private_key: SecretStr | None = key(
         "Private key to log in with, a secret; without it the SSH agent is used",
@@ -214,3 +214,14 @@ class Lab(Section):
         if worker.provisioner:
             return self.provisioning.get(worker.provisioner)
         return next(iter(self.provisioning.values())) if len(self.provisioning) == 1 else None
+
+
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The model inside `list[X]`, `dict[str, X]` and `X | None`, None where there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = inner_model(argument)
+        if found is not None:
+            return found
+    return None

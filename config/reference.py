@@ -1,0 +1,69 @@
+"""The reference page of the configuration: `python -m config.reference > docs/configuration.md`.
+
+Made from the models, so that it can't tell something else; a test keeps the page current.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from config.load import NAMESPACE
+from config.models import Lab, inner_model
+
+_INTRODUCTION = """\
+# Configuration
+
+Every key of a stack file (`Pulumi.<stack>.yaml`), under `config:`. `make check STACK=x` reports every problem of a file at once. Networks are written without host bits; unknown keys are errors. This page is made from the models in `config/models.py` by `python -m config.reference`.
+"""  # noqa: E501
+
+
+def page() -> str:
+    """The whole page, as Markdown."""
+    parts = [_INTRODUCTION]
+    for name, field in Lab.model_fields.items():
+        key = f"{NAMESPACE}:{field.alias or name}"
+        parts.append(_section(key, inner_model(field.annotation), _shape(field.annotation)))
+    return "\n".join(parts)
+
+
+def _section(key: str, model: type[BaseModel] | None, shape: str) -> str:
+    assert model is not None, f"{key} holds no model"
+    place = {"dict": f"{key}.<name>", "list": f"{key}[]"}.get(shape, key)
+    lines = [f"## {place}", (model.__doc__ or "").strip(), ""]
+    lines += ["| key | what it is | example | default |", "|---|---|---|---|"]
+    nested = []
+    for name, field in model.model_fields.items():
+        alias = field.alias or name
+        lines.append(_row(alias, field))
+        inner = inner_model(field.annotation)
+        if inner is not None:
+            nested.append(_section(f"{place}.{alias}", inner, _shape(field.annotation)))
+    return "\n".join([*lines, "", *nested])
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    example = field.examples[0] if field.examples else ""
+    if field.is_required():
+        default = "required"
+    elif isinstance(field.default, BaseModel):
+        default = "as below"
+    else:
+        default = "none" if field.default is None else _code(field.default)
+    return f"| `{name}` | {field.description} | {_code(example)} | {default} |"
+
+
+def _code(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"`{text}`"
+
+
+def _shape(annotation: Any) -> str:
+    return next((kind for kind in ("dict", "list") if str(annotation).startswith(kind)), "")
+
+
+if __name__ == "__main__":
+    print(page(), end="")
