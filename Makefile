@@ -20,7 +20,7 @@ down: ## destroy the cluster and stop the lab; ALL=1 also what dead checkouts le
 	@$(IN_VENV) lab.commands down $(if $(ALL),--all)
 
 test: ## every test, the end-to-end run on the lab included
-	@$(TOOLS) all
+	@$(TOOLS) test
 	@$(IN_VENV) lab.commands test $(TESTS)
 
 preview: ## what `pulumi up` of stack STACK would change; needs no lab

@@ -76,7 +76,9 @@ class Host(Section):
 
     address: HostText = key("Address or name", "192.168.10.2")
     port: int = key("Port of sshd", 22, default=22, ge=1, le=65535)
-    user: str = key("User to log in as; what is done there needs root", "root", default="root", min_length=1)
+    user: str = key(
+        "User to log in as; what is done there needs root", "root", default="root", min_length=1
+    )
     host_key: HostKey = key("Public host key, pinned", "ssh-ed25519 AAAA…")
     private_key: SecretStr | None = key(
         "Private key to log in with, a secret; without it the SSH agent is used",

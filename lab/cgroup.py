@@ -30,9 +30,25 @@ def folder(name: str) -> Path:
     return hierarchy() / f"autojoin-{name}"
 
 
+def hierarchies() -> list[Path]:
+    """Every mounted hierarchy, of version 2 and of version 1.
+
+    Where both are there, systemd-nspawn makes folders of the same name in systemd's own of
+    version 1, which hold no process and stay when the machine is killed.
+    """
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    pairs = [line.partition(" - ") for line in lines]
+    return [
+        Path(fields.split()[4])
+        for fields, _, rest in pairs
+        if rest.startswith(("cgroup2 ", "cgroup "))
+    ]
+
+
 def names() -> list[str]:
     """The labs that have a group on this machine."""
-    return [path.name.removeprefix("autojoin-") for path in hierarchy().glob("autojoin-*")]
+    found = [path.name for root in hierarchies() for path in root.glob("autojoin-*")]
+    return sorted({name.removeprefix("autojoin-") for name in found})
 
 
 def create(name: str) -> Path:
@@ -59,7 +75,12 @@ def processes(name: str) -> list[int]:
 
 def remove(name: str) -> None:
     """End everything in the group and remove it. LabError where something does not end."""
-    target = folder(name)
+    end(name, folder(name))
+    for root in hierarchies():
+        remove_folders(root / f"autojoin-{name}")
+
+
+def end(name: str, target: Path) -> None:
     if not target.is_dir():
         return
     deadline = time.monotonic() + END_SECONDS

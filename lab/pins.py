@@ -124,19 +124,24 @@ DEBIAN_PACKAGES = {
     "systemd-container": "/usr/bin/systemd-nspawn",
     "debootstrap": "/usr/sbin/debootstrap",
     "openssh-client": "/usr/bin/ssh",
-    "openssh-server": "/usr/sbin/sshd",  # the stand-in's tests speak to a real one
     "iproute2": "/usr/sbin/ip",
     "openssl": "/usr/bin/openssl",
     "curl": "/usr/bin/curl",
     "gcc": "/usr/bin/gcc",  # cfssl's sqlite driver is C
     "libc6-dev": "/usr/include/stdio.h",
-    "shellcheck": "/usr/bin/shellcheck",
-    "sqlite3": "/usr/bin/sqlite3",
     "procps": "/usr/bin/ps",
     "kmod": "/usr/sbin/depmod",
     "xz-utils": "/usr/bin/xz",
     "util-linux": "/usr/bin/flock",
     "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
+}
+
+# What the tests need besides; openssh-server starts a service where systemd runs.
+TEST_PACKAGES = {
+    "openssh-server": "/usr/sbin/sshd",
+    "python3-cryptography": "/usr/lib/python3/dist-packages/cryptography/__init__.py",
+    "shellcheck": "/usr/bin/shellcheck",
+    "sqlite3": "/usr/bin/sqlite3",
 }
 
 

@@ -4,6 +4,7 @@ A set is one of
     check    the virtual environment: enough for `make check`
     engine   and the Pulumi engine with its plugins: enough for `make preview`
     all      and Debian packages, the lab's binaries and its machine image
+    test     and what the tests need besides
 
 Everything but the Debian packages goes to a cache outside the checkout (see lab/pins.py), each
 thing under a temporary name first, so that an interrupted run goes on where it was. Standard
@@ -43,7 +44,8 @@ ENGINE_TOOLS = {
     "helm",
     "kubectl",
 }
-SETS = ("check", "engine", "all")
+SETS = ("check", "engine", "all", "test")
+LAB_SETS = ("all", "test")
 
 
 class SetupError(Exception):
@@ -63,9 +65,9 @@ class Step:
 # --- steps ----------------------------------------------------------------------------------
 
 
-def debian_step() -> Step:
+def debian_step(packages: dict[str, str]) -> Step:
     def missing() -> list[str]:
-        return [name for name, file in pins.DEBIAN_PACKAGES.items() if not Path(file).exists()]
+        return [name for name, file in packages.items() if not Path(file).exists()]
 
     def run(log: Path) -> None:
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -169,15 +171,16 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
     if wanted == "check":
         return found
     everything: list[GoTool | GoFile] = [*GO_TOOLS, *GO_FILES]
-    tools = [tool for tool in everything if wanted == "all" or tool.name in ENGINE_TOOLS]
-    if wanted == "all":
-        found.insert(0, debian_step())
+    tools = [tool for tool in everything if wanted in LAB_SETS or tool.name in ENGINE_TOOLS]
+    if wanted in LAB_SETS:
+        extra = pins.TEST_PACKAGES if wanted == "test" else {}
+        found.insert(0, debian_step({**pins.DEBIAN_PACKAGES, **extra}))
     for tool in tools:
         make = go_tool_step if isinstance(tool, GoTool) else go_file_step
         found.append(make(layout, tool))  # type: ignore[arg-type]
     found.append(links_step(layout, [tool for tool in tools if tool.name != "cilium-chart"]))
     found.append(module_step(layout, "Pulumi plugins", "lab.plugins.install", []))
-    if wanted == "all":
+    if wanted in LAB_SETS:
         found.append(module_step(layout, "machine image", "lab.image", []))
     return found
 
@@ -285,9 +288,9 @@ def missing_prerequisites(pending: list[Step], wanted: str) -> list[str]:
         lines.append(f"Python ≥ 3.11 is needed as python3 (found {found}); install a newer one")
     if not module_available("ensurepip"):
         lines.append("Python's venv is needed; apt-get install python3-venv")
-    if wanted == "all" and os.geteuid() != 0:
+    if wanted in LAB_SETS and os.geteuid() != 0:
         lines.append("root is needed for the lab's machines; run it as root or with sudo")
-    if wanted == "all" and not shutil.which("apt-get"):
+    if wanted in LAB_SETS and not shutil.which("apt-get"):
         lines.append("apt-get is needed (the lab is made of Debian packages): use Debian")
     if any(step.needs_go for step in pending):
         lines += missing_go()

@@ -1,0 +1,184 @@
+"""The program under the real engine, with nothing to reach: no CA host, no API server, no state."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import stack
+from lab.pins import CHECKOUT
+
+VALID = CHECKOUT / "tests/unit/config/valid.yaml"
+Change = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Engine:
+    """A throw-away backend and stack. Nothing answers at the addresses of its configuration."""
+
+    folder: Path
+
+    def run(self, *words: str, folder: Path = CHECKOUT) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            **stack.engine_environment(),
+            "PULUMI_BACKEND_URL": f"file://{self.folder}",
+            "PULUMI_CONFIG_PASSPHRASE": "test",
+            "PULUMI_STACK": "off",
+        }
+        command = ["pulumi", *words, "--non-interactive"]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+    def preview(self, change: Change) -> subprocess.CompletedProcess[str]:
+        """Preview valid.yaml, left with its nspawn worker alone, after `change`."""
+        config = yaml.safe_load(VALID.read_text())["config"]
+        for section in ("cluster", "certificateAuthority", "provisioning", "bgp"):
+            move(config[f"autojoin:{section}"])
+        del config["autojoin:certificateAuthority"]["host"]["privateKey"]
+        workers = config["autojoin:workers"]
+        config["autojoin:workers"] = {"machine": workers["machine"]}
+        move(config["autojoin:workers"])
+        config["autojoin:cluster"]["kubeconfig"] = str(self.folder / "none")
+        change(config)
+        file = self.folder / "Pulumi.off.yaml"
+        file.write_text(yaml.safe_dump({"config": config}))
+        shutil.copy(CHECKOUT / "Pulumi.yaml", self.folder)
+        created = self.run("stack", "init", "off", folder=self.folder)
+        assert created.returncode == 0, created.stderr
+        return self.run("preview", "--json", "--config-file", str(file))
+
+
+def move(value: Any) -> None:
+    """Put every address of the home network into TEST-NET-3, where nobody answers."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, str):
+            value[key] = item.replace("192.168.10.", "203.0.113.")
+        elif isinstance(item, (dict, list)):
+            move(item)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return Engine(tmp_path)
+
+
+def nothing(config: dict[str, Any]) -> None:
+    """No change."""
+
+
+def steps(answer: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return list(json.loads(answer.stdout)["steps"])
+
+
+def names(found: list[dict[str, Any]]) -> set[str]:
+    return {step["urn"].rpartition("::")[2] for step in found}
+
+
+def test_everything_is_to_be_created(engine: Engine) -> None:
+    found = steps(engine.preview(nothing))
+    assert {step["op"] for step in found} == {"create"}
+    assert {"ca-cfssl", "gate-service", "cilium-release", "crd-gate"} <= names(found)
+    assert {"machine", "machine-registration", "machine-machine"} <= names(found)
+
+
+def test_children_belong_to_their_components(engine: Engine) -> None:
+    found = steps(engine.preview(nothing))
+    parents = {
+        step["urn"].rpartition("::")[2]: step["newState"]["parent"].rpartition("::")[2]
+        for step in found
+        if "parent" in step["newState"]
+    }
+    assert parents["ca-cfssl"] == "ca"
+    assert parents["gate-key"] == "gate"
+    assert parents["cilium-release"] == "cilium"
+    assert parents["crd-gate"] == parents["ippool"] == "bgp"
+    assert parents["machine-machine"] == parents["machine-registration"] == "machine"
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_worker_is_three_resources(engine: Engine, count: int) -> None:
+    def workers(config: dict[str, Any]) -> None:
+        one = config["autojoin:workers"]["machine"]
+        config["autojoin:workers"] = {
+            f"node-{number}": {**one, "address": f"203.0.113.{100 + number}"}
+            for number in range(count)
+        }
+
+    found = steps(engine.preview(workers))
+    of_workers = [name for name in names(found) if name.startswith("node-")]
+    assert len(of_workers) == 3 * count
+
+
+def test_without_bgp_there_is_none(engine: Engine) -> None:
+    def remove(config: dict[str, Any]) -> None:
+        del config["autojoin:bgp"]
+
+    found = steps(engine.preview(remove))
+    assert not {"bgp", "crd-gate", "ippool"} & names(found)
+    assert "cilium-release" in names(found)
+
+
+def test_without_workers_a_cluster_with_none(engine: Engine) -> None:
+    def remove(config: dict[str, Any]) -> None:
+        del config["autojoin:workers"]
+
+    assert {"ca-cfssl", "gate-service", "cilium-release"} <= names(steps(engine.preview(remove)))
+
+
+def test_nothing_secret_is_shown(engine: Engine, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("a very private key\n")
+
+    def add_key(config: dict[str, Any]) -> None:
+        config["autojoin:certificateAuthority"]["host"]["privateKeyFile"] = str(key)
+
+    answer = engine.preview(add_key)
+    steps(answer)
+    assert "a very private key" not in answer.stdout + answer.stderr
+
+
+def test_a_missing_key_file_is_a_warning(engine: Engine) -> None:
+    def name_file(config: dict[str, Any]) -> None:
+        config["autojoin:certificateAuthority"]["host"]["privateKeyFile"] = "/nowhere/key"
+
+    answer = engine.preview(name_file)
+    steps(answer)
+    assert "/nowhere/key can't be read" in answer.stdout + answer.stderr
+
+
+def misspelt(config: dict[str, Any]) -> None:
+    config["autojoin:wrokers"] = {}
+
+
+def unbuilt(config: dict[str, Any]) -> None:
+    config["autojoin:certificateAuthority"]["platform"] = "illumos"
+
+
+def without_section(config: dict[str, Any]) -> None:
+    del config["autojoin:cluster"]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (misspelt, "autojoin:wrokers: is no known key; did you mean workers?"),
+        (unbuilt, "autojoin:certificateAuthority.platform: is not built yet (illumos)"),
+        (without_section, "autojoin:cluster: is required"),
+    ],
+)
+def test_a_bad_configuration_is_a_clear_error(engine: Engine, change: Change, line: str) -> None:
+    answer = engine.preview(change)
+    assert answer.returncode != 0
+    shown = answer.stdout + answer.stderr
+    assert line in shown
+    assert "Traceback" not in shown
