@@ -29,6 +29,7 @@ class CertificateAuthority(pulumi.ComponentResource):
             create=render.install_command(self.host),
             stdin=render.install_input(self.host),
             delete=render.remove_command(self.host),
+            quiet=True,
             parent=self,
         )
         self.certificate_pem: pulumi.Output[str] = self.ready.stdout

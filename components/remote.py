@@ -12,7 +12,7 @@ from pulumi_command import local, remote
 from config.models import Host
 
 # A machine that is just starting refuses a few times; wide parallel dials meet sshd's MaxStartups.
-_DIAL_ERROR_LIMIT = 20
+_DIAL_ERROR_LIMIT = 10
 _DIAL_SECONDS = 10
 
 
@@ -23,12 +23,14 @@ def run(
     create: str,
     stdin: pulumi.Input[str] | None = None,
     delete: str | None = None,
+    quiet: bool = False,
     parent: pulumi.Resource,
     depends_on: list[pulumi.Resource] | None = None,
 ) -> remote.Command:
     """A command on `host`: run at first and on every change; `delete` when it is removed.
 
-    Secrets belong in `stdin`, which is never shown. `create` must be safe to run again.
+    Secrets belong in `stdin`, which is never shown. `create` must be safe to run again. What it
+    prints is streamed; `quiet` keeps its standard output, meant for the program alone, out of it.
     """
     return remote.Command(
         name,
@@ -36,6 +38,7 @@ def run(
         create=create,
         delete=delete,
         stdin=stdin,
+        logging=remote.Logging.STDERR if quiet else remote.Logging.STDOUT_AND_STDERR,
         opts=pulumi.ResourceOptions(parent=parent, depends_on=depends_on),
     )
 

@@ -86,7 +86,8 @@ def print_nodes(where: place.Place) -> None:
     for name, node in nodes.items():
         seconds = (node["joined"] or {}).get("readySeconds")
         state = ready.get(name, "missing")
-        rows.append((name, node["hardware"], node["address"], state, f"{seconds}"))
+        shown = "?" if seconds is None else f"{seconds:.2f}"
+        rows.append((name, node["hardware"], node["address"], state, shown))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     print()
     for row in rows:

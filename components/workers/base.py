@@ -69,6 +69,7 @@ class Worker(pulumi.ComponentResource):
             create=join_gate.register_command(name),
             stdin=emission.apply(lambda emitted: emitted.register_input),
             delete=join_gate.remove_node_command(name),
+            quiet=True,
             parent=self,
             depends_on=[gate.ready],
         )
