@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from config import checks
 from config.check import report
@@ -23,6 +24,7 @@ from lab.plugins import install as plugins
 
 # The lab waits up to 5 minutes for a node; all of them join side by side.
 PARALLEL = "64"
+REJOIN_SECONDS = 60
 
 
 def up() -> None:
@@ -31,11 +33,12 @@ def up() -> None:
     print(f"autojoin: {plugins.describe(Layout())}", flush=True)
     where = place.allocate(CHECKOUT)
     stack.prepare(where)
-    lab.up(where)
     check_file(stack.FILE)
+    lab.up(where)
     unlock(where)
     arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--parallel", PARALLEL]
     engine(arguments, stack.environment(where))
+    await_nodes(where)
     print_nodes(where)
     print(f"autojoin: up in {time.monotonic() - started:.0f} s. To look around:")
     print('    eval "$(make env)"\n    kubectl get nodes\n    pulumi stack output nodes')
@@ -78,9 +81,25 @@ def engine(arguments: list[str], environment: dict[str, str], folder: Path = CHE
         raise LabError(f"`pulumi {arguments[0]}` ended with {status}; what failed stands above")
 
 
+def await_nodes(where: place.Place) -> None:
+    """After a restart of the lab, nodes that joined before need a moment to be Ready again."""
+    deadline = time.monotonic() + REJOIN_SECONDS
+    while time.monotonic() < deadline:
+        ready = readiness(where)
+        if all(ready.get(name) == "True" for name in configured(where)):
+            return
+        time.sleep(0.5)
+
+
+def configured(where: place.Place) -> dict[str, Any]:
+    """The nodes of the stack's outputs, by name."""
+    answer = captured(where, ["pulumi", "stack", "output", "nodes", "--json"])
+    return dict(json.loads(answer))
+
+
 def print_nodes(where: place.Place) -> None:
     """Name, hardware, Ready and seconds to join of every node."""
-    nodes = json.loads(captured(where, ["pulumi", "stack", "output", "nodes", "--json"]))
+    nodes = configured(where)
     ready = readiness(where)
     rows = [("NAME", "HARDWARE", "ADDRESS", "READY", "SECONDS TO JOIN")]
     for name, node in nodes.items():

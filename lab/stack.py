@@ -206,34 +206,46 @@ def update(config: dict[str, Any], facts: LabFacts, wanted: dict[str, Any]) -> N
     After `make down` the lab may come back on another subnet with other keys: addresses of the
     old one keep their last octet.
     """
+    authority = section(config, "certificateAuthority")
+    host = mapping(authority, "host", "autojoin:certificateAuthority.host")
+    before = prefix(host.get("address", facts.ca_address))
+    if before != prefix(facts.ca_address):
+        move(config, before, prefix(facts.ca_address))
     cluster = section(config, "cluster")
-    old = [network for network in cluster.get("nodeCidrs", []) if network != str(facts.subnet)]
     for key in ("apiServer", "kubeconfig"):
         cluster[key] = wanted["autojoin:cluster"][key]
-    if old:
-        cluster["nodeCidrs"] = [str(facts.subnet)]
-        move(config, old[0].rpartition(".")[0], str(facts.subnet).rpartition(".")[0])
-    for key in ("certificateAuthority", "provisioning"):
-        mine = wanted[f"autojoin:{key}"]
-        name = "host" if key == "certificateAuthority" else "hypervisor"
-        section(config, key).setdefault(name, {}).update(mine[name])
+    host.update(wanted["autojoin:certificateAuthority"]["host"])
+    hypervisor = mapping(section(config, "provisioning"), "hypervisor", "autojoin:provisioning")
+    hypervisor.update(wanted["autojoin:provisioning"]["hypervisor"])
+
+
+def prefix(address: object) -> str:
+    """The first three octets."""
+    return str(address).rpartition(".")[0]
 
 
 def section(config: dict[str, Any], name: str) -> dict[str, Any]:
-    found = config.setdefault(f"autojoin:{name}", {})
+    return mapping(config, f"autojoin:{name}", f"autojoin:{name}")
+
+
+def mapping(parent: dict[str, Any], key: str, place: str) -> dict[str, Any]:
+    found = parent.setdefault(key, {})
     if not isinstance(found, dict):
-        raise LabError(f"{FILE}: autojoin:{name} is no mapping; mend it, or remove the file")
+        raise LabError(f"{FILE}: {place} is no mapping; mend it, or remove the file")
     return found
 
 
 def move(config: dict[str, Any], old: str, new: str) -> None:
-    """Rewrite the addresses of workers and peers from prefix `old` to `new` (three octets)."""
-    holders = list(section(config, "workers").values())
+    """Rewrite the node network, and workers' and peers' addresses, from prefix `old` to `new`."""
+    cluster = section(config, "cluster")
+    moved = [f"{new}.0/24" if it == f"{old}.0/24" else it for it in cluster.get("nodeCidrs", [])]
+    cluster["nodeCidrs"] = moved
+    holders = list(section(config, "workers").values()) if "autojoin:workers" in config else []
     holders += section(config, "bgp").get("peers", []) if "autojoin:bgp" in config else []
-    for holder in holders:
-        address = str(holder.get("address", ""))
-        if address.rpartition(".")[0] == old:
-            holder["address"] = f"{new}.{address.rpartition('.')[2]}"
+    for holder in (holder for holder in holders if isinstance(holder, dict)):
+        address = holder.get("address")
+        if prefix(address) == old:
+            holder["address"] = f"{new}.{str(address).rpartition('.')[2]}"
 
 
 # --- after `make down` ----------------------------------------------------------------------
