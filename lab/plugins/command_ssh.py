@@ -1,7 +1,8 @@
 """Commands and files over the OpenSSH client.
 
-Every setting and secret is in a private folder that lives as long as the call: the client's
-command line holds only that folder's name and the remote command. Whether the dial or the
+Every setting and secret is in a private folder in memory that lives as long as the call (what a
+killed plugin left behind goes with the next call): the client's command line holds only that
+folder's name and the remote command. Whether the dial or the
 command failed is told by a mark that the client makes (LocalCommand) once it is authenticated and
 before it asks for the command: without the mark nothing ran, so only then is it dialled again.
 """
@@ -39,6 +40,8 @@ PROPERTIES = {
     "hostKey": str,
     "proxy": dict,
 }
+_IN_MEMORY = Path("/dev/shm")
+_FOLDER = "autojoin-ssh-"  # and the plugin's process id
 FIRST_DELAY, DELAY_FACTOR, LONGEST_DELAY = 0.1, 1.5, 5.0  # seconds between dials, as the real one
 CONNECTION_LOST = 255  # the client's own exit status, but a command's too
 _LOST = re.compile(r"Connection to \S+ closed by remote host\.\s*$")  # the one it tells on stderr
@@ -103,13 +106,28 @@ def session(connection: dict[str, Any]) -> Iterator[Session]:
             "connection.proxy: this stand-in for Pulumi's command plugin does not serve proxies; "
             "install Pulumi's own release plugin for it"
         )
-    folder = Path(tempfile.mkdtemp(prefix="autojoin-ssh-"))  # 0700
+    sweep()
+    prefix = f"{_FOLDER}{os.getpid()}-"
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=_memory()))  # 0700
     try:
         result = Session(connection, folder)
         _write(result.configuration, "\n".join(_settings(result)) + "\n")
         yield result
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _memory() -> Path:
+    """Where a power cut leaves nothing; the ordinary temporary folder where there is no such."""
+    return _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def sweep() -> None:
+    """Remove what plugins that were killed left: folders whose process is no more."""
+    for folder in _memory().glob(f"{_FOLDER}*"):
+        pid = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)  # another user's is not ours to remove
 
 
 def _settings(session: Session) -> list[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -209,7 +212,34 @@ def test_no_secret_is_an_argument_or_stays_on_disk(server: SshServer, tmp_path: 
     assert "SendEnv=GREETING" in arguments, "the client was running meanwhile"
     assert "the-secret" not in arguments
     assert "PRIVATE KEY" not in arguments
-    assert not list(Path(tempfile.gettempdir()).glob("autojoin-ssh-*"))
+    assert not own_folders()
+
+
+def own_folders() -> list[Path]:
+    """Folders of this process's calls; other engines on this machine have theirs beside them."""
+    places = (Path("/dev/shm"), Path(tempfile.gettempdir()))
+    return [path for place in places for path in place.glob(f"autojoin-ssh-{os.getpid()}-*")]
+
+
+def test_what_a_killed_plugin_left_is_swept(server: SshServer, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "pass"]
+    with subprocess.Popen(command) as gone:
+        gone.wait()
+    left = Path("/dev/shm", f"autojoin-ssh-{gone.pid}-left")
+    left.mkdir(mode=0o700)
+    (left / "identity").write_text("a key")
+    inputs = {"create": "sleep 0.5", "connection": server.connection}
+    running = threading.Thread(target=lambda: REMOTE.create(request(inputs)))
+    running.start()
+    deadline = time.monotonic() + 5
+    while not own_folders():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    run(server, create="true")
+    assert own_folders(), "a call that still runs keeps its folder"
+    running.join()
+    assert not left.exists()
+    assert not own_folders()
 
 
 def test_a_proxy_is_refused_rather_than_ignored(server: SshServer) -> None:
