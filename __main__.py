@@ -7,7 +7,7 @@ from components.bgp import Bgp
 from components.certificate_authority import CertificateAuthority
 from components.cilium import Cilium, kubeconfig
 from components.join_gate import JoinGate
-from components.workers import HARDWARE, MachineHost
+from components.workers import MachineHost, Worker
 from config.stack import load
 
 lab = load()
@@ -20,9 +20,7 @@ bgp = Bgp("bgp", lab.bgp, cilium, provider) if lab.bgp else None
 
 machine_hosts = {name: MachineHost(name, host) for name, host in lab.provisioning.items()}
 needs = [cilium.release, *(host.ready for host in machine_hosts.values())]
-workers = {
-    name: HARDWARE[worker.hardware](name, lab, gate, needs) for name, worker in lab.workers.items()
-}
+workers = {name: Worker(name, lab, gate, needs) for name in lab.workers}
 
 pulumi.export(
     "certificateAuthority",

@@ -7,8 +7,8 @@ import pulumi_kubernetes as kubernetes
 
 from components.cilium import Cilium
 from config.models import Bgp as Settings
-from config.models import Lab
 from render import bgp as render
+from render import from_lab
 
 
 class Bgp(pulumi.ComponentResource):
@@ -23,7 +23,7 @@ class Bgp(pulumi.ComponentResource):
         opts: pulumi.ResourceOptions | None = None,
     ):
         super().__init__("autojoin:index:Bgp", name, None, opts)
-        resources = render.custom_resources(bgp_settings(cilium.lab, settings))
+        resources = render.custom_resources(from_lab.bgp(cilium.lab, settings))
         gate = cilium.wait_for(render.definitions(resources), parent=self)
         for resource in resources:
             kubernetes.apiextensions.CustomResource(
@@ -35,18 +35,3 @@ class Bgp(pulumi.ComponentResource):
                 opts=pulumi.ResourceOptions(parent=self, provider=provider, depends_on=[gate]),
             )
         self.register_outputs({"localAsn": settings.local_asn})
-
-
-def bgp_settings(lab: Lab, settings: Settings) -> render.BgpSettings:
-    """The `autojoin:bgp` section as the render room takes it."""
-    return render.BgpSettings(
-        chart_version=lab.cilium.version,
-        local_asn=settings.local_asn,
-        peers=tuple(render.Peer(peer.name, peer.address, peer.asn) for peer in settings.peers),
-        communities=tuple(settings.communities),
-        pod_cidrs=settings.advertise.pod_cidrs,
-        services=tuple(settings.advertise.services),
-        pools=tuple(
-            render.Pool(pool.name, tuple(pool.cidrs)) for pool in settings.load_balancer_pools
-        ),
-    )

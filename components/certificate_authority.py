@@ -10,6 +10,7 @@ import pulumi
 from components import remote
 from config.models import CertificateAuthority as Settings
 from render import certificate_authority as render
+from render import from_lab
 
 
 class CertificateAuthority(pulumi.ComponentResource):
@@ -22,7 +23,7 @@ class CertificateAuthority(pulumi.ComponentResource):
     def __init__(self, name: str, settings: Settings, opts: pulumi.ResourceOptions | None = None):
         super().__init__("autojoin:index:CertificateAuthority", name, None, opts)
         self.settings = settings
-        self.host = authority_host(settings)
+        self.host = from_lab.authority_host(settings)
         self.ready = remote.run(
             f"{name}-cfssl",
             settings.host,
@@ -35,19 +36,6 @@ class CertificateAuthority(pulumi.ComponentResource):
         self.certificate_pem: pulumi.Output[str] = self.ready.stdout
         self.fingerprint = self.certificate_pem.apply(fingerprint)
         self.register_outputs({"fingerprint": self.fingerprint})
-
-
-def authority_host(settings: Settings) -> render.AuthorityHost:
-    """What the render room needs to know of the CA host."""
-    return render.AuthorityHost(
-        platform=settings.platform,
-        address=settings.host.address,
-        source=settings.source,
-        certificate=settings.certificate or "",
-        key=settings.key or "",
-        subject=dict(settings.subject),
-        node_certificate_hours=settings.node_certificate_hours,
-    )
 
 
 def fingerprint(certificate_pem: str) -> str:

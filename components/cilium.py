@@ -10,6 +10,7 @@ import pulumi_kubernetes as kubernetes
 from components import remote
 from config.models import Lab
 from render import cilium as render
+from render import from_lab
 
 CRD_GATE = Path(render.__file__).parent / "files" / "crd-gate.sh"
 CRD_SECONDS = 300
@@ -33,7 +34,7 @@ class Cilium(pulumi.ComponentResource):
             name=name,
             namespace=NAMESPACE,
             version=lab.cilium.version,
-            values=render.helm_values(settings(lab)),
+            values=render.helm_values(from_lab.cilium(lab)),
             # Waiting deadlocks: the ingress Service waits for a pool, the pool for its CRD.
             skip_await=True,
             opts=pulumi.ResourceOptions(parent=self, provider=provider),
@@ -52,18 +53,6 @@ class Cilium(pulumi.ComponentResource):
             depends_on=[self.release],
         )
         return gate
-
-
-def settings(lab: Lab) -> render.CiliumSettings:
-    """What of the lab decides the chart's values."""
-    return render.CiliumSettings(
-        cluster_name=lab.cluster.name,
-        api_host=lab.cluster.api_host,
-        api_port=lab.cluster.api_port,
-        pod_cidrs=tuple(lab.cluster.pod_cidrs),
-        bgp=lab.bgp is not None,
-        values=lab.cilium.values,
-    )
 
 
 def chart(lab: Lab) -> dict[str, object]:

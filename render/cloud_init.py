@@ -21,6 +21,11 @@ JOIN_KEY = "/etc/autojoin/join-key"
 JOIN_UNIT = "autojoin-join.service"
 # Written last: once it is there, everything the join needs is there.
 COMPLETE = "/etc/autojoin/complete"
+# Stands for the authority's certificate where that is not known: nothing verifies against it.
+UNKNOWN_AUTHORITY = """\
+# PLACEHOLDER: the certificate of the cluster's authority is not known here.
+# It is there after the first `pulumi up`; until then no machine can join with this file.
+"""
 JOIN_SCRIPT = Path(__file__).parent / "files" / "join.sh"
 
 # cloud-init's modules that a node uses. The rest costs a second of boot on a small machine.
@@ -214,6 +219,8 @@ def _with_prefix(address: str, cluster: Cluster, node: Node) -> str:
 
 def _not_before(authority_pem: str) -> int:
     """The authority's first valid second since the epoch: no node's clock may be behind it."""
+    if authority_pem == UNKNOWN_AUTHORITY:
+        return 0
     try:
         certificate = x509.load_pem_x509_certificate(authority_pem.encode())
     except ValueError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from render import nspawn
+from render.hardware import nspawn
 from render.seed import Seed
 from tests.unit.render.fake_cluster import Authority
 

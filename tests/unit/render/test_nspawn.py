@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from render import nspawn
+from render.hardware import nspawn
 from render.seed import Seed
 
 SEED = Seed("#cloud-config\n{}\n", "instance-id: a\n", "version: 2\n", "#cloud-config\n{}\n")

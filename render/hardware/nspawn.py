@@ -1,17 +1,62 @@
-"""Machines of systemd-nspawn on a provisioning host: what is sent there, and the commands."""
+"""A worker that is a systemd-nspawn machine on a Linux host: the lab's type.
+
+What is sent to the provisioning host, and the commands there.
+"""
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 from render.archive import File as File
 from render.archive import pack, text
+from render.hardware.base import Delivery, Emission, Hardware
 from render.seed import Seed
 
 PROGRAM = "/usr/local/lib/autojoin/machine"
-MACHINE_SCRIPT = Path(__file__).parent / "files" / "machine.sh"
+MACHINE_SCRIPT = Path(__file__).parent.parent / "files" / "machine.sh"
+
+
+class Nspawn(Hardware):
+    """Started by the graph from its seed alone; `up` follows the join until the node is Ready."""
+
+    name = "nspawn"
+    interface = "host0"
+    restarts_by_itself = True
+    # A machine shares its host's cgroups and swap: there is nothing for the kubelet to enforce.
+    kubelet_overrides: ClassVar[dict[str, Any]] = {
+        "cgroupsPerQOS": False,
+        "enforceNodeAllocatable": [],
+    }
+
+    def delivery(self) -> Delivery:
+        host = self.lab.provisioner(self.settings)
+        assert host is not None, "config/checks.py lets no nspawn worker pass without one"
+        return Delivery(
+            host,
+            apply_command(self.node, self.settings.join_timeout),
+            remove_command(self.node),
+        )
+
+    def delivery_input(self, emission: Emission) -> str:
+        return apply_input(
+            self.node,
+            emission.seed,
+            image=self.settings.image or "",
+            bridge=self.settings.bridge,
+            gate_url=self.gate_url,
+            authority_pem=emission.authority_pem,
+            status_token=emission.keys.status_token,
+        )
+
+    def joined(self, output: str) -> dict[str, Any]:
+        """The summary with which `machine await` ends: seconds to Ready, phase by phase."""
+        lines = output.strip().splitlines()
+        summary = json.loads(lines[-1]) if lines else {}
+        return {"readySeconds": summary.get("readySeconds"), "phases": summary.get("phases")}
 
 
 def install_command() -> str:

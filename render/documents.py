@@ -1,0 +1,59 @@
+"""What a person reviews or carries by hand: every file of a lab, by path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from config.models import Lab
+from render import bgp, certificate_authority, cilium, from_lab, join_gate
+from render.archive import File, text
+from render.hardware import HARDWARE
+
+
+def tree(lab: Lab, secret_pem: str | None, authority_pem: str | None) -> dict[str, File]:
+    """Every file by its path: `<node>/…`, `ca/…`, `cilium/…`.
+
+    `secret_pem` is the stack's join secret; without it the nodes' keys are `REDACTED`. Without
+    `authority_pem` a placeholder stands for the authority's certificate.
+    Raises ValueError where a value can't be rendered, and names the node.
+    """
+    found = {f"ca/{path}": file for path, file in authority_files(lab).items()}
+    found |= {f"cilium/{path}": file for path, file in cilium_files(lab).items()}
+    for name in lab.workers:
+        found |= {
+            f"{name}/{path}": file
+            for path, file in worker_files(lab, name, secret_pem, authority_pem).items()
+        }
+    return found
+
+
+def worker_files(
+    lab: Lab, name: str, secret_pem: str | None, authority_pem: str | None
+) -> dict[str, File]:
+    """Every file of one worker."""
+    hardware = HARDWARE[lab.workers[name].hardware](lab, name)
+    return hardware.files(hardware.emit(secret_pem, authority_pem))
+
+
+def authority_files(lab: Lab) -> dict[str, File]:
+    """What goes to the CA host: scripts, configuration and service definitions, without secrets."""
+    host = from_lab.authority_host(lab.certificate_authority)
+    found = certificate_authority.files(host)
+    for path, file in join_gate.files(host).items():
+        assert found.setdefault(path, file) == file, f"two files of the CA host are called {path}"
+    return found
+
+
+def cilium_files(lab: Lab) -> dict[str, File]:
+    """The chart's values, and the custom resources that follow it."""
+    settings = lab.bgp
+    resources = bgp.custom_resources(from_lab.bgp(lab, settings)) if settings else []
+    values = cilium.helm_values(from_lab.cilium(lab))
+    return {"values.yaml": _yaml([values]), "resources.yaml": _yaml(resources)}
+
+
+def _yaml(documents: list[dict[str, Any]]) -> File:
+    dumped = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True)
+    return text(dumped if documents else "# none: the stack has no autojoin:bgp\n", 0o644)
