@@ -6,9 +6,10 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from config import version_checks
 from config.models import Lab, Worker
 from config.problem import Problem
-from config.types import Network
+from config.types import Address, Network
 
 BUILT_PLATFORMS = {"linux"}
 BUILT_SOURCES = {"existing"}
@@ -19,12 +20,20 @@ def problems(lab: Lab) -> list[Problem]:
     """Every problem of `lab`, in the order of the sections."""
     return [
         *_networks(lab),
+        *_reach(lab),
+        *version_checks.problems(lab),
         *_authority(lab),
         *_hosts(lab),
         *_peers(lab),
         *_workers(lab),
+        *_boards(lab),
         *_hardware(lab),
     ]
+
+
+def warnings(lab: Lab) -> list[Problem]:
+    """What may be meant, but is seldom; nothing of it stops `pulumi up`."""
+    return [*version_checks.warnings(lab), *_unused(lab)]
 
 
 def unbuilt(lab: Lab) -> list[Problem]:
@@ -65,6 +74,31 @@ def _networks(lab: Lab) -> Iterator[Problem]:
             yield Problem(second, f"overlaps {first}", f"{other} and {one}", "use another network")
 
 
+def _reach(lab: Lab) -> Iterator[Problem]:
+    """Addresses that nodes must reach do not lie in networks that live inside the cluster."""
+    inside = [
+        (key, network)
+        for key, network in _named_networks(lab)
+        if "podCidrs" in key or "serviceCidrs" in key
+    ]
+    gateway = lab.cluster.gateway
+    if gateway and not any(
+        ipaddress.ip_address(gateway) in ipaddress.ip_network(cidr)
+        for cidr in lab.cluster.node_cidrs
+    ):
+        hint = f"they are {', '.join(lab.cluster.node_cidrs)}"
+        key = "autojoin:cluster.gateway"
+        yield Problem(key, "is in none of autojoin:cluster.nodeCidrs", gateway, hint)
+    for text, place in _taken(lab).items():
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            continue
+        for key, network in inside:
+            if address in network:
+                yield Problem(place, f"lies in {key}", f"{text} in {network}", "no node reaches it")
+
+
 def _authority(lab: Lab) -> Iterator[Problem]:
     authority = lab.certificate_authority
     if authority.source == "existing":
@@ -103,9 +137,62 @@ def _peers(lab: Lab) -> Iterator[Problem]:
             )
 
 
+def _unused(lab: Lab) -> Iterator[Problem]:
+    """Sections' entries that nothing refers to: often one of the two names is misspelt."""
+    boards = {worker.bmc for worker in lab.workers.values()}
+    for name in lab.boards:
+        if name not in boards:
+            hint = "a worker names its board with bmc"
+            yield Problem(f"autojoin:boards.{name}", "is the board of no worker", hint=hint)
+    users = {worker.provisioner for worker in lab.workers.values()}
+    for name in lab.provisioning if len(lab.provisioning) > 1 else ():
+        if name not in users:
+            hint = "a worker names its host with provisioner"
+            yield Problem(f"autojoin:provisioning.{name}", "feeds no worker", hint=hint)
+    if not lab.workers:
+        yield Problem("autojoin:workers", "has no workers", hint="the cluster will have no nodes")
+
+
+def _taken(lab: Lab) -> dict[str, str]:
+    """Addresses that are not a node's, and the keys that say so."""
+    found = {
+        lab.cluster.api_host: "autojoin:cluster.apiServer",
+        lab.certificate_authority.host.address: "autojoin:certificateAuthority.host.address",
+    }
+    if lab.cluster.gateway:
+        found[lab.cluster.gateway] = "autojoin:cluster.gateway"
+    for name, board in lab.boards.items():
+        found[board.address] = f"autojoin:boards.{name}.address"
+    for name, host in lab.provisioning.items():
+        found[host.address] = f"autojoin:provisioning.{name}.address"
+    for index, peer in enumerate(lab.bgp.peers if lab.bgp else []):
+        found[peer.address] = f"autojoin:bgp.peers[{index}].address"
+    return found
+
+
+def _ends(address: Address, networks: list[Network]) -> bool:
+    """Whether an IPv4 address names its network or everybody in it."""
+    return any(
+        address in network
+        and network.version == 4
+        and network.prefixlen < 31
+        and address in (network.network_address, network.broadcast_address)
+        for network in networks
+    )
+
+
+def _boards(lab: Lab) -> Iterator[Problem]:
+    for name, worker in lab.workers.items():
+        if lab.boards and worker.bmc is not None and worker.bmc not in lab.boards:
+            hint = f"boards of autojoin:boards are: {', '.join(lab.boards)}"
+            key = f"autojoin:workers.{name}.bmc"
+            yield Problem(key, "is no board of autojoin:boards", worker.bmc, hint)
+
+
 def _workers(lab: Lab) -> Iterator[Problem]:
-    networks = [ipaddress.ip_network(cidr) for cidr in lab.cluster.node_cidrs]
+    networks: list[Network] = [ipaddress.ip_network(cidr) for cidr in lab.cluster.node_cidrs]
     names = list(lab.workers)
+    taken = _taken(lab)
     for name, worker in lab.workers.items():
         address = ipaddress.ip_address(worker.address)
         if not any(address in network for network in networks):
@@ -115,10 +202,9 @@ def _workers(lab: Lab) -> Iterator[Problem]:
                 worker.address,
                 f"they are {', '.join(lab.cluster.node_cidrs)}",
             )
-        taken = {
-            lab.cluster.api_host: "autojoin:cluster.apiServer",
-            lab.certificate_authority.host.address: "autojoin:certificateAuthority.host.address",
-        }
+        elif _ends(address, networks):
+            wrong = "is the first or last address of its network"
+            yield Problem(f"autojoin:workers.{name}.address", wrong, worker.address)
         if worker.address in taken:
             key = f"autojoin:workers.{name}.address"
             yield Problem(key, f"is that of {taken[worker.address]} too", worker.address)
@@ -136,9 +222,14 @@ def _workers(lab: Lab) -> Iterator[Problem]:
         yield Problem(
             f"autojoin:workers.{names[second]}.slot",
             f"is that of autojoin:workers.{names[first]} too",
-            f"board {slots[second][0]}, slot {slots[second][1]}",  # type: ignore[index]
+            _slot(lab.workers[names[second]]),
             "one module a slot",
         )
+
+
+def _slot(worker: Worker) -> str:
+    board = f"board {worker.bmc}, " if worker.bmc else ""
+    return f"{board}slot {worker.slot}"
 
 
 _REQUIRED = {"bare-metal": ("mac", "disk"), "turing-rk1": ("slot",), "turing-cm4": ("slot",)}

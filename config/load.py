@@ -3,184 +3,152 @@
 from __future__ import annotations
 
 import difflib
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
-from config import checks
-from config.models import Lab, inner_model
-from config.problem import Problem
+from config import checks, document, spelling, wording
+from config.models import Lab
+from config.problem import NAMESPACE, ConfigError, Problem, key_path
+from config.secrets import decrypted, secret_problems
+from config.stand_in import problems_despite
 
-NAMESPACE = "autojoin"
+# What a stack file may hold besides `config` (Pulumi's ProjectStack).
+_STACK_FILE_KEYS = ("config", "encryptionsalt", "secretsprovider", "encryptedkey", "environment")
 
 
-class ConfigError(Exception):
-    """A configuration that can't be used; `problems` holds every one that was found."""
+@dataclass
+class Report:
+    """What was found in a configuration: a lab if nothing is wrong, warnings in any case."""
 
-    def __init__(self, problems: list[Problem]):
-        self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
+    lab: Lab | None = None
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    # The line of the file at which a key stands, where it came from a file.
+    lines: dict[str, int] = field(default_factory=dict)
+
+    def line(self, key: str) -> int:
+        """The line of a key, or of what it would stand in; 0 where there is none."""
+        while key and key not in self.lines:
+            key = key[: max(key.rfind("."), key.rfind("["), key.rfind("]"), 0)]
+        return self.lines.get(key, 0)
+
+    def checked(self) -> Lab:
+        """The lab; ConfigError with every problem where there are any."""
+        if self.lab is None:
+            raise ConfigError(self.problems)
+        return self.lab
 
 
 def from_values(values: dict[str, Any]) -> Lab:
     """The lab of `values`: section name (`cluster`, …) to plain data. ConfigError otherwise."""
-    try:
-        lab = Lab.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError([_problem(details, values) for details in error.errors()]) from None
-    problems = checks.problems(lab)
-    if problems:
-        raise ConfigError(problems)
-    return lab
+    return examine_values(values).checked()
 
 
 def from_stack_file(path: Path) -> Lab:
     """The lab of a Pulumi stack file, secrets left encrypted. ConfigError otherwise."""
-    return from_values(stack_file_values(path))
+    return examine(path).checked()
 
 
-def stack_file_values(path: Path) -> dict[str, Any]:
-    """The sections of a stack file, each encrypted value as a placeholder."""
+def examine_values(values: dict[str, Any]) -> Report:
+    """All that is wrong with `values`: each key by itself, then the keys with each other."""
+    # A section of which nothing is left but its name is one that is not there.
+    values = {name: value for name, value in values.items() if value is not None}
+    problems, values, spelt = spelling.mended(values)
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise ConfigError([Problem(str(path), "can't be read", reason)]) from error
+        lab = Lab.model_validate(values, by_alias=True, by_name=False)
+    except ValidationError as error:
+        problems += [wording.problem(details, values) for details in error.errors()]
+        problems += problems_despite(values, error, checks.problems)
+        return Report(problems=[spelling.as_written(problem, spelt) for problem in problems])
+    problems += [spelling.as_written(problem, spelt) for problem in checks.problems(lab)]
+    return Report(None if problems else lab, problems, checks.warnings(lab))
+
+
+def examine(path: Path) -> Report:
+    """All that is wrong with a stack file, as a file and as a configuration."""
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        found = " ".join(str(error).split())
-        raise ConfigError([Problem(str(path), "is no YAML", found)]) from error
-    config = data.get("config") if isinstance(data, dict) else None
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        with path.open("rb") as file:
+            content = file.read(document.MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        hint = "`make new STACK=x` makes one" if isinstance(error, FileNotFoundError) else ""
+        return Report(problems=[Problem(str(path), "can't be read", reason, hint)])
+    return examine_content(content, str(path))
+
+
+def examine_content(content: bytes, name: str) -> Report:
+    """All that is wrong with the content of a stack file that is called `name`."""
+    read = document.read(content, name)
+    problems = list(read.problems)
+    if read.data is None and problems:
+        return Report(problems=problems)
+    config, found = _config(read.data)
+    problems += found
     if not isinstance(config, dict):
         hint = "its keys stand under `config:`, as in Pulumi.omnios.yaml"
-        raise ConfigError([Problem(str(path), "has no `config:` mapping", hint=hint)])
-    prefix = f"{NAMESPACE}:"
-    problems = _plain_secrets(config)
+        return Report(problems=[*problems, Problem(name, "has no `config:` mapping", hint=hint)])
+    values, found = _sections(config)
+    problems += found
+    _, right, spelt = spelling.mended(values)
+    problems += [spelling.as_written(problem, spelt) for problem in secret_problems(right)]
+    report = examine_values({name: decrypted(value) for name, value in values.items()})
+    # One mistake is one line: what is wrong as text is not also wrong as a value.
+    known = {problem.key for problem in problems if problem.wrong != document.TWICE}
+    problems += [problem for problem in report.problems if problem.key not in known]
+    report.lines = {document.shown(place): line for place, line in read.lines.items()}
+    report.problems = sorted(dict.fromkeys(problems), key=lambda problem: report.line(problem.key))
     if problems:
-        raise ConfigError(problems)
-    return {
-        name.removeprefix(prefix): _decrypted(value)
-        for name, value in config.items()
-        if isinstance(name, str) and name.startswith(prefix)
-    }
+        report.lab = None
+    return report
 
 
-def _decrypted(value: Any) -> Any:
-    """`value` with each `{secure: …}` replaced by a placeholder."""
-    if isinstance(value, dict):
-        if set(value) == {"secure"}:
-            return "<encrypted>"
-        return {name: _decrypted(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_decrypted(item) for item in value]
+def _sections(config: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """The sections of autojoin in a stack's configuration, by name, and keys that are none."""
+    values: dict[str, Any] = {}
+    problems = []
+    for name, value in config.items():
+        namespace, separator, section = name.partition(":")
+        place = document.shown(("config", name))
+        if not separator:
+            problems.append(Problem(place, "has no namespace", hint=f"write {key_path((name,))}"))
+            values.setdefault(name, _unpacked(value))
+        elif namespace == NAMESPACE:
+            values[section] = _unpacked(value)
+        elif difflib.get_close_matches(namespace, [NAMESPACE], cutoff=0.75):
+            hint = f"did you mean {key_path((section,))}?"
+            problems.append(Problem(place, "is no known key", hint=hint))
+            values.setdefault(section, _unpacked(value))
+    return values, problems
+
+
+def _unpacked(value: Any) -> Any:
+    """A section that was set as JSON in one string, as `pulumi config set` does without --path."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
     return value
 
 
-def _plain_secrets(value: Any, path: str = "") -> list[Problem]:
-    """A problem for each secret that stands in the clear."""
-    if isinstance(value, list):
-        return [
-            problem
-            for index, item in enumerate(value)
-            for problem in _plain_secrets(item, f"{path}[{index}]")
-        ]
-    if not isinstance(value, dict):
-        return []
-    found = []
-    for name, item in value.items():
-        place = f"{path}.{name}" if path else str(name)
-        if name in ("privateKey", "password") and isinstance(item, str):
-            hint = f"pulumi config set --secret --path '{place}' < FILE"
-            found.append(Problem(place, "is a secret and stands in the clear", hint=hint))
-        else:
-            found += _plain_secrets(item, place)
-    return found
-
-
-# --- errors for a person --------------------------------------------------------------------
-
-
-def _problem(details: ErrorDetails, values: dict[str, Any]) -> Problem:
-    """One of pydantic's errors in this project's words."""
-    location = list(details["loc"])
-    wrong, _, hint = _reason(details).partition("; ")
-    if location and location[-1] == "[key]":
-        return Problem(_key_path(location[:-1]), wrong, _found(location[-2]), hint)
-    kind = details["type"]
-    place = _key_path(location)
-    if kind == "missing":
-        return Problem(place, "is required", hint=_example(location))
-    if kind == "extra_forbidden":
-        return Problem(place, "is no known key", hint=_nearest(location))
-    return Problem(place, wrong, _found(_value_at(values, location)), hint)
-
-
-def _reason(details: ErrorDetails) -> str:
-    if details["type"] == "value_error":
-        return str(details["ctx"]["error"])
-    if details["type"] == "literal_error":
-        return f"must be {details['ctx']['expected']}"
-    message = details["msg"]
-    return message.replace("Input should be", "must be").replace("valid ", "")
-
-
-def _key_path(location: list[int | str]) -> str:
-    if not location:
-        return NAMESPACE
-    path = f"{NAMESPACE}:{location[0]}"
-    for part in location[1:]:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return path
-
-
-def _value_at(values: Any, location: list[int | str]) -> Any:
-    for part in location:
-        try:
-            values = values[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return values
-
-
-def _found(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    text = repr(value) if isinstance(value, str) else str(value)
-    return "nothing" if value is None else text if len(text) <= 60 else text[:57] + "…"
-
-
-def _section(location: list[int | str]) -> type[BaseModel] | None:
-    """The model in which the last part of `location` is a key."""
-    model: Any = Lab
-    for part in location[:-1]:
-        if isinstance(part, int):
+def _config(data: Any) -> tuple[Any, list[Problem]]:
+    """What stands under `config:`, and keys beside it that Pulumi would pass over in silence."""
+    problems = []
+    config = data.get("config") if isinstance(data, dict) else None
+    for name in data if isinstance(data, dict) else ():
+        if name in _STACK_FILE_KEYS:
             continue
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return None
-        fields = {field.alias or name: field for name, field in model.model_fields.items()}
-        if part in fields:
-            model = inner_model(fields[str(part)].annotation)
-    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
-
-
-def _nearest(location: list[int | str]) -> str:
-    model = _section(location)
-    if model is None:
-        return ""
-    known = [field.alias or name for name, field in model.model_fields.items()]
-    near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-
-
-def _example(location: list[int | str]) -> str:
-    model = _section(location)
-    if model is None:
-        return ""
-    for name, field in model.model_fields.items():
-        if (field.alias or name) == location[-1] and field.examples:
-            return f"for example {field.examples[0]!r}"
-    return ""
+        near = difflib.get_close_matches(name, _STACK_FILE_KEYS, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_STACK_FILE_KEYS)}"
+        if near == ["config"] and config is None:
+            config = data[name]
+        if name.startswith(f"{NAMESPACE}:"):
+            hint = "it belongs under `config:`; indent it"
+        problems.append(Problem(document.shown((name,)), "is no key of a stack file", hint=hint))
+    return config, problems

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -56,6 +56,12 @@ class Cluster(Section):
         default="~/.kube/config",
     )
     kubernetes_version: Version = key("Version of the kubelets", "1.34.2", default="1.34.2")
+    control_plane_version: Version | None = key(
+        "Version of the API server, where it is another than the kubelets'; "
+        "they may be at most 3 minor versions older, never newer",
+        "1.34.2",
+        default=None,
+    )
     pod_cidrs: list[NetworkText] = key("Networks of pods", ["10.20.0.0/16"], min_length=1)
     service_cidrs: list[NetworkText] = key("Networks of Services", ["10.30.0.0/16"], min_length=1)
     node_cidrs: list[NetworkText] = key("Networks of nodes", ["192.168.10.0/24"], min_length=1)
@@ -227,3 +233,9 @@ def inner_model(annotation: Any) -> type[BaseModel] | None:
         if found is not None:
             return found
     return None
+
+
+def is_mapping(annotation: Any) -> bool:
+    """Whether a key holds a mapping from free names: `dict[str, X]`, `X | None` included."""
+    parts = [annotation, *get_args(annotation)] if get_origin(annotation) is not dict else []
+    return get_origin(annotation) is dict or any(get_origin(part) is dict for part in parts)

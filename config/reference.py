@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from config.load import NAMESPACE
 from config.models import Lab, inner_model
+from config.problem import NAMESPACE
 
 _INTRODUCTION = """\
 # Configuration

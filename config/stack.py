@@ -9,8 +9,9 @@ import pulumi
 from pulumi.runtime import config as runtime_config
 
 from config import checks
-from config.load import NAMESPACE, ConfigError, from_values
+from config.load import from_values
 from config.models import Lab
+from config.problem import NAMESPACE, ConfigError
 
 
 def load() -> Lab:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -100,14 +101,41 @@ def _absolute(value: str) -> str:
     return value
 
 
-NetworkText = Annotated[str, AfterValidator(_network)]
-AddressText = Annotated[str, AfterValidator(_address)]
-HostText = Annotated[str, AfterValidator(_host)]
-NodeName = Annotated[str, AfterValidator(_node_name)]
-WorkerName = Annotated[str, AfterValidator(_worker_name)]
-ClusterName = Annotated[str, AfterValidator(_cluster_name)]
-HttpsUrl = Annotated[str, AfterValidator(_https)]
-MacAddress = Annotated[str, AfterValidator(_mac)]
-HostKey = Annotated[str, AfterValidator(_host_key)]
-Version = Annotated[str, AfterValidator(_version)]
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+# For each check a maker of right values without a meaning, from a number; see config/stand_in.py.
+STAND_INS: dict[object, Callable[[int], str]] = {}
+
+
+def _text(check: Callable[[str], str], stand_in: Callable[[int], str]) -> AfterValidator:
+    """Text that passes `check`, of which `stand_in` makes as many different ones as there are."""
+    validator = AfterValidator(check)
+    STAND_INS[validator] = stand_in
+    return validator
+
+
+def _number_name(number: int) -> str:
+    return f"stand-in-{number}"
+
+
+def _number_address(number: int) -> str:
+    return str(ipaddress.ip_address((11 << 24) + number))
+
+
+def _number_network(number: int) -> str:
+    return f"{ipaddress.ip_address((22 << 24) + (number << 4) % (1 << 24))}/28"
+
+
+def _number_mac(number: int) -> str:
+    return ":".join(f"{byte:02x}" for byte in (0x02_FE_00_00_00_00 + number).to_bytes(6))
+
+
+NetworkText = Annotated[str, _text(_network, _number_network)]
+AddressText = Annotated[str, _text(_address, _number_address)]
+HostText = Annotated[str, _text(_host, _number_address)]
+NodeName = Annotated[str, _text(_node_name, _number_name)]
+WorkerName = Annotated[str, _text(_worker_name, _number_name)]
+ClusterName = Annotated[str, _text(_cluster_name, _number_name)]
+HttpsUrl = Annotated[str, _text(_https, lambda number: f"https://{_number_address(number)}")]
+MacAddress = Annotated[str, _text(_mac, _number_mac)]
+HostKey = Annotated[str, _text(_host_key, lambda number: f"ssh-ed25519 {number:064d}")]
+Version = Annotated[str, _text(_version, lambda number: f"{number}.0.0")]
+AbsolutePath = Annotated[str, _text(_absolute, lambda number: f"/stand-in/{number}")]

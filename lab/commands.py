@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from config import checks
-from config.check import report
-from config.load import ConfigError, from_stack_file
+from config.check import check as check_config
+from config.check import show
+from config.load import from_stack_file
+from config.problem import ConfigError
 from lab import facts, lab, place, stack, tools
 from lab.errors import LabError
 from lab.pins import CHECKOUT, Layout
@@ -211,7 +213,8 @@ def check(path: Path) -> None:
         where = place.allocate(CHECKOUT)
         facts.prepare(where)
         stack.write_file(where)
-    report(path)
+    if not show(path, check_config(path)):
+        sys.exit(1)
 
 
 def environment() -> None:
