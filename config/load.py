@@ -16,6 +16,17 @@ from config.problem import NAMESPACE, ConfigError, Problem, key_path
 from config.secrets import decrypted, secret_problems
 from config.stand_in import problems_despite
 
+__all__ = [
+    "NAMESPACE",
+    "ConfigError",
+    "Report",
+    "examine",
+    "examine_content",
+    "examine_values",
+    "from_stack_file",
+    "from_values",
+]
+
 # What a stack file may hold besides `config` (Pulumi's ProjectStack).
 _STACK_FILE_KEYS = ("config", "encryptionsalt", "secretsprovider", "encryptedkey", "environment")
 
