@@ -3,6 +3,7 @@
 import pulumi
 import pulumi_kubernetes as kubernetes
 
+from components.admission import Admission
 from components.bgp import Bgp
 from components.certificate_authority import CertificateAuthority
 from components.cilium import Cilium, kubeconfig
@@ -18,9 +19,13 @@ gate = JoinGate("gate", authority)
 cilium = Cilium("cilium", lab, provider)
 bgp = Bgp("bgp", lab.bgp, cilium, provider) if lab.bgp else None
 
+workers = {name: Worker(name, lab, gate) for name in lab.workers}
+registrations = [worker.registration for worker in workers.values()]
+admission = Admission("admission", lab, gate, registrations)
 machine_hosts = {name: MachineHost(name, host) for name, host in lab.provisioning.items()}
-needs = [cilium.release, *(host.ready for host in machine_hosts.values())]
-workers = {name: Worker(name, lab, gate, needs) for name in lab.workers}
+needs = [admission.ready, cilium.release, *(host.ready for host in machine_hosts.values())]
+for worker in workers.values():
+    worker.join(needs)
 
 pulumi.export(
     "certificateAuthority",

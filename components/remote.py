@@ -48,14 +48,21 @@ def run_here(
     *,
     create: list[str],
     environment: dict[str, str],
-    triggers: list[Any],
+    delete: list[str] | None = None,
+    stdin: pulumi.Input[str] | None = None,
+    triggers: list[Any] | None = None,
     parent: pulumi.Resource,
     depends_on: list[pulumi.Resource] | None = None,
 ) -> local.Command:
-    """A command on the machine that runs this program, given as its words."""
+    """A command on the machine that runs this program, given as its words.
+
+    It runs in the project's folder, again on every change; `triggers` replace it.
+    """
     return local.Command(
         name,
         create=shlex.join(create),
+        delete=shlex.join(delete) if delete else None,
+        stdin=stdin,
         environment=environment,
         triggers=triggers,
         opts=pulumi.ResourceOptions(parent=parent, depends_on=depends_on),

@@ -29,7 +29,7 @@ class MachineHost(pulumi.ComponentResource):
 
 
 class Worker(pulumi.ComponentResource):
-    """One worker node: registered at the join gate, its files brought to its provisioning host.
+    """One worker node: registered at the join gate; then (`join`) its files are delivered.
 
     Three resources at most (this component, its registration, its delivery), since each costs a
     checkpoint of the whole state.
@@ -40,14 +40,13 @@ class Worker(pulumi.ComponentResource):
         name: str,
         lab: Lab,
         gate: JoinGate,
-        needs: list[pulumi.Resource],
         opts: pulumi.ResourceOptions | None = None,
     ):
         settings = lab.workers[name]
         kind = "".join(word.capitalize() for word in settings.hardware.split("-"))
         super().__init__(f"autojoin:workers:{kind}", name, None, opts)
         self.hardware = HARDWARE[settings.hardware](lab, name)
-        emission = self._emission(gate)
+        self._emitted = emission = self._emission(gate)
         self.registration = remote.run(
             f"{name}-registration",
             gate.host,
@@ -66,9 +65,12 @@ class Worker(pulumi.ComponentResource):
             "userDataSha256": pulumi.Output.unsecret(
                 emission.apply(lambda emitted: emitted.user_data_sha256)
             ),
-            "joined": self._deliver(emission, [self.registration, *needs]),
         }
-        self.register_outputs({"address": settings.address})
+
+    def join(self, needs: list[pulumi.Resource]) -> None:
+        """The second half: bring the files to where they make a node, once `needs` are there."""
+        self.summary["joined"] = self._deliver(self._emitted, [self.registration, *needs])
+        self.register_outputs({"address": self.summary["address"]})
 
     def _emission(self, gate: JoinGate) -> pulumi.Output[Emission]:
         values = pulumi.Output.all(gate.secret, gate.authority.certificate_pem)

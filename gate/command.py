@@ -1,4 +1,4 @@
-"""The gate's commands: serve, register NAME, remove NAME, status [NAME]."""
+"""The gate's commands: serve, register NAME, remove NAME, revoked, status [NAME]."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _USAGE = """usage: gate [--settings FILE] COMMAND
   serve            answer nodes until SIGTERM
   register NAME    admit a node; registration as JSON on standard input
   remove NAME      forget a node and revoke its certificates
+  revoked          revoked certificates of nodes that have not expired, as JSON
   status [NAME]    registered nodes and their progress as JSON"""
 _SECRET_BYTES = 32
 _LONGEST_LIFE_HOURS = 8760
@@ -31,7 +32,13 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--settings"] and len(arguments) > 1:
         path, arguments = arguments[1], arguments[2:]
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
-    wanted = {"serve": (0, 0), "register": (1, 1), "remove": (1, 1), "status": (0, 1)}
+    wanted = {
+        "serve": (0, 0),
+        "register": (1, 1),
+        "remove": (1, 1),
+        "revoked": (0, 0),
+        "status": (0, 1),
+    }
     least, most = wanted.get(command, (1, 0))
     if not least <= len(rest) <= most:
         print(_USAGE, file=sys.stderr)
@@ -48,6 +55,9 @@ def main(arguments: list[str]) -> int:
 def _run(command: str, rest: list[str], settings: Settings) -> None:
     if command == "serve":
         serve(settings)
+        return
+    if command == "revoked":
+        print(json.dumps({"revoked": revocation.revoked_certificates(settings)}))
         return
     for name in rest:
         if not names.is_name(name):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pwd
 import sqlite3
+import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gate import names
 from gate.errors import GateError
@@ -45,21 +48,49 @@ def valid_certificates(settings: Settings, name: str) -> list[Serial]:
 
     Found by common name: so one that was signed but never recorded by the gate counts too.
     """
+    rows = _rows(
+        settings,
+        "SELECT serial_number, authority_key_identifier FROM certificates"
+        " WHERE common_name = ? AND status = 'good'",
+        names.COMMON_NAME_PREFIX + name,
+    )
+    return [Serial(_text(number), _text(key)) for number, key in rows]
+
+
+def revoked_certificates(settings: Settings) -> list[dict[str, str]]:
+    """Every revoked certificate of a node that has not expired: what the API server must bar.
+
+    `sha256` is the fingerprint in hex, `notAfter` RFC 3339 in UTC; in a stable order.
+    """
+    rows = _rows(
+        settings,
+        "SELECT common_name, pem, expiry FROM certificates WHERE common_name LIKE ?"
+        " AND status = 'revoked' AND expiry > datetime('now') ORDER BY rowid",
+        names.COMMON_NAME_PREFIX + "%",
+    )
+    return [
+        {
+            "node": _text(common_name)[len(names.COMMON_NAME_PREFIX) :],
+            "sha256": hashlib.sha256(ssl.PEM_cert_to_DER_cert(_text(pem).strip())).hexdigest(),
+            # CFSSL writes UTC, as `2027-01-31 12:00:00+00:00`.
+            "notAfter": _text(expiry)[:19].replace(" ", "T") + "Z",
+        }
+        for common_name, pem, expiry in rows
+    ]
+
+
+def _rows(settings: Settings, query: str, *values: str) -> list[tuple[Any, ...]]:
+    """What the certdb answers, read as the user that owns it."""
     with acting_as(settings.authorityUser):
         path = _database_path(settings.certificateDatabase)
         try:
             database = sqlite3.connect(path, timeout=_LOCK_SECONDS)
             try:
-                rows = database.execute(
-                    "SELECT serial_number, authority_key_identifier FROM certificates"
-                    " WHERE common_name = ? AND status = 'good'",
-                    (names.COMMON_NAME_PREFIX + name,),
-                ).fetchall()
+                return database.execute(query, values).fetchall()
             finally:
                 database.close()
         except sqlite3.Error as error:
             raise GateError(f"{path}: cannot be read: {error}") from None
-    return [Serial(_text(number), _text(key)) for number, key in rows]
 
 
 def revoke_marked(settings: Settings, store: Store, reason: str) -> int:

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import shlex
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from render import archive, cfssl, systemd
@@ -100,6 +101,20 @@ def register_input(
 def remove_node_command(name: str) -> str:
     """The remote command that forgets a node and revokes its certificates; safe to repeat."""
     return installed_command(_GATE, "remove", name)
+
+
+def revoked_command() -> str:
+    """The remote command that prints which certificates of nodes are revoked and still live.
+
+    `revoked_input` on its standard input is not read: it is there so that the command runs again
+    when the workers changed.
+    """
+    return shlex.join((_GATE, "revoked"))
+
+
+def revoked_input(generations: Mapping[str, int]) -> str:
+    """Standard input for `revoked_command`."""
+    return json.dumps(dict(sorted(generations.items())))
 
 
 def program() -> bytes:

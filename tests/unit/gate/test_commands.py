@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.unit.gate.gate_host import ADDRESS, Host, TestNode, registered
@@ -54,6 +56,23 @@ def test_removing_revokes_and_repeats_safely(shared_host: Host) -> None:
     assert json.loads(first.stdout)["revoked"] == 1 and json.loads(again.stdout)["revoked"] == 0
     assert shared_host.rows(node.name) == [("revoked", CESSATION)]
     assert shared_host.sign(node.sealed(node.request()))[0] == 401
+
+
+def test_what_is_revoked_is_told_by_the_fingerprint_that_the_api_server_knows(
+    shared_host: Host,
+) -> None:
+    node = registered(shared_host)
+    _, answer = shared_host.sign(node.sealed(node.request()))
+    certificate = x509.load_pem_x509_certificate(answer["result"]["certificate"].encode())
+    assert node.name not in shared_host.run("revoked").stdout
+    shared_host.register(TestNode(node.name, generation=2))
+    (entry,) = [
+        entry
+        for entry in json.loads(shared_host.run("revoked").stdout)["revoked"]
+        if entry["node"] == node.name
+    ]
+    assert entry["sha256"] == certificate.fingerprint(hashes.SHA256()).hex()
+    assert entry["notAfter"] == certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def test_a_certificate_that_the_gate_never_recorded_is_revoked_too(own_host: Host) -> None:

@@ -108,9 +108,9 @@ class ApiServer:
         self._etcd_port = free_port()
 
     def start(self) -> None:
-        authority = Authority(self.folder)
-        authority.issue("server", "kube-apiserver")
-        authority.issue("admin", "admin", "system:masters")
+        self.authority = Authority(self.folder)
+        self.authority.issue("server", "kube-apiserver")
+        self.authority.issue("admin", "admin", "system:masters")
         self.kubeconfig.write_text(yaml.safe_dump(self.kubeconfig_document()))
         self._start_etcd()
         self.start_api_server()
@@ -173,7 +173,8 @@ class ApiServer:
                 f"--service-account-signing-key-file={folder / 'server-key.pem'}",
                 "--service-cluster-ip-range=10.96.0.0/16",
                 "--allow-privileged=true",
-                "--authorization-mode=RBAC",
+                "--authorization-mode=Node,RBAC",
+                "--enable-admission-plugins=NodeRestriction",
                 "--disable-admission-plugins=ServiceAccount",
             ],
         )
