@@ -579,6 +579,7 @@ def main(name: str, version: str, provider: Provider) -> None:
 
     version: "" takes it from the packaged wrapper, or from the installed SDK.
     """
+    engine = os.getppid()  # at once: it may be killed at any moment after this
     addresses = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     if not addresses:
         sys.exit(f"pulumi-resource-{name} is a plugin: Pulumi's engine starts it")
@@ -588,7 +589,6 @@ def main(name: str, version: str, provider: Provider) -> None:
     server, port = serve(provider, version, Engine(addresses[0]))
     print(port, flush=True)
     signal.signal(signal.SIGTERM, lambda number, frame: _end())
-    engine = os.getppid()
     while server.wait_for_termination(timeout=ORPHAN_SECONDS):  # true: the time is over
         if os.getppid() != engine:  # it was killed, and could not tell
             _end()
