@@ -6,7 +6,7 @@ PYTHON ?= python3
 IN_VENV = "$$($(PYTHON) lab/tools.py python)" -m
 TOOLS = $(PYTHON) lab/tools.py install
 
-.PHONY: help up down test preview check render tools env status lint golden
+.PHONY: help up down new test preview check render tools env status lint golden
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ preview: ## what `pulumi up` of stack STACK would change; needs no lab
 check: ## every problem of stack STACK's config, or of STACK_FILE=path
 	@$(TOOLS) check
 	@$(IN_VENV) lab.commands check $(STACK_FILE)
+
+new: ## a commented stack file for STACK=x, by questions or ARGS="--help"
+	@$(TOOLS) check
+	@$(IN_VENV) commands.new $(if $(filter file,$(origin STACK)),"",$(STACK)) $(ARGS)
 
 render: ## every file of stack STACK, or of STACK_FILE=path, into OUT=folder; SECRETS=show, CERTIFICATE=path
 	@$(TOOLS) $(if $(filter show,$(SECRETS)),engine,check)

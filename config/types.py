@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # A Kubernetes node name is a DNS subdomain (RFC 1123); one label of it keeps host names simple.
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_LABEL_PATTERN = f"^{_LABEL.pattern}$"
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _HOST_KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp\d+) [A-Za-z0-9+/]+={0,3}( \S.*)?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -112,6 +113,10 @@ def _text(check: Callable[[str], str], stand_in: Callable[[int], str]) -> AfterV
     return validator
 
 
+def _pattern(pattern: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern})
+
+
 def _number_name(number: int) -> str:
     return f"stand-in-{number}"
 
@@ -128,14 +133,27 @@ def _number_mac(number: int) -> str:
     return ":".join(f"{byte:02x}" for byte in (0x02_FE_00_00_00_00 + number).to_bytes(6))
 
 
-NetworkText = Annotated[str, _text(_network, _number_network)]
-AddressText = Annotated[str, _text(_address, _number_address)]
+# The patterns are for editors (config/schema.py); the checks above decide.
+NetworkText = Annotated[
+    str, _text(_network, _number_network), _pattern(r"^[0-9a-fA-F:.]+(/[0-9]+)?$")
+]
+AddressText = Annotated[str, _text(_address, _number_address), _pattern(r"^[0-9a-fA-F:.]+$")]
 HostText = Annotated[str, _text(_host, _number_address)]
-NodeName = Annotated[str, _text(_node_name, _number_name)]
-WorkerName = Annotated[str, _text(_worker_name, _number_name)]
-ClusterName = Annotated[str, _text(_cluster_name, _number_name)]
-HttpsUrl = Annotated[str, _text(_https, lambda number: f"https://{_number_address(number)}")]
-MacAddress = Annotated[str, _text(_mac, _number_mac)]
-HostKey = Annotated[str, _text(_host_key, lambda number: f"ssh-ed25519 {number:064d}")]
-Version = Annotated[str, _text(_version, lambda number: f"{number}.0.0")]
-AbsolutePath = Annotated[str, _text(_absolute, lambda number: f"/stand-in/{number}")]
+NodeName = Annotated[str, _text(_node_name, _number_name), _pattern(_LABEL_PATTERN)]
+WorkerName = Annotated[str, _text(_worker_name, _number_name), _pattern(_LABEL_PATTERN)]
+ClusterName = Annotated[str, _text(_cluster_name, _number_name), _pattern(_LABEL_PATTERN)]
+HttpsUrl = Annotated[
+    str, _text(_https, lambda number: f"https://{_number_address(number)}"), _pattern("^https://")
+]
+MacAddress = Annotated[
+    str, _text(_mac, _number_mac), _pattern("^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$")
+]
+HostKey = Annotated[
+    str, _text(_host_key, lambda number: f"ssh-ed25519 {number:064d}"), _pattern("^(ssh|ecdsa)-")
+]
+Version = Annotated[
+    str, _text(_version, lambda number: f"{number}.0.0"), _pattern(r"^\d+\.\d+\.\d+$")
+]
+AbsolutePath = Annotated[
+    str, _text(_absolute, lambda number: f"/stand-in/{number}"), _pattern("^/")
+]

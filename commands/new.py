@@ -1,0 +1,374 @@
+"""Write the stack file of a new lab: `python -m commands.new STACK [flags]`.
+
+What no flag says is asked on a terminal, and taken from an example elsewhere (the file marks those
+lines). The file is commented, is checked before it is written, and never replaces another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from commands import stack_text
+from config.load import examine_content, examine_values
+from config.models import Hardware
+from config.wording import field_at
+from lab.pins import CHECKOUT
+
+EXAMPLE_HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExam"
+WORKER_FORM = "NAME HARDWARE ADDRESS [KEY=VALUE …]"
+EXAMPLE_WORKERS = ["worker-1 bhyve 192.168.10.21 mac=02:08:20:00:00:21"]
+
+
+class NewError(Exception):
+    """Why nothing was written, as lines for a person."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One value of the new file: its flag, its place in the configuration, an example of it."""
+
+    flag: str
+    place: tuple[str, ...]
+    ask: str
+    example: Any
+    # Asked only where this says so of the answers so far.
+    when: Callable[[dict[str, Any]], bool] = lambda values: True
+    choices: tuple[str, ...] = ()
+
+    @property
+    def is_list(self) -> bool:
+        return isinstance(self.example, list)
+
+    @property
+    def help(self) -> str:
+        several = "; several with commas between" if self.is_list else ""
+        return f"{self.ask}{several} (example: {shown(self.example)})"
+
+
+def existing(values: dict[str, Any]) -> bool:
+    return bool(values["certificateAuthority"]["source"] == "existing")
+
+
+_CA = "certificateAuthority"
+_SOURCES = ("existing", "generate")
+QUESTIONS = [
+    Question("name", ("cluster", "name"), "Name of the cluster", "home"),
+    Question(
+        "api-server", ("cluster", "apiServer"), "URL of the API server", "https://192.168.10.5:6443"
+    ),
+    Question("kubeconfig", ("cluster", "kubeconfig"), "Kubeconfig of an admin", "~/.kube/config"),
+    Question(
+        "kubernetes-version", ("cluster", "kubernetesVersion"), "Version of Kubernetes", "1.34.2"
+    ),
+    Question("node-cidrs", ("cluster", "nodeCidrs"), "Networks of the nodes", ["192.168.10.0/24"]),
+    Question("pod-cidrs", ("cluster", "podCidrs"), "Networks for pods", ["10.20.0.0/16"]),
+    Question(
+        "service-cidrs", ("cluster", "serviceCidrs"), "Networks of Services", ["10.30.0.0/16"]
+    ),
+    Question("gateway", ("cluster", "gateway"), "Default route of the nodes", "192.168.10.1"),
+    Question("dns-servers", ("cluster", "dnsServers"), "Resolvers of the nodes", ["192.168.10.1"]),
+    Question("ca-address", (_CA, "host", "address"), "Address of the CA host", "192.168.10.2"),
+    Question(
+        "ca-host-key",
+        (_CA, "host", "hostKey"),
+        "Its public host key (`ssh-keyscan -t ed25519 ADDRESS`, without the address)",
+        EXAMPLE_HOST_KEY,
+    ),
+    Question(
+        "ca-platform",
+        (_CA, "platform"),
+        "What the CA host runs",
+        "linux",
+        choices=("illumos", "linux", "freebsd", "openbsd", "netbsd"),
+    ),
+    Question(
+        "ca-source",
+        (_CA, "source"),
+        "existing: certificate and key are on the host; generate: make them there",
+        "existing",
+        choices=_SOURCES,
+    ),
+    Question(
+        "ca-certificate",
+        (_CA, "certificate"),
+        "Path of the CA's certificate on the host",
+        "/etc/kubernetes-ca/ca.pem",
+        when=existing,
+    ),
+    Question(
+        "ca-key",
+        (_CA, "key"),
+        "Path of the CA's key on the host",
+        "/etc/kubernetes-ca/ca-key.pem",
+        when=existing,
+    ),
+]
+
+BGP_QUESTIONS = [
+    Question("asn", ("bgp", "localAsn"), "Autonomous system of the nodes", 65010),
+    Question("router-asn", ("bgp", "routerAsn"), "That of the router", 65001),
+    Question(
+        "pool-cidrs", ("bgp", "poolCidrs"), "Networks for load balancers", ["192.168.50.0/24"]
+    ),
+]
+
+
+@dataclass
+class Answers:
+    """What is known of the new file, and which of it are examples."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    examples: set[str] = field(default_factory=set)
+
+    def put(self, place: Iterable[str], value: Any) -> None:
+        *above, last = place
+        target = self.values
+        for name in above:
+            target = target.setdefault(name, {})
+        target[last] = value
+
+
+def shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+# --- answers ----------------------------------------------------------------------------------
+
+
+def gather(given: argparse.Namespace, interactive: bool) -> Answers:
+    """Every answer: from flags, else from the terminal, else the example."""
+    answers = Answers()
+    for question in QUESTIONS:
+        if question.when(answers.values):
+            value, is_example = answer(question, given, interactive)
+            answers.put(question.place, value)
+            if is_example:
+                answers.examples.add(".".join(question.place))
+    _gather_bgp(given, interactive, answers)
+    _gather_hosts(given, answers)
+    answers.values["workers"] = _gather_workers(given, interactive, answers)
+    return answers
+
+
+def answer(question: Question, given: argparse.Namespace, interactive: bool) -> tuple[Any, bool]:
+    """One answer, and whether it is only the example."""
+    text = getattr(given, question.flag.replace("-", "_"))
+    if text is None and interactive:
+        text = prompt(question)
+    return (parsed(question, text), False) if text else (question.example, True)
+
+
+def prompt(question: Question) -> str:
+    """What a person answers; asked again while it is wrong."""
+    while True:
+        text = input(f"{question.ask} [{shown(question.example)}]: ").strip()
+        problem = wrong(question, text) if text else ""
+        if not problem:
+            return text or shown(question.example)
+        print(f"  {problem}")
+
+
+def wrong(question: Question, text: str) -> str:
+    """What is wrong with an answer by itself; "" where nothing is."""
+    values: dict[str, Any] = {}
+    value = parsed(question, text)
+    target = values
+    for name in question.place[:-1]:
+        target = target.setdefault(name, {})
+    target[question.place[-1]] = value
+    if field_at(question.place) is None:
+        return ""
+    path = "autojoin:" + ".".join(question.place)
+    for problem in examine_values(values).problems:
+        if problem.key.startswith(path):
+            return str(problem).removeprefix(f"{problem.key}: ")
+    return ""
+
+
+def parsed(question: Question, text: str) -> Any:
+    """The text of a flag or an answer as a value."""
+    if question.is_list:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if isinstance(question.example, int):
+        return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else text
+    return text
+
+
+def _gather_bgp(given: argparse.Namespace, interactive: bool, answers: Answers) -> None:
+    router = given.router
+    if router is None and interactive:
+        router = input("Address of the BGP router (empty: no BGP): ").strip()
+    if not router:
+        return
+    asn, router_asn, pool_cidrs = (
+        answer(question, given, interactive)[0] for question in BGP_QUESTIONS
+    )
+    answers.values["bgp"] = {
+        "localAsn": asn,
+        "peers": [{"name": "router", "address": router, "asn": router_asn}],
+        "loadBalancerPools": [{"name": "pool", "cidrs": pool_cidrs}],
+    }
+
+
+def _gather_hosts(given: argparse.Namespace, answers: Answers) -> None:
+    host = answers.values[_CA]["host"]
+    if given.key_file:
+        host["privateKeyFile"] = given.key_file
+    for text in given.provisioning or []:
+        name, _, rest = text.partition(" ")
+        address, _, key = rest.strip().partition(" ")
+        entry = {"address": address, "hostKey": key.strip()}
+        if given.key_file:
+            entry["privateKeyFile"] = given.key_file
+        answers.put(("provisioning", name), entry)
+
+
+def _gather_workers(
+    given: argparse.Namespace, interactive: bool, answers: Answers
+) -> dict[str, Any]:
+    lines = given.worker
+    if lines is None and interactive:
+        return _ask_workers(answers.values)
+    if lines is None:
+        answers.examples.add("workers")
+        lines = EXAMPLE_WORKERS
+    return dict(worker(line) for line in lines)
+
+
+def _ask_workers(values: dict[str, Any]) -> dict[str, Any]:
+    print(f"Workers, one a line: {WORKER_FORM}")
+    print(f"  hardware is one of {', '.join(get_args(Hardware))}; an empty line ends")
+    found: dict[str, Any] = {}
+    while line := input("worker: ").strip():
+        try:
+            name, settings = worker(line)
+        except NewError as error:
+            print(f"  {error}")
+            continue
+        trial = examine_values({**values, "workers": {**found, name: settings}})
+        problems = [item for item in trial.problems if f"workers.{name}" in item.key]
+        for problem in problems:
+            print(f"  {problem}")
+        if not problems:
+            found[name] = settings
+    return found
+
+
+def worker(line: str) -> tuple[str, dict[str, Any]]:
+    """A worker from `NAME HARDWARE ADDRESS [KEY=VALUE …]`."""
+    words = line.split()
+    if len(words) < 3 or not all("=" in word for word in words[3:]):
+        raise NewError(f"a worker is written as {WORKER_FORM}, not as {line!r}")
+    name, hardware, address, *rest = words
+    settings: dict[str, Any] = {"hardware": hardware, "address": address}
+    for word in rest:
+        key, _, value = word.partition("=")
+        known = field_at(("workers", name, key))
+        number = known is not None and int in (known.annotation, *get_args(known.annotation))
+        settings[key] = int(value) if number and value.isdecimal() else value
+    return name, settings
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def content(stack: str, answers: Answers) -> str:
+    """The text of the new stack file. NewError, with every problem, where it would not pass."""
+    text = stack_text.render(stack, answers.values, answers.examples)
+    problems = examine_content(text.encode(), f"Pulumi.{stack}.yaml").problems
+    if problems:
+        raise NewError("\n".join(str(problem) for problem in problems))
+    written = yaml.safe_load(text)["config"]
+    assert written == {f"autojoin:{name}": value for name, value in answers.values.items()}
+    return text
+
+
+def create(stack: str, folder: Path, text: str) -> Path:
+    """The new file. NewError where there is one already, or it can't be written."""
+    path = folder / f"Pulumi.{stack}.yaml"
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise NewError(f"{path} is there already and stays as it is; edit it, or move it") from None
+    except OSError as error:
+        raise NewError(f"{path} can't be written ({error.strerror})") from None
+    return path
+
+
+def stack_name(text: str) -> str:
+    if text == "dev":
+        raise NewError("dev is the embedded lab; its file is written by `make up`")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", text):
+        raise NewError(f"{text!r} is no name of a stack; use letters, digits, - _ .")
+    return text
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m commands.new",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("stack", help="name of the stack; the file is Pulumi.STACK.yaml")
+    made.add_argument("--folder", type=Path, default=CHECKOUT, help="where (default: here)")
+    made.add_argument("--json", action="store_true", help="say as JSON what was written")
+    made.add_argument("--no-questions", action="store_true", help="ask nothing, on a terminal too")
+    for question in QUESTIONS:
+        choices = question.choices or None
+        made.add_argument(f"--{question.flag}", help=question.help, choices=choices, metavar="…")
+    made.add_argument("--router", metavar="ADDRESS", help="BGP router; without it there is no BGP")
+    for question in BGP_QUESTIONS:
+        made.add_argument(f"--{question.flag}", help=question.help, metavar="…")
+    made.add_argument("--key-file", metavar="PATH", help="SSH key; without it the agent is used")
+    made.add_argument(
+        "--provisioning",
+        action="append",
+        metavar="'NAME ADDRESS HOSTKEY'",
+        help="a host that runs or feeds machines; may be repeated",
+    )
+    made.add_argument("--worker", action="append", metavar=f"'{WORKER_FORM}'", help="repeatable")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = parser().parse_args(arguments)
+    interactive = sys.stdin.isatty() and sys.stdout.isatty() and not given.no_questions
+    try:
+        stack = stack_name(given.stack)
+        if (given.folder / f"Pulumi.{stack}.yaml").exists():
+            create(stack, given.folder, "")
+        answers = gather(given, interactive and not given.json)
+        path = create(stack, given.folder, content(stack, answers))
+    except NewError as error:
+        for line in str(error).splitlines():
+            print(f"autojoin: {line}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, EOFError):
+        print("\nautojoin: nothing was written", file=sys.stderr)
+        return 130
+    examples = sorted(answers.examples)
+    if given.json:
+        print(json.dumps({"file": str(path), "examples": examples}, indent=2))
+        return 0
+    print(f"{path} is written and passes the check.")
+    if examples:
+        print(f"{len(examples)} values in it are examples, marked so: put your own.")
+    print(f"Next:\n    $EDITOR {path.name}")
+    print(f"    make check STACK={stack}")
+    print(f"    make render STACK={stack} OUT=rendered")
+    print(f"    make preview STACK={stack}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

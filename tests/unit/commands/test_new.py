@@ -1,0 +1,127 @@
+"""make new: a commented file that passes the check; never over another one."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands.new import main
+from config.load import examine, from_stack_file
+from lab.pins import CHECKOUT
+
+FLAGS = [
+    *("--name", "cellar", "--api-server", "https://10.1.0.5:6443", "--node-cidrs", "10.1.0.0/24"),
+    *("--gateway", "10.1.0.1", "--dns-servers", "10.1.0.1, 9.9.9.9", "--ca-address", "10.1.0.2"),
+    *("--ca-host-key", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk7", "--ca-source", "generate"),
+    *("--router", "10.1.0.1", "--asn", "64512", "--router-asn", "64513"),
+    *("--pool-cidrs", "10.2.0.0/24"),
+    *("--worker", "metal-1 bare-metal 10.1.0.41 mac=a0:36:9f:00:00:41 disk=/dev/nvme0n1"),
+    *("--worker", "rk1-1 turing-rk1 10.1.0.31 bmc=turing-1 slot=1"),
+]
+
+
+def test_from_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cellar", "--folder", str(tmp_path), *FLAGS, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    lab = from_stack_file(Path(said["file"]))
+    assert lab.cluster.dns_servers == ["10.1.0.1", "9.9.9.9"]
+    assert lab.certificate_authority.source == "generate"
+    assert lab.certificate_authority.certificate is None
+    assert lab.bgp is not None and lab.bgp.peers[0].asn == 64513
+    assert lab.workers["rk1-1"].slot == 1
+    assert "cluster.name" not in said["examples"]
+
+
+def test_without_flags_every_value_is_an_example_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["home", "--folder", str(tmp_path), "--no-questions"]) == 0
+    file = tmp_path / "Pulumi.home.yaml"
+    assert examine(file).problems == []
+    values = [
+        line for line in file.read_text().splitlines() if ": " in line and "#" not in line[:7]
+    ]
+    assert values and all(line.endswith("  # an example: put your own") for line in values)
+    assert "values in it are examples" in capsys.readouterr().out
+
+
+def test_a_comment_that_is_uncommented_is_right(tmp_path: Path) -> None:
+    """The keys that are shown as comments are ones that may be used as they stand."""
+    assert main(["home", "--folder", str(tmp_path), "--no-questions"]) == 0
+    file = tmp_path / "Pulumi.home.yaml"
+    text, number = re.subn(r"^( +)#(?=\w)", r"\1", file.read_text(), flags=re.MULTILINE)
+    assert number >= 5
+    file.write_text(text)
+    assert examine(file).problems == []
+
+
+def test_a_file_that_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "Pulumi.home.yaml"
+    file.write_text("mine")
+    assert main(["home", "--folder", str(tmp_path), *FLAGS]) == 1
+    assert file.read_text() == "mine"
+    assert "is there already and stays as it is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["home", "--api-server", "10.1.0.5"], "autojoin:cluster.apiServer: is no API server"),
+        (["home", "--worker", "a kvm 192.168.10.9"], "autojoin:workers.a.hardware: must be bhyve"),
+        (["home", "--worker", "a bhyve"], "a worker is written as NAME HARDWARE ADDRESS"),
+        (["home", "--worker", "a bhyve 192.168.10.9 mak=x"], "workers.a.mak: is no known key"),
+        (["home", "--pool-cidrs", "x", "--router", "192.168.10.1"], "cidrs[0]: is no network"),
+        (["home", "--asn", "x", "--router", "192.168.10.1"], "localAsn: must be a whole number"),
+        (["dev"], "dev is the embedded lab"),
+        (["../x"], "'../x' is no name of a stack"),
+        ([""], "'' is no name of a stack"),
+    ],
+)
+def test_what_is_wrong_writes_nothing(
+    arguments: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--folder", str(tmp_path), "--no-questions"]) == 1
+    assert line in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_terminal_it_asks_until_the_answer_is_right(tmp_path: Path) -> None:
+    answers = [
+        "cellar",
+        "10.1.0.5",
+        "https://192.168.10.5:6443",
+        *[""] * 7,
+        "192.168.10.2",
+        *[""] * 5,
+    ]
+    answers += ["", "worker-1 bhyve", "worker-1 bhyve 10.9.9.9", "worker-1 bhyve 192.168.10.21", ""]
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", "commands.new", "home", "--folder", str(tmp_path)]
+    process = subprocess.Popen(
+        command, cwd=CHECKOUT, stdin=child, stdout=child, stderr=child, close_fds=True
+    )
+    os.close(child)
+    os.write(parent, "".join(f"{line}\n" for line in answers).encode())
+    output = b""
+    while True:
+        try:
+            piece = os.read(parent, 65536)
+        except OSError:  # how a terminal ends
+            break
+        output += piece
+        if not piece:
+            break
+    assert process.wait(10) == 0, output.decode()
+    os.close(parent)
+    shown = output.decode()
+    assert "is no API server ('10.1.0.5')" in shown
+    assert "a worker is written as NAME HARDWARE ADDRESS" in shown
+    assert "workers.worker-1.address: is in none of autojoin:cluster.nodeCidrs" in shown
+    lab = from_stack_file(tmp_path / "Pulumi.home.yaml")
+    assert (lab.cluster.name, list(lab.workers), lab.bgp) == ("cellar", ["worker-1"], None)
