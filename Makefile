@@ -6,7 +6,7 @@ PYTHON ?= python3
 IN_VENV = "$$($(PYTHON) lab/tools.py python)" -m
 TOOLS = $(PYTHON) lab/tools.py install
 
-.PHONY: help up down new test preview check render tools env status lint golden
+.PHONY: help up down new test preview check render tools env status lint golden bench
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -56,3 +56,7 @@ lint: ## ruff and mypy
 golden: ## refresh the golden files; read the diff
 	@$(TOOLS) check
 	@$(IN_VENV) pytest tests/golden --refresh
+
+bench: ## every figure beside what it is measured against; FULL=1 for every row (under 40 minutes)
+	@$(TOOLS) test
+	@$(IN_VENV) bench $(if $(FULL),--full) $(PART)

@@ -1,0 +1,1 @@
+"""The benchmark: every figure beside what it is measured against, in one run (`make bench`)."""

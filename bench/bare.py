@@ -1,0 +1,71 @@
+"""The other side of the engine's rows: resources written straight down, nothing computed.
+
+Copied as __main__.py beside a resources.json of the same resources as autojoin's own program has.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pulumi_command as command
+import pulumi_kubernetes as kubernetes
+import pulumi_tls as tls
+
+CLASSES: dict[str, Any] = {
+    "command:local:Command": command.local.Command,
+    "command:remote:Command": command.remote.Command,
+    "kubernetes:helm.sh/v3:Release": kubernetes.helm.v3.Release,
+    "tls:index/certRequest:CertRequest": tls.CertRequest,
+    "tls:index/privateKey:PrivateKey": tls.PrivateKey,
+}
+# Inputs that are objects of the SDK's, with its own spelling of their keys.
+OBJECTS = {"connection", "subject"}
+providers: dict[str, pulumi.ProviderResource] = {}
+
+
+def value(each: Any) -> Any:
+    """A stored input: `{"secret": x}` becomes a secret."""
+    if isinstance(each, dict) and set(each) == {"secret"}:
+        return pulumi.Output.secret(each["secret"])
+    if isinstance(each, dict):
+        return {name: value(item) for name, item in each.items()}
+    if isinstance(each, list):
+        return [value(item) for item in each]
+    return each
+
+
+def snake(name: str) -> str:
+    return re.sub("([A-Z])", lambda match: f"_{match[1].lower()}", name)
+
+
+def spelled(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {
+        snake(name): {snake(key): item for key, item in each.items()}
+        if name in OBJECTS and isinstance(each, dict)
+        else each
+        for name, each in inputs.items()
+    }
+
+
+def declare(each: dict[str, Any]) -> None:
+    kind, name, inputs = each["type"], each["name"], value(each["inputs"])
+    if kind.startswith("pulumi:providers:"):
+        package = kind.rpartition(":")[2]
+        providers[package] = pulumi.ProviderResource(package, name, inputs)
+        return
+    if not each["custom"]:
+        pulumi.ComponentResource(kind, name).register_outputs({})
+        return
+    options = pulumi.ResourceOptions(provider=providers.get(kind.partition(":")[0]))
+    if kind in CLASSES:
+        CLASSES[kind](name, **spelled(inputs), opts=options)
+    else:
+        pulumi.CustomResource(kind, name, inputs, options)
+
+
+for resource in json.loads(Path("resources.json").read_text()):
+    declare(resource)
