@@ -6,9 +6,9 @@ import pulumi
 import pulumi_kubernetes as kubernetes
 
 from components.cilium import Cilium
-from config.models import Bgp as Settings
+from config.bgp import Bgp as Settings
 from render import bgp as render
-from render import from_lab
+from render.cilium import BGP_SECRETS_NAMESPACE
 
 
 class Bgp(pulumi.ComponentResource):
@@ -23,15 +23,35 @@ class Bgp(pulumi.ComponentResource):
         opts: pulumi.ResourceOptions | None = None,
     ):
         super().__init__("autojoin:index:Bgp", name, None, opts)
-        resources = render.custom_resources(from_lab.bgp(cilium.lab, settings))
-        gate = cilium.wait_for(render.definitions(resources), parent=self)
-        for resource in resources:
-            kubernetes.apiextensions.CustomResource(
-                resource["metadata"]["name"],
-                api_version=resource["apiVersion"],
-                kind=resource["kind"],
-                metadata=resource["metadata"],
-                spec=resource["spec"],
-                opts=pulumi.ResourceOptions(parent=self, provider=provider, depends_on=[gate]),
-            )
+        stages = render.stages(cilium.lab.cilium.version, settings)
+        needed = render.definitions([resource for stage in stages for resource in stage])
+        gate = cilium.wait_for(needed, parent=self)
+        before = [gate, *self._secrets(settings, provider)]
+        for stage in stages:
+            before = [self._resource(resource, provider, before) for resource in stage]
         self.register_outputs({"localAsn": settings.local_asn})
+
+    def _resource(
+        self, resource: render.Resource, provider: kubernetes.Provider, needs: list[pulumi.Resource]
+    ) -> pulumi.Resource:
+        made: pulumi.Resource = kubernetes.apiextensions.CustomResource(
+            resource["metadata"]["name"],
+            api_version=resource["apiVersion"],
+            kind=resource["kind"],
+            metadata=resource["metadata"],
+            spec=resource["spec"],
+            opts=pulumi.ResourceOptions(parent=self, provider=provider, depends_on=needs),
+        )
+        return made
+
+    def _secrets(self, settings: Settings, provider: kubernetes.Provider) -> list[pulumi.Resource]:
+        """The passwords of sessions, where the agents may read them."""
+        return [
+            kubernetes.core.v1.Secret(
+                name,
+                metadata={"name": name, "namespace": BGP_SECRETS_NAMESPACE},
+                string_data={render.PASSWORD_KEY: pulumi.Output.secret(password)},
+                opts=pulumi.ResourceOptions(parent=self, provider=provider),
+            )
+            for name, password in render.passwords(settings).items()
+        ]

@@ -7,12 +7,11 @@ from pathlib import Path
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components import remote
+from components import prerequisites
 from config.models import Lab
 from render import cilium as render
 from render import from_lab
 
-CRD_GATE = Path(render.__file__).parent / "files" / "crd-gate.sh"
 CRD_SECONDS = 300
 NAMESPACE = "kube-system"
 
@@ -29,36 +28,39 @@ class Cilium(pulumi.ComponentResource):
     ):
         super().__init__("autojoin:index:Cilium", name, None, opts)
         self.lab = lab
+        missing = prerequisites.missing(lab)
+        needs = prerequisites.resources(lab, provider, kubeconfig(lab), parent=self)
         self.release = kubernetes.helm.v3.Release(
             f"{name}-release",
             name=name,
             namespace=NAMESPACE,
             version=lab.cilium.version,
-            values=render.helm_values(from_lab.cilium(lab)),
+            values=render.helm_values(from_lab.cilium(lab, missing)),
             # Waiting deadlocks: the ingress Service waits for a pool, the pool for its CRD.
             skip_await=True,
-            opts=pulumi.ResourceOptions(parent=self, provider=provider),
+            opts=pulumi.ResourceOptions(parent=self, provider=provider, depends_on=needs),
             **chart(lab),
         )
         self.register_outputs({"version": lab.cilium.version})
 
     def wait_for(self, definitions: list[str], parent: pulumi.Resource) -> pulumi.Resource:
-        """A gate that opens once `definitions` (names of CRDs) are Established."""
-        gate: pulumi.Resource = remote.run_here(
+        """A gate that opens once the operator has registered `definitions` (NAME/VERSION)."""
+        return prerequisites.crd_gate(
             "crd-gate",
-            create=["sh", "-c", CRD_GATE.read_text(), "crd-gate", str(CRD_SECONDS), *definitions],
-            environment={"KUBECONFIG": kubeconfig(self.lab)},
-            triggers=[self.lab.cilium.version, *definitions],
-            parent=parent,
+            kubeconfig(self.lab),
+            CRD_SECONDS,
+            tuple(definitions),
+            ["-o"],
+            parent,
             depends_on=[self.release],
+            triggers=[self.lab.cilium.version],
         )
-        return gate
 
 
 def chart(lab: Lab) -> dict[str, object]:
     """Where the chart is: a path, or a name in a repository."""
-    if "/" in lab.cilium.chart:
-        return {"chart": str(Path(lab.cilium.chart).expanduser())}
+    if lab.cilium.chart_folder:
+        return {"chart": str(Path(lab.cilium.chart_folder).expanduser())}
     repository = kubernetes.helm.v3.RepositoryOptsArgs(repo=lab.cilium.repository)
     return {"chart": lab.cilium.chart, "repository_opts": repository}
 

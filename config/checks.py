@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from config import version_checks
+from config import bgp_checks, cilium_checks, version_checks
 from config.models import Lab, Worker
 from config.problem import Problem
 from config.types import Address, Network
@@ -24,7 +24,8 @@ def problems(lab: Lab) -> list[Problem]:
         *version_checks.problems(lab),
         *_authority(lab),
         *_hosts(lab),
-        *_peers(lab),
+        *cilium_checks.problems(lab),
+        *bgp_checks.problems(lab),
         *_workers(lab),
         *_boards(lab),
         *_hardware(lab),
@@ -33,7 +34,12 @@ def problems(lab: Lab) -> list[Problem]:
 
 def warnings(lab: Lab) -> list[Problem]:
     """What may be meant, but is seldom; nothing of it stops `pulumi up`."""
-    return [*version_checks.warnings(lab), *_unused(lab)]
+    return [
+        *version_checks.warnings(lab),
+        *cilium_checks.warnings(lab),
+        *bgp_checks.warnings(lab),
+        *_unused(lab),
+    ]
 
 
 def unbuilt(lab: Lab) -> list[Problem]:
@@ -62,10 +68,7 @@ def _named_networks(lab: Lab) -> Iterator[tuple[str, Network]]:
     for key, cidrs in sections.items():
         for index, cidr in enumerate(cidrs):
             yield f"{key}[{index}]", ipaddress.ip_network(cidr)
-    for number, pool in enumerate(lab.bgp.load_balancer_pools if lab.bgp else []):
-        for index, cidr in enumerate(pool.cidrs):
-            key = f"autojoin:bgp.loadBalancerPools[{number}].cidrs[{index}]"
-            yield key, ipaddress.ip_network(cidr)
+    yield from bgp_checks.pool_networks(lab)
 
 
 def _networks(lab: Lab) -> Iterator[Problem]:
@@ -120,23 +123,6 @@ def _hosts(lab: Lab) -> Iterator[Problem]:
             yield Problem(f"{key}.privateKeyFile", "stands beside privateKey", hint=hint)
 
 
-def _peers(lab: Lab) -> Iterator[Problem]:
-    if lab.bgp is None:
-        return
-    lists = {
-        "peers": [peer.name for peer in lab.bgp.peers],
-        "loadBalancerPools": [pool.name for pool in lab.bgp.load_balancer_pools],
-    }
-    for key, names in lists.items():
-        for first, second in _twins(names):
-            yield Problem(
-                f"autojoin:bgp.{key}[{second}].name",
-                f"is the name of autojoin:bgp.{key}[{first}] too",
-                names[second],
-                "names are unique",
-            )
-
-
 def _unused(lab: Lab) -> Iterator[Problem]:
     """Sections' entries that nothing refers to: often one of the two names is misspelt."""
     boards = {worker.bmc for worker in lab.workers.values()}
@@ -165,8 +151,9 @@ def _taken(lab: Lab) -> dict[str, str]:
         found[board.address] = f"autojoin:boards.{name}.address"
     for name, host in lab.provisioning.items():
         found[host.address] = f"autojoin:provisioning.{name}.address"
-    for index, peer in enumerate(lab.bgp.peers if lab.bgp else []):
-        found[peer.address] = f"autojoin:bgp.peers[{index}].address"
+    for place, instance in bgp_checks.places(lab.bgp) if lab.bgp else ():
+        for index, peer in enumerate(instance.peers):
+            found[peer.address] = f"{place}.peers[{index}].address"
     return found
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel, Field, SecretStr
 
+from config.bgp import Bgp
+from config.section import Section, key
 from config.types import (
     AbsolutePath,
     AddressText,
@@ -18,31 +19,12 @@ from config.types import (
     MacAddress,
     NetworkText,
     NodeName,
+    Taint,
     Version,
     WorkerName,
 )
 
-Asn = int
 Hardware = Literal["bhyve", "turing-rk1", "turing-cm4", "bare-metal", "nspawn"]
-ServiceAddress = Literal["ClusterIP", "ExternalIP", "LoadBalancerIP"]
-
-
-def key(description: str, example: Any, **rest: Any) -> Any:
-    """A configuration key, described for a person."""
-    return Field(description=description, examples=[example], **rest)
-
-
-class Section(BaseModel):
-    """A mapping of the stack file: camelCase keys, no unknown ones, no guessing at types."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        populate_by_name=True,
-        hide_input_in_errors=True,
-    )
 
 
 class Cluster(Section):
@@ -124,53 +106,62 @@ class CertificateAuthority(Section):
     )
 
 
+Prerequisite = Literal["auto", "install", "present", "off"]
+_WHAT_MODE_SAYS = "auto: on where {0} there; install: put there first; present: required; off"
+
+
+class GatewayApi(Section):
+    """Cilium's Gateway API controller, which needs the CRDs of the Gateway API."""
+
+    mode: Prerequisite = key(_WHAT_MODE_SAYS.format("its CRDs are"), "install", default="auto")
+    source: str | None = key(
+        "Where the CRDs to install are: file, folder or URL; else the Gateway API's own release",
+        "~/crds/gateway-api.yaml",
+        default=None,
+        min_length=1,
+    )
+
+
+class ServiceMonitors(Section):
+    """ServiceMonitors of Cilium's parts for the Prometheus operator, which needs their CRD."""
+
+    mode: Prerequisite = key(_WHAT_MODE_SAYS.format("their CRD is"), "install", default="auto")
+    source: str | None = key(
+        "Where the CRD to install is: file, folder or URL; else the operator's own release",
+        "~/crds/servicemonitors.yaml",
+        default=None,
+        min_length=1,
+    )
+
+
+class Dashboards(Section):
+    """Hubble's Grafana dashboards, as ConfigMaps in a namespace that must be there."""
+
+    mode: Prerequisite = key(_WHAT_MODE_SAYS.format("the namespace is"), "install", default="auto")
+    namespace: NodeName = key("Namespace of the dashboards", "monitoring", default="monitoring")
+
+
 class Cilium(Section):
-    """The Cilium chart."""
+    """The Cilium chart, of release 1.17, 1.18 or 1.20."""
 
     version: Version = key("Version of the chart", "1.18.4", default="1.18.4")
     chart: str = key("Name of the chart, or a path", "cilium", default="cilium", min_length=1)
     repository: str = key(
         "Helm repository of the chart", "https://helm.cilium.io", default="https://helm.cilium.io"
     )
-    values: dict[str, Any] = key("Merged over the defaults, last word", {}, default={})
-
-
-class Peer(Section):
-    """A BGP peer of every node."""
-
-    name: NodeName = key("Name of the peer", "router")
-    address: AddressText = key("Its address", "192.168.10.1")
-    asn: Asn = key("Its autonomous system", 65001, ge=1, le=4294967295)
-
-
-class Advertise(Section):
-    """What the nodes advertise to their peers."""
-
-    pod_cidrs: bool = key("Networks of pods", True, default=True)
-    services: list[ServiceAddress] = key(
-        "Services, by kind of address",
-        ["ClusterIP", "ExternalIP", "LoadBalancerIP"],
-        default=["ClusterIP", "ExternalIP", "LoadBalancerIP"],
+    values: dict[str, Any] = key(
+        "Merged over the defaults, last word", {"debug": {"enabled": True}}, default={}
     )
-
-
-class LoadBalancerPool(Section):
-    """Addresses for Services of type LoadBalancer."""
-
-    name: NodeName = key("Name of the pool", "ippool")
-    cidrs: list[NetworkText] = key("Its networks", ["192.168.50.0/24"], min_length=1)
-
-
-class Bgp(Section):
-    """Cilium's BGP control plane. Without this section there is no BGP."""
-
-    local_asn: Asn = key("Autonomous system of the nodes", 65010, ge=1, le=4294967295)
-    peers: list[Peer] = key("Peers of every node", [{"name": "router"}], min_length=1)
-    communities: list[str] = key("Standard communities", ["65000:99"], default=[])
-    advertise: Advertise = key("What is advertised", {"podCidrs": True}, default=Advertise())
-    load_balancer_pools: list[LoadBalancerPool] = key(
-        "Pools of load balancer addresses", [{"name": "ippool"}], default=[]
+    gateway_api: GatewayApi = key("The Gateway API", {"mode": "install"}, default=GatewayApi())
+    service_monitors: ServiceMonitors = key(
+        "ServiceMonitors", {"mode": "off"}, default=ServiceMonitors()
     )
+    dashboards: Dashboards = key("Dashboards", {"namespace": "monitoring"}, default=Dashboards())
+
+    @property
+    def chart_folder(self) -> str | None:
+        """The chart's path where it is one, `~` not expanded."""
+        return self.chart if "/" in self.chart else None
 
 
 class Worker(Section):
@@ -184,6 +175,7 @@ class Worker(Section):
     bmc: str | None = key("Board that holds the module", "turing-1", default=None)
     slot: int | None = key("Slot of the board, from 1", 1, default=None, ge=1, le=4)
     labels: dict[str, str] = key("Node labels", {"bgp": "worker"}, default={"bgp": "worker"})
+    taints: list[Taint] = key("Node taints", ["dedicated=storage:NoSchedule"], default=[])
     provisioner: str | None = key(
         "Provisioning host that runs or feeds the machine; may be left out where there is one",
         "hypervisor",
@@ -213,9 +205,9 @@ class Lab(Section):
     certificate_authority: CertificateAuthority
     cilium: Cilium = Cilium()
     bgp: Bgp | None = None
-    workers: dict[WorkerName, Worker] = {}
-    boards: dict[NodeName, Board] = {}
-    provisioning: dict[NodeName, Host] = {}
+    workers: dict[WorkerName, Worker] = Field(default={})
+    boards: dict[NodeName, Board] = Field(default={})
+    provisioning: dict[NodeName, Host] = Field(default={})
 
     def provisioner(self, worker: Worker) -> Host | None:
         """The provisioning host of a worker; the only one there is where it names none."""

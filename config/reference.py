@@ -24,15 +24,23 @@ Every key of a stack file (`Pulumi.<stack>.yaml`), under `config:`. `make check 
 def page() -> str:
     """The whole page, as Markdown."""
     parts = [_INTRODUCTION]
+    described: dict[type[BaseModel], str] = {}
     for name, field in Lab.model_fields.items():
         key = f"{NAMESPACE}:{field.alias or name}"
-        parts.append(_section(key, inner_model(field.annotation), _shape(field.annotation)))
+        model = inner_model(field.annotation)
+        parts.append(_section(key, model, _shape(field.annotation), described))
     return "\n".join(parts)
 
 
-def _section(key: str, model: type[BaseModel] | None, shape: str) -> str:
+def _section(
+    key: str, model: type[BaseModel] | None, shape: str, described: dict[type[BaseModel], str]
+) -> str:
+    """A model's table, and those of the models in it; what is described already is named."""
     assert model is not None, f"{key} holds no model"
     place = {"dict": f"{key}.<name>", "list": f"{key}[]"}.get(shape, key)
+    if model in described:
+        return f"## {place}\nThe keys of `{described[model]}`.\n"
+    described[model] = place
     lines = [f"## {place}", (model.__doc__ or "").strip(), ""]
     lines += ["| key | what it is | example | default |", "|---|---|---|---|"]
     nested = []
@@ -41,7 +49,8 @@ def _section(key: str, model: type[BaseModel] | None, shape: str) -> str:
         lines.append(_row(alias, field))
         inner = inner_model(field.annotation)
         if inner is not None:
-            nested.append(_section(f"{place}.{alias}", inner, _shape(field.annotation)))
+            part = _section(f"{place}.{alias}", inner, _shape(field.annotation), described)
+            nested.append(part)
     return "\n".join([*lines, "", *nested])
 
 

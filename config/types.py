@@ -20,6 +20,11 @@ _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _HOST_KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp\d+) [A-Za-z0-9+/]+={0,3}( \S.*)?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
+_TAINT = re.compile(
+    r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?(=([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?)?"
+    r":(NoSchedule|PreferNoSchedule|NoExecute)"
+)
+
 
 def _network(value: str) -> str:
     try:
@@ -96,6 +101,12 @@ def _version(value: str) -> str:
     return value
 
 
+def _taint(value: str) -> str:
+    if not _TAINT.fullmatch(value):
+        raise ValueError("is no taint; write it as dedicated=storage:NoSchedule")
+    return value
+
+
 def _absolute(value: str) -> str:
     if not value.startswith("/") or re.search(r"[\x00-\x1f]", value):
         raise ValueError("is no absolute path")
@@ -157,3 +168,4 @@ Version = Annotated[
 AbsolutePath = Annotated[
     str, _text(_absolute, lambda number: f"/stand-in/{number}"), _pattern("^/")
 ]
+Taint = Annotated[str, _text(_taint, lambda number: f"stand-in-{number}:NoSchedule")]

@@ -6,22 +6,13 @@ from collections.abc import Iterator
 
 from config.models import Lab
 from config.problem import Problem
+from render.cilium_versions import VERSIONS
 
 # Kubernetes' version skew policy: a kubelet is never newer than the API server, and since 1.28 at
 # most three minor versions older (kubernetes.io/releases/version-skew-policy).
 KUBELET_SKEW = 3
 KUBERNETES_MINIMUM = (1, 28)
 
-# The oldest chart whose custom resources this program knows, as render/bgp.py makes them.
-CILIUM_MINIMUM = (1, 17)
-
-# What each Cilium release is tested with, from its Documentation/network/kubernetes/
-# compatibility.rst. Others "depend on the compatibility offered by Kubernetes": a warning.
-TESTED = {
-    (1, 17): ((1, 29), (1, 32)),
-    (1, 18): ((1, 30), (1, 33)),
-    (1, 20): ((1, 33), (1, 36)),
-}
 # Pairs outside Cilium's own list that this project's tests run.
 TRIED = {((1, 18), (1, 34))}
 
@@ -31,13 +22,10 @@ _CILIUM = "autojoin:cilium.version"
 
 def problems(lab: Lab) -> Iterator[Problem]:
     """Versions that can't work, or that this program can't do."""
-    kubelet, cilium = minor(lab.cluster.kubernetes_version), minor(lab.cilium.version)
+    kubelet = minor(lab.cluster.kubernetes_version)
     if kubelet < KUBERNETES_MINIMUM:
         found, hint = lab.cluster.kubernetes_version, f"use {written(KUBERNETES_MINIMUM)} or newer"
         yield Problem(_KUBERNETES, "is too old for this program", found, hint)
-    if cilium < CILIUM_MINIMUM:
-        found, hint = lab.cilium.version, f"use {written(CILIUM_MINIMUM)} or newer"
-        yield Problem(_CILIUM, "is too old for this program", found, hint)
     if lab.cluster.control_plane_version is not None:
         yield from _skew(lab.cluster.kubernetes_version, lab.cluster.control_plane_version)
 
@@ -59,9 +47,11 @@ def _skew(kubelet: str, server: str) -> Iterator[Problem]:
 def warnings(lab: Lab) -> Iterator[Problem]:
     """Pairs that may work, but that nobody vouches for."""
     kubelet, cilium = minor(lab.cluster.kubernetes_version), minor(lab.cilium.version)
-    if cilium not in TESTED or (cilium, kubelet) in TRIED:
+    release = VERSIONS.get(written(cilium))
+    if release is None or (cilium, kubelet) in TRIED:
         return
-    low, high = TESTED[cilium]
+    # Others "depend on the compatibility offered by Kubernetes": a warning.
+    low, high = release.tested_kubernetes
     if not low <= kubelet <= high:
         found = f"Kubernetes {lab.cluster.kubernetes_version}"
         hint = f"Cilium {written(cilium)} is tested with {written(low)} to {written(high)}"

@@ -119,6 +119,37 @@ GO_FILES = (
     ),
 )
 
+
+def _cilium_files(release: str, module: str) -> tuple[GoFile, GoFile]:
+    source = "github.com/cilium/cilium"
+    chart = GoFile(f"cilium-chart-{release}", module, source, "install/kubernetes/cilium")
+    crds = "pkg/k8s/apis/cilium.io/client/crds"
+    return chart, GoFile(f"cilium-crds-{release}", module, source, crds)
+
+
+def _gateway_api(release: str) -> GoFile:
+    module = f"gateway-api-{release}"
+    return GoFile(f"{module}-crds", module, "sigs.k8s.io/gateway-api", "config/crd/standard")
+
+
+# What the tests need besides: charts and CRDs of every supported release of Cilium, the CRDs that
+# its chart wants to find, and a BGP router.
+TEST_TOOLS: tuple[GoTool | GoFile, ...] = (
+    GoTool("gobgpd", "gobgp", "github.com/osrg/gobgp/v4/cmd/gobgpd"),
+    GoTool("gobgp", "gobgp", "github.com/osrg/gobgp/v4/cmd/gobgp"),
+    *_cilium_files("1.17", "cilium-1.17"),
+    *_cilium_files("1.18", "cilium-operator"),
+    *_cilium_files("1.20", "cilium-1.20"),
+    _gateway_api("1.2"),
+    _gateway_api("1.6"),
+    GoFile(
+        "servicemonitor-crd",
+        "prometheus-operator",
+        "github.com/prometheus-operator/prometheus-operator",
+        "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+    ),
+)
+
 # Debian package -> a file that is there once it is installed.
 DEBIAN_PACKAGES = {
     "systemd-container": "/usr/bin/systemd-nspawn",
@@ -142,6 +173,11 @@ TEST_PACKAGES = {
     "python3-cryptography": "/usr/lib/python3/dist-packages/cryptography/__init__.py",
     "shellcheck": "/usr/bin/shellcheck",
     "sqlite3": "/usr/bin/sqlite3",
+    # BGP routers, which the tests run in network namespaces. Where systemd runs, Debian starts
+    # them too.
+    "frr": "/usr/lib/frr/bgpd",
+    "bird2": "/usr/sbin/bird",
+    "openbgpd": "/usr/sbin/bgpd",
 }
 
 
@@ -204,3 +240,7 @@ class Layout:
     def chart(self) -> Path:
         """The Cilium chart, as its module ships it."""
         return self.tool(next(file for file in GO_FILES if file.name == "cilium-chart"))
+
+    def test_file(self, name: str) -> Path:
+        """A file or folder of TEST_TOOLS."""
+        return self.tool(next(tool for tool in TEST_TOOLS if tool.name == name))

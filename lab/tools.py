@@ -144,6 +144,10 @@ def links_step(layout: Layout, tools: list[GoTool | GoFile]) -> Step:
     return Step("links", done, run)
 
 
+def is_program(tool: GoTool | GoFile) -> bool:
+    return isinstance(tool, GoTool) or tool.executable
+
+
 def module_step(layout: Layout, name: str, module: str, arguments: list[str]) -> Step:
     """A step that is a module of this project, run by the virtual environment's Python.
 
@@ -172,13 +176,15 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
         return found
     everything: list[GoTool | GoFile] = [*GO_TOOLS, *GO_FILES]
     tools = [tool for tool in everything if wanted in LAB_SETS or tool.name in ENGINE_TOOLS]
+    if wanted == "test":
+        tools += pins.TEST_TOOLS
     if wanted in LAB_SETS:
         extra = pins.TEST_PACKAGES if wanted == "test" else {}
         found.insert(0, debian_step({**pins.DEBIAN_PACKAGES, **extra}))
     for tool in tools:
         make = go_tool_step if isinstance(tool, GoTool) else go_file_step
         found.append(make(layout, tool))  # type: ignore[arg-type]
-    found.append(links_step(layout, [tool for tool in tools if tool.name != "cilium-chart"]))
+    found.append(links_step(layout, [tool for tool in tools if is_program(tool)]))
     found.append(module_step(layout, "Pulumi plugins", "lab.plugins.install", []))
     if wanted in LAB_SETS:
         found.append(module_step(layout, "machine image", "lab.image", []))

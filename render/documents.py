@@ -48,8 +48,7 @@ def authority_files(lab: Lab) -> dict[str, File]:
 
 def cilium_files(lab: Lab) -> dict[str, File]:
     """The chart's values, and the custom resources that follow it."""
-    settings = lab.bgp
-    resources = bgp.custom_resources(from_lab.bgp(lab, settings)) if settings else []
+    resources = bgp.custom_resources(lab.cilium.version, lab.bgp) if lab.bgp else []
     values = cilium.helm_values(from_lab.cilium(lab))
     return {"values.yaml": _yaml([values]), "resources.yaml": _yaml(resources)}
 

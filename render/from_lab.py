@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from config.models import Bgp, CertificateAuthority, Lab, Worker
+from config.models import CertificateAuthority, Lab, Worker
 from render import join_gate
 from render.authority_host import AuthorityHost
-from render.bgp import BgpSettings, Peer, Pool
 from render.cilium import CiliumSettings
 from render.seed import Cluster, Node
 
@@ -52,30 +51,41 @@ def node(name: str, settings: Worker, identity: str, interface: str) -> Node:
         identity=identity,
         mac=settings.mac,
         labels=dict(settings.labels),
+        taints=tuple(settings.taints),
         interface=interface,
     )
 
 
-def cilium(lab: Lab) -> CiliumSettings:
-    """What of the lab decides the chart's values."""
+def cilium(lab: Lab, missing: frozenset[str] = frozenset()) -> CiliumSettings:
+    """What of the lab decides the chart's values.
+
+    `missing` names the sections among gatewayApi, serviceMonitors and dashboards whose needs the
+    cluster has not: what is on `auto` is off then.
+    """
+    modes = cilium_modes(lab)
+    on = {
+        name: mode in ("install", "present") or (mode == "auto" and name not in missing)
+        for name, mode in modes.items()
+    }
     return CiliumSettings(
+        version=lab.cilium.version,
         cluster_name=lab.cluster.name,
         api_host=lab.cluster.api_host,
         api_port=lab.cluster.api_port,
         pod_cidrs=tuple(lab.cluster.pod_cidrs),
         bgp=lab.bgp is not None,
+        taints=tuple(taint for worker in lab.workers.values() for taint in worker.taints),
+        gateway_api=on["gatewayApi"],
+        service_monitors=on["serviceMonitors"],
+        dashboards=lab.cilium.dashboards.namespace if on["dashboards"] else None,
         values=lab.cilium.values,
     )
 
 
-def bgp(lab: Lab, settings: Bgp) -> BgpSettings:
-    """The `autojoin:bgp` section."""
-    return BgpSettings(
-        chart_version=lab.cilium.version,
-        local_asn=settings.local_asn,
-        peers=tuple(Peer(peer.name, peer.address, peer.asn) for peer in settings.peers),
-        communities=tuple(settings.communities),
-        pod_cidrs=settings.advertise.pod_cidrs,
-        services=tuple(settings.advertise.services),
-        pools=tuple(Pool(pool.name, tuple(pool.cidrs)) for pool in settings.load_balancer_pools),
-    )
+def cilium_modes(lab: Lab) -> dict[str, str]:
+    """The mode of each section of autojoin:cilium whose values need something of the cluster."""
+    return {
+        "gatewayApi": lab.cilium.gateway_api.mode,
+        "serviceMonitors": lab.cilium.service_monitors.mode,
+        "dashboards": lab.cilium.dashboards.mode,
+    }

@@ -1,4 +1,4 @@
-"""The chart's values, rendered by the real helm with the real chart."""
+"""The chart's values, rendered by the real helm with the charts of every supported release."""
 
 from __future__ import annotations
 
@@ -10,25 +10,43 @@ from typing import Any
 import pytest
 import yaml
 
+from config import chart_keys
 from lab.pins import KUBERNETES_VERSION, Layout
 from render.cilium import CiliumSettings, helm_values, merge
+from render.cilium_versions import VERSIONS, UnsupportedVersion, of
 
 SETTINGS = CiliumSettings(
+    version="1.18.4",
     cluster_name="home",
     api_host="192.168.10.5",
     api_port=6443,
     pod_cidrs=("10.20.0.0/16",),
     bgp=True,
     values={},
+    gateway_api=False,
+    service_monitors=False,
+    dashboards=None,
 )
+EVERYTHING = dataclasses.replace(
+    SETTINGS,
+    pod_cidrs=("10.20.0.0/16", "fd00:20::/104"),
+    gateway_api=True,
+    service_monitors=True,
+    dashboards="monitoring",
+    taints=("dedicated=storage:NoSchedule", "slow:NoExecute", "slow:NoExecute"),
+)
+
+
+def settings(minor: str, base: CiliumSettings = SETTINGS) -> CiliumSettings:
+    return dataclasses.replace(base, version=f"{minor}.0")
 
 
 def rendered(settings: CiliumSettings) -> dict[tuple[str, str], dict[str, Any]]:
     """What `helm template` makes of the values: kind and name to object."""
-    command = ["helm", "template", "cilium", str(Layout().chart), "--namespace", "kube-system"]
-    command += ["--kube-version", KUBERNETES_VERSION]
+    chart = Layout().test_file(f"cilium-chart-{of(settings.version).minor}")
+    command = ["helm", "template", "cilium", str(chart), "--namespace", "kube-system"]
     answer = subprocess.run(
-        [*command, "--values", "-"],
+        [*command, "--kube-version", KUBERNETES_VERSION, "--values", "-"],
         input=json.dumps(helm_values(settings)),
         capture_output=True,
         text=True,
@@ -38,26 +56,62 @@ def rendered(settings: CiliumSettings) -> dict[tuple[str, str], dict[str, Any]]:
     return {(item["kind"], item["metadata"]["name"]): item for item in objects}
 
 
-def test_the_chart_takes_the_values() -> None:
-    objects = rendered(SETTINGS)
+@pytest.mark.parametrize("minor", VERSIONS)
+def test_the_chart_takes_the_values(minor: str) -> None:
+    objects = rendered(settings(minor))
     config = objects["ConfigMap", "cilium-config"]["data"]
     assert config["enable-bgp-control-plane"] == "true"
     assert config["cluster-name"] == "home"
     assert config["cluster-pool-ipv4-cidr"] == "10.20.0.0/16"
     assert config["kube-proxy-replacement"] == "true"
     assert config["bpf-lb-external-clusterip"] == "true"
+    assert config["enable-ingress-controller"] == "true"
+    assert config["ingress-default-lb-mode"] == "dedicated"
+    assert ("kafka" in config["hubble-metrics"]) == (minor != "1.20")
+    assert "enable-gateway-api" not in config or config["enable-gateway-api"] == "false"
+    assert not [kind for kind, _ in objects if kind == "ServiceMonitor"]
     pod = objects["Deployment", "cilium-operator"]["spec"]["template"]["spec"]
-    assert {"operator": "Exists"} in pod["tolerations"]
     environment = {item["name"]: item.get("value") for item in pod["containers"][0]["env"]}
     assert environment["KUBERNETES_SERVICE_HOST"] == "192.168.10.5"
     assert environment["KUBERNETES_SERVICE_PORT"] == "6443"
+    assert {"key": "node.kubernetes.io/not-ready", "operator": "Exists"} in pod["tolerations"]
 
 
-def test_both_families() -> None:
-    settings = dataclasses.replace(SETTINGS, pod_cidrs=("10.20.0.0/16", "fd00:20::/104"))
-    config = rendered(settings)["ConfigMap", "cilium-config"]["data"]
+@pytest.mark.parametrize("minor", VERSIONS)
+def test_the_chart_takes_everything_switched_on(minor: str) -> None:
+    objects = rendered(settings(minor, EVERYTHING))
+    config = objects["ConfigMap", "cilium-config"]["data"]
+    assert config["enable-gateway-api"] == "true"
     assert config["enable-ipv6"] == "true"
     assert config["cluster-pool-ipv6-cidr"] == "fd00:20::/104"
+    assert ("GatewayClass", "cilium") in objects
+    monitors = {name for kind, name in objects if kind == "ServiceMonitor"}
+    assert {"cilium-agent", "cilium-operator", "hubble", "hubble-relay"} <= monitors
+    boards = [
+        item["metadata"]
+        for (kind, _), item in objects.items()
+        if kind == "ConfigMap" and item["metadata"].get("namespace") == "monitoring"
+    ]
+    assert boards
+    assert {board["annotations"]["grafana_folder"] for board in boards} == {"Cilium"}
+    dedicated = {
+        "key": "dedicated",
+        "operator": "Equal",
+        "value": "storage",
+        "effect": "NoSchedule",
+    }
+    slow = {"key": "slow", "operator": "Exists", "effect": "NoExecute"}
+    for name in ("cilium-operator", "hubble-relay", "hubble-ui"):
+        pod = objects["Deployment", name]["spec"]["template"]["spec"]
+        assert [pod["tolerations"].count(each) for each in (dedicated, slow)] == [1, 1], name
+
+
+@pytest.mark.parametrize("minor", VERSIONS)
+def test_every_value_is_one_of_the_charts(minor: str) -> None:
+    """The chart takes an unknown key, and does nothing with it."""
+    for base in (SETTINGS, EVERYTHING):
+        values = helm_values(settings(minor, base))
+        assert list(chart_keys.problems(values, chart_keys.of_release(minor), "values")) == []
 
 
 def test_without_bgp_its_control_plane_is_off() -> None:
@@ -68,8 +122,15 @@ def test_without_bgp_its_control_plane_is_off() -> None:
 def test_the_users_values_have_the_last_word() -> None:
     user = {"operator": {"replicas": 2}, "hubble": {"enabled": False}}
     values = helm_values(dataclasses.replace(SETTINGS, values=user))
-    assert values["operator"] == {"replicas": 2, "tolerations": [{"operator": "Exists"}]}
+    assert values["operator"]["replicas"] == 2
+    assert values["operator"]["prometheus"]["enabled"] is True
     assert values["hubble"]["enabled"] is False
+
+
+@pytest.mark.parametrize("version", ["1.16.9", "1.19.0", "2.0.0"])
+def test_an_unsupported_release_is_named(version: str) -> None:
+    with pytest.raises(UnsupportedVersion, match=rf"{version} is not supported; .* 1\.18, 1\.20"):
+        of(version)
 
 
 @pytest.mark.parametrize(

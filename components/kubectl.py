@@ -1,0 +1,33 @@
+"""What the cluster has, read by kubectl. Imports no Pulumi: `commands/` reads by it too."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+REQUEST_SECONDS = 5
+
+
+class KubectlError(Exception):
+    """kubectl is not there, or the cluster did not answer as wanted; one line."""
+
+
+def items(kubeconfig: str, *words: str) -> list[dict[str, Any]]:
+    """The objects that `kubectl get WORDS` finds; none where their kind does not exist."""
+    command = ["kubectl", f"--request-timeout={REQUEST_SECONDS}s", "get", *words, "--output=json"]
+    environment = {**os.environ, "KUBECONFIG": str(Path(kubeconfig).expanduser())}
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, env=environment)
+    except OSError as error:
+        raise KubectlError(f"kubectl can't be run ({error.strerror})") from None
+    if answer.returncode:
+        if "the server doesn't have a resource type" in answer.stderr:
+            return []
+        raise KubectlError((answer.stderr.strip().splitlines() or ["no reason given"])[-1])
+    if not answer.stdout.strip():
+        return []
+    found = json.loads(answer.stdout)
+    return list(found["items"]) if "items" in found else [found]
