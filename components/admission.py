@@ -33,7 +33,7 @@ class Admission(pulumi.ComponentResource):
         revoked = remote.run(
             f"{name}-revoked",
             gate.host,
-            create=join_gate.revoked_command(),
+            create=join_gate.revoked_command(gate.authority.host),
             stdin=join_gate.revoked_input(generations),
             quiet=True,
             parent=self,

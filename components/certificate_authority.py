@@ -6,6 +6,7 @@ import base64
 import hashlib
 
 import pulumi
+import pulumi_tls as tls
 
 from components import remote
 from config.models import CertificateAuthority as Settings
@@ -14,7 +15,7 @@ from render import from_lab
 
 
 class CertificateAuthority(pulumi.ComponentResource):
-    """CFSSL with its certdb on the CA host, on loopback only.
+    """CFSSL with its certdb on the CA host, on loopback only; OCSP and the CRL for everybody.
 
     `certificate_pem` is what nodes pin; it comes from the host, so it is unknown until the first
     `pulumi up`. `ready` is the resource to depend on.
@@ -28,14 +29,51 @@ class CertificateAuthority(pulumi.ComponentResource):
             f"{name}-cfssl",
             settings.host,
             create=render.install_command(self.host),
-            stdin=render.install_input(self.host),
+            stdin=self._input(*self._signer(name)),
             delete=render.remove_command(self.host),
             quiet=True,
             parent=self,
+            depends_on=self._pair(name),
         )
         self.certificate_pem: pulumi.Output[str] = self.ready.stdout
         self.fingerprint = self.certificate_pem.apply(fingerprint)
         self.register_outputs({"fingerprint": self.fingerprint})
+
+    def _pair(self, name: str) -> list[pulumi.Resource]:
+        """With `source: generate`, the CA itself: protected, and without a way to delete it."""
+        if self.settings.source != "generate":
+            return []
+        pair = remote.run(
+            f"{name}-pair",
+            self.settings.host,
+            create=render.pair_command(self.host),
+            stdin=render.pair_input(self.host),
+            quiet=True,
+            parent=self,
+            protect=True,
+        )
+        return [pair]
+
+    def _signer(self, name: str) -> tuple[tls.PrivateKey, tls.CertRequest]:
+        """The key of the OCSP signer, and what the CA is to sign."""
+        key = tls.PrivateKey(
+            f"{name}-ocsp-key",
+            algorithm="ECDSA",
+            ecdsa_curve="P256",
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        request = tls.CertRequest(
+            f"{name}-ocsp-request",
+            private_key_pem=key.private_key_pem,
+            subject=tls.CertRequestSubjectArgs(common_name="OCSP signer"),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        return key, request
+
+    def _input(self, key: tls.PrivateKey, request: tls.CertRequest) -> pulumi.Output[str]:
+        return pulumi.Output.all(key.private_key_pem, request.cert_request_pem).apply(
+            lambda pems: render.install_input(self.host, *pems)
+        )
 
 
 def fingerprint(certificate_pem: str) -> str:

@@ -24,6 +24,7 @@ def run(
     stdin: pulumi.Input[str] | None = None,
     delete: str | None = None,
     quiet: bool = False,
+    protect: bool = False,
     parent: pulumi.Resource,
     depends_on: list[pulumi.Resource] | None = None,
 ) -> remote.Command:
@@ -31,6 +32,7 @@ def run(
 
     Secrets belong in `stdin`, which is never shown. `create` must be safe to run again. What it
     prints is streamed; `quiet` keeps its standard output, meant for the program alone, out of it.
+    `protect` keeps it from being deleted or replaced.
     """
     return remote.Command(
         name,
@@ -39,7 +41,7 @@ def run(
         delete=delete,
         stdin=stdin,
         logging=remote.Logging.STDERR if quiet else remote.Logging.STDOUT_AND_STDERR,
-        opts=pulumi.ResourceOptions(parent=parent, depends_on=depends_on),
+        opts=pulumi.ResourceOptions(parent=parent, depends_on=depends_on, protect=protect or None),
     )
 
 

@@ -50,9 +50,9 @@ class Worker(pulumi.ComponentResource):
         self.registration = remote.run(
             f"{name}-registration",
             gate.host,
-            create=join_gate.register_command(name),
+            create=join_gate.register_command(gate.authority.host, name),
             stdin=emission.apply(self.hardware.register_input),
-            delete=join_gate.remove_node_command(name),
+            delete=join_gate.remove_node_command(gate.authority.host, name),
             quiet=True,
             parent=self,
             depends_on=[gate.ready],

@@ -12,7 +12,6 @@ from config.problem import Problem
 from config.types import Address, Network
 
 BUILT_PLATFORMS = {"linux"}
-BUILT_SOURCES = {"existing"}
 BUILT_HARDWARE = {"nspawn"}
 
 
@@ -49,9 +48,6 @@ def unbuilt(lab: Lab) -> list[Problem]:
     if authority.platform not in BUILT_PLATFORMS:
         key = "autojoin:certificateAuthority.platform"
         found.append(Problem(key, "is not built yet", authority.platform, "linux is"))
-    if authority.source not in BUILT_SOURCES:
-        key = "autojoin:certificateAuthority.source"
-        found.append(Problem(key, "is not built yet", authority.source, "existing is"))
     for name, worker in lab.workers.items():
         if worker.hardware not in BUILT_HARDWARE:
             key = f"autojoin:workers.{name}.hardware"

@@ -13,12 +13,14 @@ from config.types import (
     AbsolutePath,
     AddressText,
     ClusterName,
+    CountryCode,
     HostKey,
     HostText,
     HttpsUrl,
     MacAddress,
     NetworkText,
     NodeName,
+    SubjectText,
     Taint,
     Version,
     WorkerName,
@@ -80,6 +82,16 @@ class Host(Section):
     )
 
 
+class Subject(Section):
+    """Further fields of the subject of a generated CA."""
+
+    country: CountryCode | None = key("Country, two letters", "SE", default=None)
+    province: SubjectText | None = key("State or province", "Stockholm", default=None)
+    locality: SubjectText | None = key("Town", "Stockholm", default=None)
+    organization: SubjectText | None = key("Organization", "Home lab", default=None)
+    organizational_unit: SubjectText | None = key("Part of it", "Rack 1", default=None)
+
+
 class CertificateAuthority(Section):
     """The certificate authority's host, and where its certificate and key come from."""
 
@@ -91,15 +103,19 @@ class CertificateAuthority(Section):
         "existing: certificate and key are on the host; generate: they are made there", "existing"
     )
     certificate: AbsolutePath | None = key(
-        "Path of the certificate on the host", "/etc/kubernetes-ca/ca.pem", default=None
+        "Path of the certificate on the host; with generate it may be left out",
+        "/etc/kubernetes-ca/ca.pem",
+        default=None,
     )
     key: AbsolutePath | None = key(
-        "Path of the key on the host", "/etc/kubernetes-ca/ca-key.pem", default=None
+        "Path of the key on the host; with generate it may be left out",
+        "/etc/kubernetes-ca/ca-key.pem",
+        default=None,
     )
-    subject: dict[str, str] = Field(
-        description="Further fields of the CA's own subject",
+    subject: Subject = Field(
+        description="Further fields of the subject of a generated CA",
         examples=[{"country": "SE", "locality": "Stockholm"}],
-        default={},
+        default=Subject(),
     )
     node_certificate_hours: int = Field(
         description="Life of a node's certificate", examples=[8760], default=8760, ge=1

@@ -113,6 +113,19 @@ def _absolute(value: str) -> str:
     return value
 
 
+def _country(value: str) -> str:
+    if not re.fullmatch("[A-Z]{2}", value):
+        raise ValueError("is no country code; write two capital letters, as SE")
+    return value
+
+
+def _subject_text(value: str) -> str:
+    # X.520 bounds these fields to 64 characters.
+    if not 1 <= len(value) <= 64 or not value.isprintable():
+        raise ValueError("cannot stand in a certificate; use 1 to 64 printable characters")
+    return value
+
+
 # For each check a maker of right values without a meaning, from a number; see config/stand_in.py.
 STAND_INS: dict[object, Callable[[int], str]] = {}
 
@@ -165,6 +178,12 @@ HostKey = Annotated[
 Version = Annotated[
     str, _text(_version, lambda number: f"{number}.0.0"), _pattern(r"^\d+\.\d+\.\d+$")
 ]
+CountryCode = Annotated[
+    str,
+    _text(_country, lambda number: "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[number // 26 % 26] + "X"),
+    _pattern("^[A-Z]{2}$"),
+]
+SubjectText = Annotated[str, _text(_subject_text, _number_name)]
 AbsolutePath = Annotated[
     str, _text(_absolute, lambda number: f"/stand-in/{number}"), _pattern("^/")
 ]

@@ -1,7 +1,9 @@
-"""The certificate authority's host: what differs between platforms, and how commands get there."""
+"""The certificate authority's host as a stack configures it, and how commands get there."""
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,17 +11,27 @@ from pathlib import Path
 
 from render import archive
 from render.archive import File
+from render.platforms import LINUX, PLATFORMS, Platform
+
+__all__ = ["FILES", "LINUX", "AuthorityHost", "Platform", "platform"]
 
 FILES = Path(__file__).resolve().parent / "files"
-
-
-class NotImplementedYet(ValueError):
-    """A setting that the design knows and this version does not serve yet."""
+# The fields of a subject, by their names in a stack file and in a CFSSL request.
+SUBJECT_FIELDS = {
+    "country": "C",
+    "province": "ST",
+    "locality": "L",
+    "organization": "O",
+    "organizationalUnit": "OU",
+}
 
 
 @dataclass(frozen=True)
 class AuthorityHost:
-    """The host as the stack configures it. `certificate` and `key` are paths on it."""
+    """The host as the stack configures it. `certificate` and `key` are paths on it.
+
+    With source `generate` they may be empty: then the platform's own place is meant.
+    """
 
     platform: str
     address: str
@@ -30,88 +42,35 @@ class AuthorityHost:
     node_certificate_hours: int
 
 
-@dataclass(frozen=True)
-class Platform:
-    """Where things lie on one platform, and how its packages are named.
-
-    `packages` gives the package for each needed command (`python3:module` for a Python module).
-    """
-
-    name: str
-    cfssl: str
-    programs: str
-    configuration: str
-    authority_state: str
-    gate_state: str
-    units: str
-    authority_user: str
-    gate_user: str
-    package_command: str
-    packages: Mapping[str, str]
-
-    @property
-    def authority(self) -> str:
-        """The folder of CFSSL's configuration."""
-        return f"{self.configuration}/cfssl"
-
-    @property
-    def gate(self) -> str:
-        """The folder of the join gate's configuration."""
-        return f"{self.configuration}/join-gate"
-
-    @property
-    def certdb(self) -> str:
-        return f"{self.authority_state}/certdb.sqlite"
-
-
-LINUX = Platform(
-    name="linux",
-    cfssl="/usr/bin/cfssl",
-    programs="/usr/local/lib/autojoin",
-    configuration="/etc/autojoin",
-    authority_state="/var/lib/cfssl",
-    gate_state="/var/lib/join-gate",
-    units="/etc/systemd/system",
-    authority_user="cfssl",
-    gate_user="join-gate",
-    package_command="apt-get install --yes",
-    packages={
-        "/usr/bin/cfssl": "golang-cfssl",
-        "sqlite3": "sqlite3",
-        "openssl": "openssl",
-        "useradd": "passwd",
-        "runuser": "util-linux",
-        "systemctl": "systemd",
-        "/usr/bin/python3": "python3",
-        "python3:cryptography": "python3-cryptography",
-    },
-)
-
-_PLATFORMS = {"linux": LINUX}
-
-
 def platform(host: AuthorityHost) -> Platform:
-    """The host's platform; NotImplementedYet names one that is not served yet."""
-    found = _PLATFORMS.get(host.platform)
-    if found is None:
-        raise NotImplementedYet(
-            f"certificateAuthority.platform: {host.platform} is not implemented yet; "
-            f"use {' or '.join(_PLATFORMS)}"
-        )
-    return found
+    """The host's platform. KeyError for one that there is not."""
+    return PLATFORMS[host.platform]
 
 
-def script_command(script: str) -> str:
-    """The remote command that unpacks its standard input and runs `script install` from it.
+def bracketed(address: str) -> str:
+    """An address or a name as it stands in a URL."""
+    try:
+        return f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
+    except ValueError:
+        return address
+
+
+def script_command(host: AuthorityHost, script: str, action: str = "install") -> str:
+    """The remote command that unpacks its standard input and runs `script action` from it.
 
     Wrapped in `sh -c`, for the login shell may be another; the work folder is memory-backed where
-    the host has one, since the files may hold a private key.
+    the host has one, since the files may hold a private key. openssl decodes: base64 is no
+    program of every platform.
     """
+    where = platform(host)
+    missing = f"{host.address}: missing: openssl; install it there: {where.package_command} openssl"
     body = (
-        "set -eu; umask 077; "
+        f"set -eu; umask 077; PATH={where.path}; export PATH; "
+        "command -v openssl >/dev/null 2>&1 || "
+        f"{{ printf '%s\\n' {shlex.quote(missing)} >&2; exit 1; }}; "
         "work=$(mktemp -d /run/autojoin.XXXXXX 2>/dev/null || mktemp -d); "
         'trap \'rm -rf "$work"\' EXIT; trap "exit 1" HUP INT TERM; '
-        f'base64 -d | tar -xf - -C "$work"; sh "$work/{script}" install "$work"'
+        f'cd "$work"; openssl base64 -d | tar -xf -; sh "$work/{script}" {action} "$work"'
     )
     return f"sh -c {shlex.quote(body)}"
 
@@ -128,10 +87,24 @@ def script(name: str) -> File:
     return File((FILES / name).read_bytes(), 0o755)
 
 
+def json_file(value: object) -> File:
+    return archive.text(json.dumps(value, indent=2) + "\n")
+
+
 def settings(values: Mapping[str, str]) -> File:
     """A file of assignments that sh reads."""
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in values.items()]
     return archive.text("".join(lines))
+
+
+def common_files(host: AuthorityHost) -> dict[str, File]:
+    """What both installers bring along."""
+    return {
+        "authority-host.sh": script("authority-host.sh"),
+        "platform.sh": script(f"platform-{platform(host).name}.sh"),
+        "probe.py": script("probe.py"),
+        "as-user.py": script("as-user.py"),
+    }
 
 
 def common_settings(host: AuthorityHost) -> dict[str, str]:
@@ -140,6 +113,8 @@ def common_settings(host: AuthorityHost) -> dict[str, str]:
     packages = " ".join(f"{command}={package}" for command, package in where.packages.items())
     return {
         "address": host.address,
+        "path": where.path,
+        "python": where.python,
         "cfssl": where.cfssl,
         "programs": where.programs,
         "configuration": where.configuration,
@@ -148,7 +123,7 @@ def common_settings(host: AuthorityHost) -> dict[str, str]:
         "authority_state": where.authority_state,
         "gate_state": where.gate_state,
         "certdb": where.certdb,
-        "units": where.units,
+        "services": where.services,
         "authority_user": where.authority_user,
         "gate_user": where.gate_user,
         "packages": packages,

@@ -8,7 +8,6 @@ profile, and a missing one would be open.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 GATE_KEY = "gate"
@@ -41,32 +40,47 @@ _NODE_NAMES = r"^(system:node:)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
 
 def configuration(
-    *, gate_key: str, operator_key: str, node_certificate_hours: int
+    *, gate_key: str, operator_key: str, node_certificate_hours: int, status_url: str
 ) -> dict[str, Any]:
-    """CFSSL's config.json. The keys are paths on the host, each a file that holds hex."""
+    """CFSSL's config.json. The keys are paths on the host, each a file that holds hex.
+
+    `status_url` is where relying parties ask for OCSP; the CRL is /ca.crl below it.
+    """
+
+    def profile(key: str, hours: int, usages: list[str]) -> dict[str, Any]:
+        return {
+            "auth_key": key,
+            "expiry": f"{hours}h",
+            "usages": usages,
+            "ocsp_url": status_url,
+            "crl_url": f"{status_url}/ca.crl",
+        }
+
     return {
         "signing": {
-            "default": _profile(OPERATOR_KEY, 168, ["signing", "key encipherment", "server auth"]),
+            "default": profile(OPERATOR_KEY, 168, ["signing", "key encipherment", "server auth"]),
             "profiles": {
                 "intermediate": {
-                    **_profile(
+                    **profile(
                         OPERATOR_KEY,
                         5 * _YEAR_HOURS,
                         ["signing", "key encipherment", "cert sign", "crl sign"],
                     ),
                     "ca_constraint": {"is_ca": True, "max_path_len": 0, "max_path_len_zero": True},
                 },
-                "ocsp": _profile(
-                    OPERATOR_KEY, 3 * _YEAR_HOURS, ["digital signature", "ocsp signing"]
-                ),
-                "www": _profile(
+                "ocsp": {
+                    **profile(OPERATOR_KEY, 3 * _YEAR_HOURS, ["digital signature", "ocsp signing"]),
+                    # Else who checks the signer asks the signer about itself.
+                    "ocsp_no_check": True,
+                },
+                "www": profile(
                     OPERATOR_KEY, _YEAR_HOURS, ["signing", "key encipherment", "server auth"]
                 ),
-                "client": _profile(
+                "client": profile(
                     OPERATOR_KEY, _YEAR_HOURS, ["signing", "key encipherment", "client auth"]
                 ),
                 "kubelet": {
-                    **_profile(
+                    **profile(
                         GATE_KEY,
                         node_certificate_hours,
                         ["signing", "key encipherment", "client auth", "server auth"],
@@ -82,10 +96,6 @@ def configuration(
     }
 
 
-def _profile(key: str, hours: int, usages: list[str]) -> dict[str, Any]:
-    return {"auth_key": key, "expiry": f"{hours}h", "usages": usages}
-
-
 def database(path: str) -> dict[str, str]:
     """CFSSL's db-config for the certdb at `path`.
 
@@ -96,7 +106,7 @@ def database(path: str) -> dict[str, str]:
 
 def serve_command(
     program: str, *, certificate: str, key: str, configuration: str, database: str
-) -> Sequence[str]:
+) -> tuple[str, ...]:
     """The words of the command that serves `info` and `authsign` on the loopback."""
     return (
         program,

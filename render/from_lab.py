@@ -17,7 +17,7 @@ def authority_host(settings: CertificateAuthority) -> AuthorityHost:
         source=settings.source,
         certificate=settings.certificate or "",
         key=settings.key or "",
-        subject=dict(settings.subject),
+        subject=settings.subject.model_dump(by_alias=True, exclude_none=True),
         node_certificate_hours=settings.node_certificate_hours,
     )
 

@@ -3,45 +3,39 @@
 from __future__ import annotations
 
 import io
-import ipaddress
 import json
 import shlex
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from render import archive, cfssl, systemd
+from render import archive, cfssl
 from render.archive import File
 from render.authority_host import (
-    LINUX,
     AuthorityHost,
-    Platform,
+    bracketed,
+    common_files,
     common_settings,
     installed_command,
+    json_file,
     platform,
     script,
     script_command,
     settings,
 )
+from render.platforms import Job, Platform, Service
 
 PORT = 8443
 _SCRIPT = "join-gate.sh"
 _SOURCE = Path(__file__).resolve().parent.parent / "gate"
-_INTERPRETER = b"#!/usr/bin/python3 -I\n"
 _MAIN = b"import sys\n\nfrom gate.command import main\n\nsys.exit(main(sys.argv[1:]))\n"
 # The first time that a zip file can hold; real ones would change the bytes.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
-# Until the platforms differ in it, commands about nodes need not know the host.
-_GATE = f"{LINUX.programs}/gate"
 
 
 def url(host: AuthorityHost) -> str:
     """Where nodes reach the gate."""
-    try:
-        bracketed = f"[{host.address}]" if ipaddress.ip_address(host.address).version == 6 else ""
-    except ValueError:
-        bracketed = ""
-    return f"https://{bracketed or host.address}:{PORT}"
+    return f"https://{bracketed(host.address)}:{PORT}"
 
 
 def install_command(host: AuthorityHost) -> str:
@@ -50,8 +44,7 @@ def install_command(host: AuthorityHost) -> str:
     Needs the certificate authority to be installed. Safe to repeat: it signs and restarts only
     where something changed.
     """
-    platform(host)
-    return script_command(_SCRIPT)
+    return script_command(host, _SCRIPT)
 
 
 def install_input(host: AuthorityHost, private_key_pem: str, certificate_request_pem: str) -> str:
@@ -70,9 +63,9 @@ def remove_command(host: AuthorityHost) -> str:
     return installed_command(f"{platform(host).programs}/{_SCRIPT}", "remove")
 
 
-def register_command(name: str) -> str:
+def register_command(host: AuthorityHost, name: str) -> str:
     """The remote command that admits a node, with `register_input` on its standard input."""
-    return shlex.join((_GATE, "register", name))
+    return shlex.join((*_gate(platform(host)), "register", name))
 
 
 def register_input(
@@ -98,18 +91,18 @@ def register_input(
     )
 
 
-def remove_node_command(name: str) -> str:
+def remove_node_command(host: AuthorityHost, name: str) -> str:
     """The remote command that forgets a node and revokes its certificates; safe to repeat."""
-    return installed_command(_GATE, "remove", name)
+    return installed_command(*_gate(platform(host)), "remove", name)
 
 
-def revoked_command() -> str:
+def revoked_command(host: AuthorityHost) -> str:
     """The remote command that prints which certificates of nodes are revoked and still live.
 
     `revoked_input` on its standard input is not read: it is there so that the command runs again
     when the workers changed.
     """
-    return shlex.join((_GATE, "revoked"))
+    return shlex.join((*_gate(platform(host)), "revoked"))
 
 
 def revoked_input(generations: Mapping[str, int]) -> str:
@@ -117,13 +110,18 @@ def revoked_input(generations: Mapping[str, int]) -> str:
     return json.dumps(dict(sorted(generations.items())))
 
 
-def program() -> bytes:
+def _gate(where: Platform) -> tuple[str, ...]:
+    """The words with which one of the gate's commands begins."""
+    return (f"{where.programs}/gate", "--settings", f"{where.gate}/gate.json")
+
+
+def program(python: str) -> bytes:
     """The gate as one executable file: a zip of its modules behind an interpreter line.
 
     Stored, not compressed: compressors differ between machines, and the same source must give the
     same bytes everywhere.
     """
-    buffer = io.BytesIO(_INTERPRETER)
+    buffer = io.BytesIO(f"#!{python} -I\n".encode())
     buffer.seek(0, io.SEEK_END)
     sources = {f"gate/{path.name}": path.read_bytes() for path in _SOURCE.glob("*.py")}
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as bundle:
@@ -140,19 +138,17 @@ def files(host: AuthorityHost) -> dict[str, File]:
     where = platform(host)
     values = {
         **common_settings(host),
-        "port": str(PORT),
-        "health_url": f"https://{host.address}:{PORT}/healthz",
+        "health_url": f"{url(host)}/healthz",
+        "gate_port": str(PORT),
     }
     return {
         _SCRIPT: script(_SCRIPT),
-        "authority-host.sh": script("authority-host.sh"),
-        "probe.py": script("probe.py"),
+        **common_files(host),
         "join-gate.env": settings(values),
-        "gate": File(program(), 0o755),
-        "gate.json": archive.text(json.dumps(gate_settings(host, where), indent=2) + "\n"),
-        "join-gate.service": archive.text(_unit(where)),
-        "join-gate-renew.service": archive.text(_renewal(where)),
-        "join-gate-renew.timer": archive.text(_RENEWAL_TIMER),
+        "gate": File(program(where.python), 0o755),
+        "gate.json": json_file(gate_settings(host, where)),
+        **where.service_files(gate_service(where)),
+        **where.job_files(renewal_job(where)),
     }
 
 
@@ -176,50 +172,24 @@ def gate_settings(host: AuthorityHost, where: Platform) -> dict[str, str | int]:
     }
 
 
-def _unit(where: Platform) -> str:
-    return systemd.unit(
-        {
-            "Unit": {
-                "Description": "autojoin's join gate, in front of CFSSL",
-                "After": "network.target cfssl.service",
-                "Wants": "cfssl.service",
-            },
-            "Service": {
-                "User": where.gate_user,
-                "Group": where.gate_user,
-                "ExecStart": shlex.join(
-                    (f"{where.programs}/gate", "--settings", f"{where.gate}/gate.json", "serve")
-                ),
-                "StateDirectory": "join-gate",
-                "StateDirectoryMode": "0700",
-                "WorkingDirectory": where.gate_state,
-                "Restart": "on-failure",
-                "RestartSec": "1",
-                "TimeoutStopSec": "15",
-                "LimitNOFILE": "4096",
-                **systemd.HARDENED,
-            },
-            "Install": {"WantedBy": "multi-user.target"},
-        }
+def gate_service(where: Platform) -> Service:
+    return Service(
+        name="join-gate",
+        description="autojoin's join gate, in front of CFSSL",
+        user=where.gate_user,
+        command=(*_gate(where), "serve"),
+        state=where.gate_state,
+        after=("cfssl",),
+        open_files=4096,
     )
 
 
-def _renewal(where: Platform) -> str:
-    return systemd.unit(
-        {
-            "Unit": {"Description": "renewal of the join gate's certificate, when due"},
-            "Service": {
-                "Type": "oneshot",
-                "ExecStart": shlex.join((f"{where.programs}/{_SCRIPT}", "renew")),
-            },
-        }
+def renewal_job(where: Platform) -> Job:
+    return Job(
+        name="join-gate-renew",
+        description="renewal of the join gate's certificate, when due",
+        user="root",
+        command=(f"{where.programs}/{_SCRIPT}", "renew"),
+        every="day",
+        writes=(where.gate, where.authority_state),
     )
-
-
-_RENEWAL_TIMER = systemd.unit(
-    {
-        "Unit": {"Description": "daily look at the join gate's certificate"},
-        "Timer": {"OnCalendar": "daily", "RandomizedDelaySec": "1h", "Persistent": "true"},
-        "Install": {"WantedBy": "timers.target"},
-    }
-)

@@ -36,6 +36,12 @@ HARDENED: Mapping[str, Value] = {
     "SystemCallErrorNumber": "EPERM",
 }
 
+# For a job of root's that puts files in place for others and restarts a service.
+HARDENED_ROOT: Mapping[str, Value] = {
+    **HARDENED,
+    "CapabilityBoundingSet": "CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_SETUID CAP_SETGID",
+}
+
 
 def unit(sections: Mapping[str, Mapping[str, Value]]) -> str:
     """A unit file: section -> directive -> value; a sequence repeats the directive.

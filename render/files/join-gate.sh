@@ -10,13 +10,17 @@ umask 077
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck disable=SC1091
 . "$here/join-gate.env"
+# shellcheck disable=SC2154
+PATH=$path
+export PATH
 # shellcheck disable=SC1091
 . "$here/authority-host.sh"
-# Set by join-gate.env:
+# shellcheck disable=SC1091
+. "$here/platform.sh"
+# Set by join-gate.env and platform.sh:
 # shellcheck disable=SC2154
-: "$address" "$cfssl" "$programs" "$configuration" "$authority" "$gate" "$gate_state" "$units" \
-    "$authority_user" "$gate_user" \
-    "$health_url"
+: "$address" "$python" "$cfssl" "$programs" "$configuration" "$authority" "$gate" "$gate_state" \
+    "$owner" "$owner_group" "$authority_user" "$gate_user" "$gate_port" "$health_url"
 
 # A third of the year that profile www gives.
 renew_seconds=10512000
@@ -51,14 +55,14 @@ certificate_is_good() {
 # Signed by CFSSL on this host, with a row in the certdb as every other certificate.
 sign() {
     certificate_is_good && return
-    runuser -u "$authority_user" -- "$cfssl" sign -loglevel 3 -ca "$authority/ca.pem" \
+    as_user "$authority_user" "$cfssl" sign -loglevel 3 -ca "$authority/ca.pem" \
         -ca-key "$authority/ca-key.pem" -config "$authority/config.json" \
         -db-config "$authority/db.json" -profile www -hostname "$address" - \
         <"$gate/request.pem" >"$work/signed.json" ||
         fail "$address: CFSSL did not sign the join gate's certificate"
-    /usr/bin/python3 -I -c 'import json, sys; print(json.load(sys.stdin)["cert"], end="")' \
+    "$python" -I -c 'import json, sys; print(json.load(sys.stdin)["cert"], end="")' \
         <"$work/signed.json" >"$work/tls.pem"
-    place "$work/tls.pem" "$gate/tls.pem" 644 root "$gate_user"
+    place "$work/tls.pem" "$gate/tls.pem" 644 "$owner" "$gate_user"
     inputs >"$gate/tls.inputs"
 }
 
@@ -67,48 +71,48 @@ install_gate() {
     check_packages
     check_authority
     check_pair
+    check_space "$gate_state"
+    check_port "$gate_port" join-gate
     user "$gate_user" 'autojoin join gate'
-    folder "$programs" 755 root root
-    folder "$gate" 750 root "$gate_user"
+    folder "$programs" 755 "$owner" "$owner_group"
+    folder "$gate" 750 "$owner" "$gate_user"
     folder "$gate_state" 700 "$gate_user" "$gate_user"
     place_programs
     place_gate
-    service join-gate.service
-    changes "$gate/renewal-restart-due"
-    place "$work/join-gate-renew.service" "$units/join-gate-renew.service" 644 root root
-    place "$work/join-gate-renew.timer" "$units/join-gate-renew.timer" 644 root root
-    service join-gate-renew.timer
+    service join-gate
     check_health
+    settled
+    job join-gate-renew
 }
 
 place_programs() {
     changes "$work/programs-changed"
-    for file in join-gate.sh authority-host.sh probe.py; do
-        place "$work/$file" "$programs/$file" 755 root root
+    for file in join-gate.sh authority-host.sh platform.sh as-user.py probe.py; do
+        place "$work/$file" "$programs/$file" 755 "$owner" "$owner_group"
     done
-    place "$work/join-gate.env" "$programs/join-gate.env" 600 root root
+    place "$work/join-gate.env" "$programs/join-gate.env" 600 "$owner" "$owner_group"
 }
 
 place_gate() {
     changes "$gate/restart-due"
-    place "$work/gate" "$programs/gate" 755 root root
-    place "$work/gate.json" "$gate/gate.json" 640 root "$gate_user"
+    place "$work/gate" "$programs/gate" 755 "$owner" "$owner_group"
+    place "$work/gate.json" "$gate/gate.json" 640 "$owner" "$gate_user"
     place_authority
     place "$work/tls-key.pem" "$gate/tls-key.pem" 600 "$gate_user" "$gate_user"
-    place "$work/request.pem" "$gate/request.pem" 640 root "$gate_user"
+    place "$work/request.pem" "$gate/request.pem" 640 "$owner" "$gate_user"
     sign
-    place "$work/join-gate.service" "$units/join-gate.service" 644 root root
+    install_service join-gate
 }
 
 # What the gate needs of the certificate authority.
 place_authority() {
-    place "$authority/ca.pem" "$gate/ca.pem" 640 root "$gate_user"
-    place "$authority/gate.key" "$gate/upstream.key" 640 root "$gate_user"
+    place "$authority/ca.pem" "$gate/ca.pem" 640 "$owner" "$gate_user"
+    place "$authority/gate.key" "$gate/upstream.key" 640 "$owner" "$gate_user"
 }
 
 check_health() {
-    /usr/bin/python3 -I "$programs/probe.py" 10 "$health_url" "$gate/ca.pem" >/dev/null ||
-        service_failed join-gate.service
+    "$python" -I "$programs/probe.py" 10 "$health_url" "$gate/ca.pem" >/dev/null ||
+        service_failed join-gate
 }
 
 # Also after the certificate authority was set up anew beneath a gate that is here already.
@@ -120,24 +124,26 @@ renew() {
     changes "$gate/restart-due"
     place_authority
     sign
-    service join-gate.service
+    service join-gate
     check_health
+    settled
 }
 
 remove_gate() {
     check_root
-    no_service join-gate-renew.timer
-    no_service join-gate-renew.service
-    no_service join-gate.service
-    systemctl daemon-reload
+    no_job join-gate-renew
+    no_service join-gate
+    services_gone
     rm -rf "${gate:?}" "${gate_state:?}"
     rm -f "$programs/gate" "$programs/join-gate.sh" "$programs/join-gate.env"
     if [ ! -e "$programs/certificate-authority.sh" ]; then
-        rm -f "$programs/authority-host.sh" "$programs/probe.py"
+        for file in authority-host.sh platform.sh as-user.py probe.py; do
+            rm -f "${programs:?}/$file"
+        done
     fi
     rmdir "$programs" "$configuration" 2>/dev/null || :
-    if getent passwd "$gate_user" >/dev/null; then
-        userdel "$gate_user" >&2
+    if id -u "$gate_user" >/dev/null 2>&1; then
+        user_remove "$gate_user" >&2
     fi
 }
 

@@ -2,9 +2,12 @@
 """Wait until a service on this host answers; print what its JSON answer holds.
 
 usage: probe.py SECONDS URL [CA-FILE]
-  http URL: POST {} to CFSSL's info, print the certificate it answers with.
+  http URL of CFSSL's info: POST {}, print the certificate it answers with.
+  other http URL: GET it, print what it answers.
   https URL: GET it on the loopback, with the certificate checked for the name in the URL.
 Exit status 1, with the last error on standard error, when the time is over.
+       probe.py taken PORT
+Exit status 0 where something listens there on the loopback.
 """
 
 import http.client
@@ -21,27 +24,42 @@ _LOOPBACK = "127.0.0.1"
 def ask(url, authority):
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(_LOOPBACK, parts.port, timeout=3)
-    if parts.scheme == "http":
+    if parts.scheme == "http" and parts.path.endswith("/info"):
         connection.request("POST", parts.path, b"{}", {"Content-Type": "application/json"})
+    elif parts.scheme == "http":
+        connection.request("GET", parts.path)
     else:
         plain = socket.create_connection((_LOOPBACK, parts.port), timeout=3)
         context = ssl.create_default_context(cafile=authority)
         connection.sock = context.wrap_socket(plain, server_hostname=parts.hostname)
         connection.request("GET", parts.path, headers={"Connection": "close"})
     response = connection.getresponse()
-    body = response.read(65536)
+    body = response.read()
     connection.close()
     if response.status != 200:
         raise ValueError(f"HTTP {response.status}")
+    if parts.scheme == "http" and not parts.path.endswith("/info"):
+        return body
     data = json.loads(body)
-    return data["result"]["certificate"] if parts.scheme == "http" else data["status"]
+    text = data["result"]["certificate"] if parts.scheme == "http" else data["status"]
+    return f"{text}\n".encode()
+
+
+def taken(port):
+    try:
+        socket.create_connection((_LOOPBACK, int(port)), timeout=3).close()
+    except OSError:
+        return 1
+    return 0
 
 
 def main(seconds, url, authority=None):
+    if seconds == "taken":
+        return taken(url)
     deadline = time.monotonic() + float(seconds)
     while True:
         try:
-            print(ask(url, authority))
+            sys.stdout.buffer.write(ask(url, authority))
             return 0
         except (OSError, ValueError, LookupError, http.client.HTTPException) as error:
             if time.monotonic() > deadline:

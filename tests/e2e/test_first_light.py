@@ -89,7 +89,7 @@ def test_the_authority_is_reachable_only_through_the_gate(lab: Lab) -> None:
     ports = {line.split()[3] for line in listening.splitlines() if line.startswith("LISTEN")}
     assert any(port == "127.0.0.1:8888" for port in ports), listening
     outside = {port.rpartition(":")[2] for port in ports if not port.startswith("127.")}
-    assert outside == {"22", "8443"}
+    assert outside == {"22", "8443", "8889"}
 
 
 def until(seconds: float, read: Any) -> Any:

@@ -87,7 +87,9 @@ def names(found: list[dict[str, Any]]) -> set[str]:
 def test_everything_is_to_be_created(engine: Engine) -> None:
     found = steps(engine.preview(nothing))
     assert {step["op"] for step in found} == {"create"}
-    assert {"ca-cfssl", "gate-service", "cilium-release", "crd-gate"} <= names(found)
+    assert "ca-pair" not in names(found)
+    assert {"ca-cfssl", "ca-ocsp-key", "ca-ocsp-request"} <= names(found)
+    assert {"gate-service", "cilium-release", "crd-gate"} <= names(found)
     assert {"machine", "machine-registration", "machine-machine"} <= names(found)
 
 
@@ -182,3 +184,15 @@ def test_a_bad_configuration_is_a_clear_error(engine: Engine, change: Change, li
     shown = answer.stdout + answer.stderr
     assert line in shown
     assert "Traceback" not in shown
+
+
+def test_a_generated_authority_is_protected(engine: Engine) -> None:
+    def generate(config: dict[str, Any]) -> None:
+        authority = config["autojoin:certificateAuthority"]
+        for name in ("certificate", "key"):
+            authority.pop(name, None)
+        authority["source"] = "generate"
+
+    found = {step["urn"].rpartition("::")[2]: step for step in steps(engine.preview(generate))}
+    assert found["ca-pair"]["newState"]["protect"] is True
+    assert "delete" not in found["ca-pair"]["newState"]["inputs"]

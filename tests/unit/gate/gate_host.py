@@ -88,13 +88,14 @@ class Host:
                 gate_key=str(self.folder / "gate.key"),
                 operator_key=str(self.folder / "operator.key"),
                 node_certificate_hours=HOURS,
+                status_url="http://192.0.2.2:8889",
             ),
         )
         certdb = self.folder / "certdb.sqlite"
         self._write_json("db.json", cfssl.database(str(certdb)))
         with sqlite3.connect(certdb) as database:
             database.executescript(cfssl.SCHEMA)
-        (self.folder / "gate").write_bytes(join_gate.program())
+        (self.folder / "gate").write_bytes(join_gate.program("/usr/bin/python3"))
         self._make_listener()
         self._write_json(
             "gate.json",

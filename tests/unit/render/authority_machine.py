@@ -12,12 +12,40 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from render import archive, join_gate
 from render import certificate_authority as authority
-from render import join_gate
 from render.authority_host import LINUX, AuthorityHost, Platform
 
 ADDRESS = "192.0.2.2"
+
+
+def listener(key: Any = None, name: str = "autojoin join gate") -> tuple[str, str]:
+    """A key and a certificate request, as the tls provider makes them."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder(
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    ).sign(key, hashes.SHA256())
+    return key_pem(key).decode(), request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def key_pem(key: Any, password: bytes | None = None) -> bytes:
+    hidden = serialization.BestAvailableEncryption(password) if password else None
+    data: bytes = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        hidden or serialization.NoEncryption(),
+    )
+    return data
+
+
+SIGNER = listener(name="OCSP signer")
 
 _SYSTEMCTL = """#!/bin/sh
 # Runs ExecStart= of a unit; keeps process ids and a log in $STATE.
@@ -65,13 +93,8 @@ class Machine:
             stub = stubs / name
             stub.write_text(_SYSTEMCTL if name == "systemctl" else "#!/bin/sh\n")
             stub.chmod(0o755)
-        # The gate's commands look in /etc; this host's /etc is elsewhere.
-        self.gate = stubs / "gate"
-        self.gate.write_text(
-            f"#!/bin/sh\n[ -e {folder}/programs/gate ] || exit 0\n"
-            f'exec {folder}/programs/gate --settings {folder}/etc/join-gate/gate.json "$@"\n'
-        )
-        self.gate.chmod(0o755)
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._files: dict[str, str] = {}
         self.environment = {
             "PATH": f"{stubs}:/usr/sbin:/usr/bin:/sbin:/bin",
             "STATE": str(self.state),
@@ -92,14 +115,18 @@ class Machine:
         assert cfssl, "cfssl is not on PATH; make tools puts it there"
         packages = dict(LINUX.packages)
         packages[cfssl] = packages.pop(LINUX.cfssl)
+        if (self.root / "bin" / "cfssl").exists():
+            cfssl = str(self.root / "bin" / "cfssl")
         return replace(
             LINUX,
+            path=self.environment["PATH"],
             cfssl=cfssl,
+            generated=str(self.root / "generated"),
             programs=str(self.root / "programs"),
             configuration=str(self.root / "etc"),
             authority_state=str(self.root / "var" / "cfssl"),
             gate_state=str(self.root / "var" / "join-gate"),
-            units=str(self.root / "units"),
+            services=str(self.root / "units"),
             authority_user="root",
             gate_user="root",
             packages=packages,
@@ -125,7 +152,50 @@ class Machine:
 
     def install_authority(self, **changes: object) -> subprocess.CompletedProcess[str]:
         host = replace(self.host, **changes)  # type: ignore[arg-type]
-        return self.run(authority.install_command(host), authority.install_input(host))
+        return self.run(authority.install_command(host), self.authority_input(host))
+
+    def authority_input(self, host: AuthorityHost) -> str:
+        files = {
+            **authority.files(host),
+            "ocsp-key.pem": archive.text(SIGNER[0]),
+            "ocsp-request.pem": archive.text(SIGNER[1]),
+        }
+        if not self._files:
+            assert archive.pack(files) == authority.install_input(host, *SIGNER)
+        for name, text in self._files.items():
+            files[name] = archive.text(text, 0o755)
+        return archive.pack(files)
+
+    def replace_file(self, name: str, text: str) -> None:
+        """From now on, install `text` for one of the files."""
+        self._files[name] = text
+
+    def stub(self, name: str, body: str) -> None:
+        """A program that comes before the real one on PATH."""
+        path = self.root / "bin" / name
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+
+    def start(self, words: list[str]) -> None:
+        """Run a program on this host until it is closed; returns once it has printed a line."""
+        process = subprocess.Popen(
+            ["nsenter", "--net", "--target", str(self._namespace.pid), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._processes.append(process)
+        assert process.stdout is not None and process.stdout.readline()
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Every file of the host, but for what the running services write by themselves."""
+        own = {"bin", "state"}
+        return {
+            str(path.relative_to(self.root)): path.read_bytes()
+            for path in sorted(self.root.rglob("*"))
+            if path.is_file()
+            and path.relative_to(self.root).parts[0] not in own
+            and not path.name.endswith(("-wal", "-shm", "ca.crl"))
+        }
 
     def install_gate(self, key: str, request: str) -> subprocess.CompletedProcess[str]:
         return self.run(
@@ -138,6 +208,11 @@ class Machine:
         lines = log.read_text().splitlines() if log.exists() else []
         return [line for line in lines if verb in line.split()]
 
+    def restarted(self) -> list[str]:
+        """The services (not the timers) that were restarted since the last `forget`."""
+        units = [line.split()[-1] for line in self.asked("restart")]
+        return [unit.removesuffix(".service") for unit in units if unit.endswith(".service")]
+
     def forget(self) -> None:
         (self.state / "systemctl.log").unlink(missing_ok=True)
 
@@ -145,6 +220,8 @@ class Machine:
         return self.root / "etc" / name
 
     def close(self) -> None:
+        for process in self._processes:
+            process.communicate(b"\n", timeout=10)
         for path in self.state.glob("*.pid"):
             try:
                 os.kill(int(path.read_text()), 15)

@@ -17,7 +17,7 @@ import pytest
 
 from render import archive, cfssl, join_gate, systemd
 from render import certificate_authority as authority
-from render.authority_host import FILES, LINUX, AuthorityHost, NotImplementedYet
+from render.authority_host import FILES, LINUX, AuthorityHost
 
 HOST = AuthorityHost(
     platform="linux",
@@ -28,6 +28,7 @@ HOST = AuthorityHost(
     subject={},
     node_certificate_hours=720,
 )
+PAIR = ("KEY\n", "REQUEST\n")
 
 
 def unpacked(text: str) -> dict[str, tuple[bytes, int]]:
@@ -43,7 +44,10 @@ def unpacked(text: str) -> dict[str, tuple[bytes, int]]:
 
 def test_every_profile_needs_a_key_and_the_gates_key_opens_kubelet_only() -> None:
     configuration = cfssl.configuration(
-        gate_key="/a/gate.key", operator_key="/a/operator.key", node_certificate_hours=720
+        gate_key="/a/gate.key",
+        operator_key="/a/operator.key",
+        node_certificate_hours=720,
+        status_url="http://192.0.2.2:8889",
     )
     profiles = {
         "default": configuration["signing"]["default"],
@@ -59,7 +63,7 @@ def test_every_profile_needs_a_key_and_the_gates_key_opens_kubelet_only() -> Non
 
 
 def test_cfssl_is_on_the_loopback_with_two_endpoints() -> None:
-    unit = unpacked(authority.install_input(HOST))["cfssl.service"][0].decode()
+    unit = unpacked(authority.install_input(HOST, *PAIR))["cfssl.service"][0].decode()
     words = shlex.split(unit.partition("ExecStart=")[2].splitlines()[0])
     assert words[words.index("-address") + 1] == "127.0.0.1"
     disabled = set(words[words.index("-disable") + 1].split(","))
@@ -70,7 +74,7 @@ def test_cfssl_is_on_the_loopback_with_two_endpoints() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["cfssl.service", "join-gate.service"])
+@pytest.mark.parametrize("name", ["cfssl.service", "ocsp-responder.service", "join-gate.service"])
 def test_services_are_hardened(name: str) -> None:
     files = {**authority.files(HOST), **join_gate.files(HOST)}
     lines = files[name].content.decode().splitlines()
@@ -93,29 +97,30 @@ def test_a_value_cannot_become_a_directive() -> None:
 
 
 def test_input_is_deterministic_and_follows_the_configuration() -> None:
-    assert authority.install_input(HOST) == authority.install_input(replace(HOST))
+    assert authority.install_input(HOST, *PAIR) == authority.install_input(replace(HOST), *PAIR)
     other = replace(HOST, node_certificate_hours=24)
-    assert authority.install_input(HOST) != authority.install_input(other)
-    pair = ("KEY\n", "REQUEST\n")
-    assert join_gate.install_input(HOST, *pair) == join_gate.install_input(HOST, *pair)
+    assert authority.install_input(HOST, *PAIR) != authority.install_input(other, *PAIR)
+    assert join_gate.install_input(HOST, *PAIR) == join_gate.install_input(HOST, *PAIR)
 
 
-def test_only_the_gates_input_holds_a_secret() -> None:
-    assert "tls-key.pem" not in unpacked(authority.install_input(HOST))
-    files = unpacked(join_gate.install_input(HOST, "THE KEY", "THE REQUEST"))
-    assert files["tls-key.pem"] == (b"THE KEY\n", 0o600)
-    commands = [authority.install_command(HOST), join_gate.install_command(HOST)]
-    assert not any("KEY" in command for command in commands)
+def test_keys_travel_on_standard_input_only() -> None:
+    for module, name in ((authority, "ocsp-key.pem"), (join_gate, "tls-key.pem")):
+        assert name not in module.files(HOST)
+        files = unpacked(module.install_input(HOST, "THE KEY", "THE REQUEST"))
+        assert files[name] == (b"THE KEY\n", 0o600)
+        assert "KEY" not in module.install_command(HOST) + module.remove_command(HOST)
+    assert not any("key" in name for name in unpacked(authority.pair_input(HOST)))
 
 
 def test_commands_survive_any_login_shell() -> None:
     """One `sh -c` with one quoted word: csh and fish pass it on unread."""
     for command in (
         authority.install_command(HOST),
+        authority.pair_command(HOST),
         authority.remove_command(HOST),
         join_gate.install_command(HOST),
         join_gate.remove_command(HOST),
-        join_gate.remove_node_command("worker-1"),
+        join_gate.remove_node_command(HOST, "worker-1"),
     ):
         words = shlex.split(command)
         assert words[:2] == ["sh", "-c"] and len(words) == 3
@@ -125,7 +130,7 @@ def test_commands_survive_any_login_shell() -> None:
 
 def test_settings_are_quoted_for_the_shell() -> None:
     odd = replace(HOST, certificate="/etc/o'clock $(touch x)/ca.pem")
-    script = unpacked(authority.install_input(odd))["certificate-authority.env"][0].decode()
+    script = unpacked(authority.install_input(odd, *PAIR))["certificate-authority.env"][0].decode()
     result = subprocess.run(
         ["dash", "-euc", script + 'printf %s "$source_certificate"'],
         capture_output=True,
@@ -134,20 +139,11 @@ def test_settings_are_quoted_for_the_shell() -> None:
     assert (result.stdout, result.returncode) == (odd.certificate, 0)
 
 
-@pytest.mark.parametrize("platform", ["illumos", "freebsd", "openbsd", "netbsd"])
-def test_other_platforms_are_named(platform: str) -> None:
-    host = replace(HOST, platform=platform)
-    for render in (authority.install_command, authority.install_input, join_gate.install_command):
-        with pytest.raises(NotImplementedYet, match=f"platform: {platform} is not implemented yet"):
-            render(host)
+SCRIPTS = ("authority-host.sh", "certificate-authority.sh", "join-gate.sh")
+PLATFORM_SCRIPTS = tuple(path.name for path in sorted(FILES.glob("platform-*.sh")))
 
 
-def test_generated_authorities_are_named() -> None:
-    with pytest.raises(NotImplementedYet, match="source: generate is not implemented yet"):
-        authority.install_input(replace(HOST, source="generate"))
-
-
-@pytest.mark.parametrize("name", ["authority-host.sh", "certificate-authority.sh", "join-gate.sh"])
+@pytest.mark.parametrize("name", [*SCRIPTS, *PLATFORM_SCRIPTS])
 def test_scripts_are_clean(name: str) -> None:
     result = subprocess.run(["shellcheck", str(FILES / name)], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
@@ -155,8 +151,8 @@ def test_scripts_are_clean(name: str) -> None:
 
 
 def test_the_program_is_one_deterministic_executable() -> None:
-    program = join_gate.program()
-    assert program == join_gate.program()
+    program = join_gate.program(LINUX.python)
+    assert program == join_gate.program(LINUX.python)
     assert program.startswith(b"#!/usr/bin/python3 -I\n")
     with zipfile.ZipFile(io.BytesIO(program)) as bundle:
         names = bundle.namelist()
@@ -200,7 +196,8 @@ def test_registration_carries_its_secrets_on_standard_input_only() -> None:
         "statusToken": "bb" * 32,
         "lifeHours": 24,
     }
-    assert join_gate.register_command("worker-1") == f"{LINUX.programs}/gate register worker-1"
+    command = f"{LINUX.programs}/gate --settings {LINUX.gate}/gate.json register worker-1"
+    assert join_gate.register_command(HOST, "worker-1") == command
 
 
 def test_packing_is_independent_of_order() -> None:
