@@ -23,9 +23,9 @@ test: ## every test, the end-to-end run on the lab included
 	@$(TOOLS) test
 	@$(IN_VENV) lab.commands test $(TESTS)
 
-preview: ## what `pulumi up` of stack STACK would change; needs no lab
+preview: ## what `pulumi up` of stack STACK would change, and a summary; JSON=1 for the summary alone
 	@$(TOOLS) engine
-	@$(IN_VENV) lab.commands preview $(STACK)
+	@$(IN_VENV) commands.preview "$(STACK)" $(if $(filter file,$(origin STACK_FILE)),,--file "$(STACK_FILE)") $(if $(JSON),--json)
 
 check: ## every problem of stack STACK's config, or of STACK_FILE=path
 	@$(TOOLS) check
@@ -54,8 +54,9 @@ lint: ## ruff and mypy
 	@$(IN_VENV) lab.commands lint
 
 golden: ## refresh the golden files; read the diff
-	@$(TOOLS) check
+	@$(TOOLS) engine
 	@$(IN_VENV) pytest tests/golden --refresh
+	@REFRESH=1 $(IN_VENV) pytest tests/preview/test_summary.py
 
 bench: ## every figure beside what it is measured against; FULL=1 for every row (under 40 minutes)
 	@$(TOOLS) test

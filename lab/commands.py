@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -154,50 +152,6 @@ def prepared() -> place.Place:
     return where
 
 
-def preview(name: str) -> None:
-    """`pulumi preview`: of the dev stack in the lab's backend; of others see `preview_other`."""
-    if name == stack.STACK:
-        where = prepared()
-        check_file(stack.FILE)
-        engine(["preview", "--diff"], stack.environment(where))
-        return
-    file = CHECKOUT / f"Pulumi.{name}.yaml"
-    check_file(file)
-    environment = {**stack.engine_environment(), "PULUMI_STACK": name}
-    known = ["pulumi", "stack", "ls", "--json"]
-    chosen = (
-        "PULUMI_BACKEND_URL" in os.environ
-        and name
-        in subprocess.run(
-            known, cwd=CHECKOUT, env={**os.environ, **environment}, capture_output=True, text=True
-        ).stdout
-    )
-    if chosen:
-        engine(["preview", "--diff"], environment)
-    else:
-        preview_scratch(name, file, environment)
-
-
-def preview_scratch(name: str, file: Path, environment: dict[str, str]) -> None:
-    """Preview against an empty state, on a copy of the file: nothing of the user's is touched."""
-    print(
-        f"autojoin: no state of stack {name} in PULUMI_BACKEND_URL "
-        f"({os.environ.get('PULUMI_BACKEND_URL', 'not set')}): previewed as a new cluster"
-    )
-    with tempfile.TemporaryDirectory(prefix="autojoin-preview-") as folder:
-        copy = Path(folder) / file.name
-        copy.write_text(file.read_text())
-        scratch = {**environment, "PULUMI_BACKEND_URL": f"file://{folder}"}
-        if not {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"} & set(os.environ):
-            passphrase = Path(folder) / "passphrase"
-            stack.make_passphrase(passphrase)
-            scratch["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(passphrase)
-        # Where the copy lies, so that the salt of the new stack is written to it.
-        shutil.copy(CHECKOUT / "Pulumi.yaml", folder)
-        engine(["stack", "init", name], scratch, folder=Path(folder))
-        engine(["preview", "--diff", "--config-file", str(copy)], scratch)
-
-
 def check_file(path: Path) -> None:
     """Every problem of the stack file at once, as one LabError."""
     try:
@@ -239,7 +193,6 @@ def main() -> int:
     for name in ("up", "env", "status", "lint"):
         commands.add_parser(name)
     commands.add_parser("down").add_argument("--all", action="store_true")
-    commands.add_parser("preview").add_argument("stack")
     commands.add_parser("check").add_argument("file", type=Path)
     commands.add_parser("test").add_argument("tests", nargs="*", default=[])
     given = parser.parse_args()
@@ -250,7 +203,6 @@ def main() -> int:
         "status": status,
         "lint": lint,
         "down": lambda: down(given.all),
-        "preview": lambda: preview(given.stack),
         "check": lambda: check(given.file),
         "test": lambda: run([sys.executable, "-m", "pytest", *given.tests]),
     }

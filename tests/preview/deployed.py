@@ -1,0 +1,149 @@
+"""A stack as it is after `pulumi up`, with no lab: by the real engine, on plugins that do nothing.
+
+The plugins are the lab's stand-ins, whose checks and diffs are as they always are; only what would
+reach a host or an API server is answered here. So every preview afterwards is a real one, over a
+state that the engine itself wrote, secrets included.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from lab import stack
+from lab.pins import CHECKOUT
+from lab.plugins import VERSION_VARIABLE, package
+
+Config = dict[str, Any]
+Change = Callable[[Config], None]
+
+_START = """\
+import os, sys
+os.environ["{variable}"] = "{version}"
+ANSWERS = {answers!r}
+"""
+
+# What is answered in place of a host, and of an API server.
+_PATCHES = {
+    "command": """
+from lab.plugins import command
+from lab.plugins.command_run import Outcome
+
+def run(self, request, inputs, words, old):
+    name = request.urn.rpartition("::")[2]
+    for end, text in ANSWERS.items():
+        if name.endswith(end):
+            return Outcome(0, text, "", text)
+    return Outcome(0, "", "", "")
+
+command.RemoteCommand.run = command.LocalCommand.run = run
+command.main("command", "", command.provider())
+""",
+    "tls": """
+import runpy
+runpy.run_module("lab.plugins.tls", run_name="__main__", alter_sys=True)
+""",
+    "kubernetes": """
+from lab.plugins import kubernetes
+from lab.plugins.base import Created
+
+def create(self, request):
+    body = request.inputs
+    name = body.get("name") or body["metadata"]["name"]
+    done = {"status": {"status": "deployed"}, "resourceNames": {}} if "chart" in body else {}
+    return Created(name, {**body, **done})
+
+for handler in (kubernetes.ReleaseHandler, kubernetes.ObjectHandler):
+    handler.create = create
+kubernetes.run()
+""",
+}
+
+
+class Deployed:
+    """A stack `lab` in a backend of its own, brought up with `config`."""
+
+    def __init__(self, folder: Path, config: Config):
+        self.folder = folder
+        self.config = config
+        self.home = folder / "pulumi-home"
+        shutil.copy(CHECKOUT / "Pulumi.yaml", folder)
+        self._install()
+        self.file = self._write("Pulumi.lab.yaml", config)
+        self._pulumi("stack", "init", "lab", folder=folder)
+        self._pulumi("up", "--yes", "--skip-preview", "--config-file", str(self.file))
+
+    def previews(self, changes: dict[str, Change]) -> dict[str, str]:
+        """The engine's events in a preview after each change of the configuration."""
+        with ThreadPoolExecutor(2) as pool:
+            return dict(zip(changes, pool.map(self.preview, changes.values()), strict=True))
+
+    def preview(self, change: Change) -> str:
+        config = copy.deepcopy(self.config)
+        change(config)
+        file = self._write(f"Pulumi.changed-{change.__name__}.yaml", config)
+        events = self.folder / f"events-{change.__name__}"
+        words = ["preview", "--event-log", str(events), "--config-file", str(file)]
+        self._pulumi(*words)
+        return events.read_text()
+
+    def _write(self, name: str, config: Config) -> Path:
+        path = self.folder / name
+        salt = yaml.safe_load(self.file.read_text()) if hasattr(self, "file") else {}
+        path.write_text(yaml.safe_dump({**salt, "config": config}))
+        return path
+
+    def _install(self) -> None:
+        answers = {
+            "ca-cfssl": _certificate(),
+            "admission-revoked": '{"revoked": []}',
+            "-machine": '{"readySeconds": 4.2, "phases": {}}',
+        }
+        built = package.build(self.folder / "plugins", sys.executable)
+        for name, version, path in built:
+            start = _START.format(variable=VERSION_VARIABLE, version=version, answers=answers)
+            (path / "start.py").write_text(start + _PATCHES[name])
+            words = ["plugin", "install", "resource", name, version, "--file", str(path)]
+            self._pulumi(*words)
+
+    def _pulumi(self, *words: str, folder: Path = CHECKOUT) -> str:
+        environment = {
+            **os.environ,
+            **stack.engine_environment(),
+            "PULUMI_HOME": str(self.home),
+            "PULUMI_BACKEND_URL": f"file://{self.folder}",
+            "PULUMI_CONFIG_PASSPHRASE": "test",
+            "PULUMI_STACK": "lab",
+            "PULUMI_DEBUG_COMMANDS": "true",
+        }
+        command = ["pulumi", *words, "--non-interactive"]
+        answer = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return answer.stdout
+
+
+def _certificate() -> str:
+    """A certificate authority's own certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    made = builder.sign(key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM).decode()
