@@ -6,7 +6,7 @@ PYTHON ?= python3
 IN_VENV = "$$($(PYTHON) lab/tools.py python)" -m
 TOOLS = $(PYTHON) lab/tools.py install
 
-.PHONY: help up down new test preview check render tools env status lint golden bench
+.PHONY: help up down graph new test preview check render tools env status lint golden bench
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,10 @@ new: ## a commented stack file for STACK=x, by questions or ARGS="--help"
 render: ## every file of stack STACK, or of STACK_FILE=path, into OUT=folder; SECRETS=show, CERTIFICATE=path
 	@$(TOOLS) $(if $(filter show,$(SECRETS)),engine,check)
 	@$(IN_VENV) commands.render "$(STACK_FILE)" "$(OUT)" $(if $(filter file,$(origin STACK)),,--stack "$(STACK)") $(if $(CERTIFICATE),--certificate "$(CERTIFICATE)") $(if $(SECRETS),--secrets "$(SECRETS)")
+
+graph: ## draw stack STACK, or STACK_FILE=path, into OUT=lab.svg
+	@$(TOOLS) check
+	@$(IN_VENV) commands.graph "$(STACK_FILE)" "$(OUT)"
 
 tools: ## install the pinned tools and the lab's machine image
 	@$(TOOLS) all

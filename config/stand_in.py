@@ -61,9 +61,12 @@ def _mended(
     """A lab with every wrong value replaced, and the names that were; None where that fails."""
     values = copy.deepcopy(values)
     names: dict[str, str] = {}
-    for _ in range(MAX_ROUNDS):
+    for round_ in range(MAX_ROUNDS):
         for details in sorted(error.errors(), key=lambda details: -len(details["loc"])):
-            _mend(values, details["type"], tuple(details["loc"]), filler, names)
+            location = tuple(details["loc"])
+            # A stand-in that is itself refused is not put there again where nothing will do.
+            kind = "extra_forbidden" if round_ and _is_optional(location) else details["type"]
+            _mend(values, kind, location, filler, names)
         try:
             return Lab.model_validate(values, by_alias=True, by_name=False), names
         except ValidationError as next_error:
@@ -94,6 +97,11 @@ def _mend(
             parent.pop(last, None)
         else:
             parent[last] = filler.at(location)
+
+
+def _is_optional(location: Location) -> bool:
+    field = field_at(location)
+    return field is not None and not field.is_required()
 
 
 def _renamed(problem: Problem, names: dict[str, str]) -> Problem:

@@ -119,7 +119,7 @@ def without_bgp(config: Config) -> None:
 
 
 def set_a_chart_value(config: Config) -> None:
-    config["autojoin:cilium"]["values"] = {"hubble": {"enabled": False}}
+    config["autojoin:cilium"]["values"] = {"debug": {"enabled": True}}
 
 
 def shorter_certificates(config: Config) -> None:
