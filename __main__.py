@@ -15,7 +15,7 @@ lab = load()
 provider = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab))
 
 authority = CertificateAuthority("ca", lab.certificate_authority)
-gate = JoinGate("gate", authority)
+gate = JoinGate("gate", authority, lab.join_gate)
 cilium = Cilium("cilium", lab, provider)
 bgp = Bgp("bgp", lab.bgp, cilium, provider) if lab.bgp else None
 

@@ -7,6 +7,7 @@ import pulumi_tls as tls
 
 from components import remote
 from components.certificate_authority import CertificateAuthority
+from config.models import JoinGate as Settings
 from render import join_gate as render
 
 
@@ -21,10 +22,12 @@ class JoinGate(pulumi.ComponentResource):
         self,
         name: str,
         authority: CertificateAuthority,
+        settings: Settings,
         opts: pulumi.ResourceOptions | None = None,
     ):
         super().__init__("autojoin:index:JoinGate", name, None, opts)
         self.authority = authority
+        self.settings = settings
         self.host = authority.settings.host
         self.url = render.url(authority.host)
         key, request = self._listener(name)
@@ -62,5 +65,5 @@ class JoinGate(pulumi.ComponentResource):
     def _input(self, key: tls.PrivateKey, request: tls.CertRequest) -> pulumi.Output[str]:
         host = self.authority.host
         return pulumi.Output.all(key.private_key_pem, request.cert_request_pem).apply(
-            lambda pems: render.install_input(host, *pems)
+            lambda pems: render.install_input(host, *pems, allow_tls12=self.settings.allow_tls12)
         )

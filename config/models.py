@@ -157,6 +157,24 @@ class Dashboards(Section):
     namespace: NodeName = key("Namespace of the dashboards", "monitoring", default="monitoring")
 
 
+class JoinGate(Section):
+    """The join gate on the CA host: what nodes talk to."""
+
+    join_key_hours: int = Field(
+        description="Hours within which a registered node must have joined",
+        examples=[24],
+        default=24,
+        ge=1,
+        le=8760,
+    )
+    allow_tls12: bool = Field(
+        alias="allowTls12",
+        description="Speak TLS 1.2 too, for nodes whose openssl or curl is too old for 1.3",
+        examples=[False],
+        default=False,
+    )
+
+
 class Cilium(Section):
     """The Cilium chart, of release 1.17, 1.18 or 1.20."""
 
@@ -219,6 +237,7 @@ class Lab(Section):
 
     cluster: Cluster
     certificate_authority: CertificateAuthority
+    join_gate: JoinGate = JoinGate()
     cilium: Cilium = Cilium()
     bgp: Bgp | None = None
     workers: dict[WorkerName, Worker] = Field(default={})

@@ -83,7 +83,7 @@ class Application:
             return handler
         known = {path for _, path in self._routes}
         if request.path in known or request.path.startswith(_STATUS_PREFIX):
-            raise Refusal(405, f"{request.method}: not for this path")
+            raise Refusal(405, f"{request.method}: not for this path", close=True)
         raise Refusal(404, "no such path")
 
     def _health(self, request: Request, remote: str) -> Response:
@@ -109,7 +109,7 @@ class Application:
         node = self._authentic_node(name, signed)
         signable = rules.check(data, certificate_request, name, node.addresses)
         with self._locks[hash(name) % _LOCKS]:
-            certificate, repeated = self._certificate(name, node.identity, signable)
+            certificate, repeated = self._certificate(name, node.identity, signable, remote)
         journal.record(
             "joined",
             node=name,
@@ -132,7 +132,9 @@ class Application:
             )
         return node
 
-    def _certificate(self, name: str, identity: str, signable: rules.Signable) -> tuple[str, bool]:
+    def _certificate(
+        self, name: str, identity: str, signable: rules.Signable, remote: str
+    ) -> tuple[str, bool]:
         """The certificate for a join key's one public key: signed now, or the one signed before."""
         node = self._store.node(name)
         if node is None or node.identity != identity:
@@ -141,6 +143,10 @@ class Application:
         if node.public_key == public_key and node.certificate is not None:
             return node.certificate, True
         if not self._store.claim(name, identity, public_key):
+            # Two machines hold this join key, or one was set up anew: a person should look.
+            journal.record(
+                "alarm", node=name, identity=identity, reason="a second key", remote=remote
+            )
             raise Refusal(409, f"{name} has already joined; raise its generation to join it anew")
         return self._sign(name, identity, signable), False
 

@@ -63,7 +63,7 @@ def _run(command: str, rest: list[str], settings: Settings) -> None:
         if not names.is_name(name):
             raise GateError(
                 f"{name!r}: not a node's name: lower case letters, digits, - and ., "
-                f"at most {names.NAME_LIMIT}"
+                f"at most {names.NAME_LIMIT}, and no address"
             )
     with revocation.acting_as(settings.user):
         store = Store(settings.database)
@@ -170,8 +170,8 @@ def _addresses(value: object) -> tuple[str, ...]:
     result = []
     for text in value:
         canonical = names.address(text) if isinstance(text, str) else None
-        if canonical is None:
-            raise GateError(f"standard input: addresses: not an IP address: {text!r}")
+        if canonical is None or not names.is_node_address(canonical):
+            raise GateError(f"standard input: addresses: not an address of a node: {text!r}")
         result.append(canonical)
     return tuple(result)
 
@@ -200,7 +200,7 @@ def serve(settings: Settings) -> None:
     except (OSError, ValueError) as error:
         raise GateError(f"{settings.authority}: not a certificate: {error}") from None
     key = _upstream_key(settings.upstreamKey)
-    context = tls_context(settings.certificate, settings.key)
+    context = tls_context(settings.certificate, settings.key, settings.minimumTls)
     store = Store(settings.database)
     following = Progress(store, most_waiting=FOLLOWERS)
     upstream = Upstream(settings.upstreamHost, settings.upstreamPort, key)

@@ -7,7 +7,6 @@ keys, no NaN, no loose base64.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -58,13 +57,21 @@ def parse_envelope(body: bytes) -> Envelope:
     return Envelope(_decode(data, "token"), _decode(data, "request"))
 
 
+def canonical_base64(text: str) -> bytes:
+    """The bytes that `text` encodes; ValueError unless it is the one encoding of them."""
+    data = base64.b64decode(text, validate=True)
+    if base64.b64encode(data).decode() != text:
+        raise ValueError("not the usual base64 of its bytes")
+    return data
+
+
 def _decode(data: dict[str, Any], name: str) -> bytes:
     value = data.get(name)
     if not isinstance(value, str):
         raise Refusal(400, f"the body's {name} must be base64 text")
     try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
+        return canonical_base64(value)
+    except ValueError:
         raise Refusal(400, f"the body's {name} is not base64") from None
 
 

@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl
 
 from gate.errors import Refusal
 
@@ -18,7 +18,11 @@ _IDLE_SECONDS = 15.0
 _READ_SECONDS = 10.0
 _WRITE_SECONDS = 10.0
 _DRAIN_LIMIT = 262144
-_REQUEST_LINE = re.compile(r"([A-Z]{1,16}) (/[\x21-\x7e]*) HTTP/1\.([01])")
+# No percent signs and no second slash: a path has one spelling.
+_REQUEST_LINE = re.compile(
+    r"([A-Z]{1,16}) ((?:/[A-Za-z0-9._~-]+)*/?)(?:\?([A-Za-z0-9._~=&-]*))? HTTP/1\.([01])"
+)
+_ONCE = ("authorization", "content-length", "content-encoding", "host", "transfer-encoding")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
 
 
@@ -59,7 +63,21 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._buffer = bytearray()
-        self.deadline: float | None = time.monotonic() + _READ_SECONDS
+        self._since = 0.0
+        self._deadline: float | None = None
+        self.deadline = time.monotonic() + _READ_SECONDS
+
+    @property
+    def deadline(self) -> float | None:
+        return self._deadline
+
+    @deadline.setter
+    def deadline(self, value: float | None) -> None:
+        self._deadline, self._since = value, time.monotonic()
+
+    def waits_since(self, now: float) -> float:
+        """Seconds for which the gate has been waiting for the client in the present step."""
+        return 0.0 if self._deadline is None else now - self._since
 
     def abort(self) -> None:
         """Break the connection from another thread."""
@@ -74,14 +92,12 @@ class Connection:
         """The next request; Closed where there is none, Refusal where it is not acceptable."""
         self.deadline = time.monotonic() + _IDLE_SECONDS
         head = self._read_head()
-        method, target, minor, headers = _parse_head(head)
+        method, path, query, minor, headers = _parse_head(head)
         body = self._read_body(headers)
         self.deadline = None
-        parts = urlsplit(target)
-        query = dict(parse_qsl(parts.query, keep_blank_values=True, max_num_fields=16))
         wish = headers.get("connection", "").lower()
         keep = minor == "1" and "close" not in wish
-        return Request(method, unquote(parts.path), query, headers, body, keep)
+        return Request(method, path, query, headers, body, keep)
 
     def write(self, response: Response, *, keep_alive: bool) -> None:
         """Send an answer, in one piece."""
@@ -144,6 +160,8 @@ class Connection:
     def _read_body(self, headers: dict[str, str]) -> bytes:
         if "transfer-encoding" in headers:
             raise Refusal(411, "send a Content-Length, not a Transfer-Encoding", close=True)
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refusal(415, "send the body as it is, without a Content-Encoding", close=True)
         text = headers.get("content-length", "0")
         if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII):
             raise Refusal(400, "Content-Length: must be a number", close=True)
@@ -162,7 +180,8 @@ class Connection:
         return body
 
 
-def _parse_head(head: bytes) -> tuple[str, str, str, dict[str, str]]:
+def _parse_head(head: bytes) -> tuple[str, str, dict[str, str], str, dict[str, str]]:
+    """Method, path, query, minor version and headers."""
     try:
         first, *lines = head.decode("ascii").split("\r\n")
     except UnicodeDecodeError:
@@ -176,7 +195,13 @@ def _parse_head(head: bytes) -> tuple[str, str, str, dict[str, str]]:
         if header is None:
             raise Refusal(400, "headers: a line cannot be read", close=True)
         name = header[1].lower()
-        if name in headers and name in ("content-length", "transfer-encoding", "authorization"):
+        if name in headers and name in _ONCE:
             raise Refusal(400, f"headers: {name} stands twice", close=True)
         headers[name] = header[2].strip()
-    return match[1], match[2], match[3], headers
+    if match[4] == "1" and "host" not in headers:
+        raise Refusal(400, "headers: host is missing", close=True)
+    try:
+        query = dict(parse_qsl(match[3] or "", keep_blank_values=True, max_num_fields=16))
+    except ValueError:
+        raise Refusal(400, "query: too many fields", close=True) from None
+    return match[1], match[2], query, match[4], headers

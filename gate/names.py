@@ -18,16 +18,31 @@ _UTF8_STRING, _PRINTABLE_STRING, _SEQUENCE, _SET = 0x0C, 0x13, 0x30, 0x31
 
 
 def is_name(name: str) -> bool:
-    """Whether `name` can be a node's name."""
-    return len(name) <= NAME_LIMIT and NAME.fullmatch(name) is not None
+    """Whether `name` can be a node's name.
+
+    An address can't: CFSSL would put it into the certificate as one, registered or not.
+    """
+    return len(name) <= NAME_LIMIT and NAME.fullmatch(name) is not None and address(name) is None
 
 
 def address(text: str) -> str | None:
-    """The canonical form of an IP address, None where `text` is not one."""
+    """The canonical form of an IP address, None where `text` is not one.
+
+    Nor is one that others read as another: IPv4 in IPv6, or with a zone.
+    """
     try:
-        return str(ipaddress.ip_address(text))
+        parsed = ipaddress.ip_address(text)
     except ValueError:
         return None
+    if parsed.version == 6 and (parsed.ipv4_mapped or "%" in text):
+        return None
+    return str(parsed)
+
+
+def is_node_address(text: str) -> bool:
+    """Whether a canonical address can be a node's own: no loopback, multicast or unspecified."""
+    parsed = ipaddress.ip_address(text)
+    return not (parsed.is_loopback or parsed.is_multicast or parsed.is_unspecified)
 
 
 def subjects(name: str) -> frozenset[bytes]:

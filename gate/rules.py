@@ -6,21 +6,20 @@ node's request is passed through.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from gate import names
+from gate.envelope import canonical_base64
 from gate.errors import Refusal
 
 PROFILE = "kubelet"
@@ -31,10 +30,11 @@ _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _SMALLEST_RSA, _LARGEST_RSA, _SMALLEST_EXPONENT = 2048, 8192, 65537
 _EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 _MOST_HOSTS = 32
+# ASCII alone: `\s` would take white space that no other reader of PEM takes for it.
 _PEM = re.compile(
-    r"\s*-----BEGIN (?P<kind>(?:NEW )?CERTIFICATE REQUEST)-----\s*\n"
-    r"(?P<data>[A-Za-z0-9+/=\s]+)"
-    r"-----END (?P=kind)-----\s*"
+    r"[ \t\r\n]*-----BEGIN (?P<kind>(?:NEW )?CERTIFICATE REQUEST)-----[ \t]*\r?\n"
+    r"(?P<data>[A-Za-z0-9+/=\r\n]+)"
+    r"-----END (?P=kind)-----[ \t\r\n]*"
 )
 
 
@@ -77,23 +77,42 @@ def read_request(data: dict[str, Any]) -> x509.CertificateSigningRequest:
         raise Refusal(
             400, "certificate_request: must be exactly one PEM CERTIFICATE REQUEST, nothing else"
         )
+    with _reading(400, "certificate_request: not a certificate request"):
+        der = canonical_base64("".join(match["data"].split()))
+        request = x509.load_der_x509_csr(der)
+        exact = request.public_bytes(serialization.Encoding.DER) == der
+    if not exact:
+        raise Refusal(400, "certificate_request: not in DER, or something stands after it")
+    return request
+
+
+@contextmanager
+def _reading(status: int, message: str) -> Iterator[None]:
+    """Whatever a parser makes of bytes that a node chose, the answer is a refusal.
+
+    `cryptography` 38 even panics on some, which is no Exception.
+    """
     try:
-        der = base64.b64decode("".join(match["data"].split()), validate=True)
-        return x509.load_der_x509_csr(der)
-    except (binascii.Error, ValueError, UnsupportedAlgorithm):
-        raise Refusal(400, "certificate_request: not a certificate request") from None
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        raise Refusal(status, message) from None
 
 
 def claimed_name(request: x509.CertificateSigningRequest) -> str:
     """The node that the request says it is: its first CN, without any check of the rest."""
-    try:
+    with _reading(400, "certificate_request: subject cannot be read"):
         common_names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except ValueError:
-        raise Refusal(400, "certificate_request: subject cannot be read") from None
-    common_name = common_names[0].value if common_names else ""
-    if not isinstance(common_name, str) or not common_name.startswith(names.COMMON_NAME_PREFIX):
-        raise Refusal(400, "certificate_request: CN must be system:node:<name>")
-    return common_name[len(names.COMMON_NAME_PREFIX) :]
+        common_name = str(common_names[0].value) if common_names else ""
+    name = common_name[len(names.COMMON_NAME_PREFIX) :]
+    if not common_name.startswith(names.COMMON_NAME_PREFIX) or not names.is_name(name):
+        raise Refusal(
+            400,
+            "certificate_request: CN must be system:node:<name>, in lower case letters, digits, "
+            f"- and ., found {common_name[:80]!r}",
+        )
+    return name
 
 
 def check(
@@ -147,10 +166,11 @@ def _shown_subject(request: x509.CertificateSigningRequest) -> str:
 
 
 def _check_key(request: x509.CertificateSigningRequest) -> None:
-    try:
+    with _reading(403, "key: must be RSA or ECDSA, found another kind"):
         key = request.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        raise Refusal(403, "key: must be RSA or ECDSA, found another kind") from None
+        usual = _usual_encoding(key) in request.tbs_certrequest_bytes
+    if not usual:
+        raise Refusal(403, "key: must be in its usual encoding (rsaEncryption, uncompressed point)")
     if isinstance(key, rsa.RSAPublicKey):
         if not _SMALLEST_RSA <= key.key_size <= _LARGEST_RSA:
             raise Refusal(
@@ -166,16 +186,28 @@ def _check_key(request: x509.CertificateSigningRequest) -> None:
         raise Refusal(403, "key: must be RSA or ECDSA, found another kind")
 
 
+def _usual_encoding(key: Any) -> bytes:
+    """The key as every library writes it. CFSSL can't read the others, or reads another key."""
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        # The whole would keep the point compressed where it came so.
+        point: bytes = key.public_bytes(
+            serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+        )
+        return point
+    return public_key_bytes(key)
+
+
 def _check_signature(request: x509.CertificateSigningRequest) -> None:
-    try:
+    weak = "certificate_request: must be signed with SHA-256, SHA-384 or SHA-512"
+    with _reading(403, weak):
         strong = isinstance(request.signature_hash_algorithm, _HASHES)
-        valid = strong and request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        strong, valid = False, False
     if not strong:
-        raise Refusal(403, "certificate_request: must be signed with SHA-256, SHA-384 or SHA-512")
+        raise Refusal(403, weak)
+    unfit = "certificate_request: its signature does not fit its key"
+    with _reading(403, unfit):
+        valid = request.is_signature_valid
     if not valid:
-        raise Refusal(403, "certificate_request: its signature does not fit its key")
+        raise Refusal(403, unfit)
 
 
 def _hosts(value: object) -> list[str]:
@@ -191,10 +223,8 @@ def _hosts(value: object) -> list[str]:
 def _alternative_names(request: x509.CertificateSigningRequest) -> list[str]:
     """The names in the request's one permitted extension, subjectAltName."""
     _check_attributes(request)
-    try:
+    with _reading(403, "certificate_request: its extensions cannot be read"):
         extensions = list(request.extensions)
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
-        raise Refusal(403, "certificate_request: its extensions cannot be read") from None
     result: list[str] = []
     for extension in extensions:
         if extension.oid != ExtensionOID.SUBJECT_ALTERNATIVE_NAME:
@@ -213,10 +243,10 @@ def _alternative_names(request: x509.CertificateSigningRequest) -> list[str]:
 
 def _check_attributes(request: x509.CertificateSigningRequest) -> None:
     """Nothing but PKCS #10's extension request: there are other places to hide extensions in."""
-    try:
+    with _reading(403, "certificate_request: its attributes cannot be read"):
         found = [attribute.oid.dotted_string for attribute in request.attributes]
-    except ValueError:
-        raise Refusal(403, "certificate_request: its attributes cannot be read") from None
+    if len(found) > 1:
+        raise Refusal(403, "certificate_request: an attribute stands twice; only one is allowed")
     for identifier in found:
         if identifier != _EXTENSION_REQUEST:
             raise Refusal(

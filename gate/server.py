@@ -26,12 +26,18 @@ _BACKLOG = 1024
 _TICK_SECONDS = 0.5
 _REQUESTS_PER_CONNECTION = 100
 _STOP_SECONDS = 5.0
+# How long a client may keep a worker waiting while others wait for a worker.
+_PATIENCE_SECONDS = 1.0
+_TLS_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
-def tls_context(certificate: str, key: str) -> ssl.SSLContext:
-    """The server's TLS settings; GateError where the pair cannot be loaded."""
+def tls_context(certificate: str, key: str, minimum: str) -> ssl.SSLContext:
+    """The server's TLS settings; GateError where the pair cannot be loaded.
+
+    `minimum` is the oldest version spoken, 1.3 or 1.2.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = _TLS_VERSIONS[minimum]
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     # curl makes a new connection for each request and resumes none of them.
     context.num_tickets = 0
@@ -91,6 +97,7 @@ class Server:
                 reaped = time.monotonic()
             # Without a free worker, clients wait in the kernel's queue.
             if not self._permits.acquire(timeout=_TICK_SECONDS):
+                self._make_room()
                 continue
             if not self._accept():
                 self._permits.release()
@@ -129,6 +136,19 @@ class Server:
             for connection in self._open:
                 if connection.deadline is not None and now > connection.deadline:
                     connection.abort()
+
+    def _make_room(self) -> None:
+        """Drop those who keep all workers waiting: a client that means it needs milliseconds."""
+        now = time.monotonic()
+        with self._open_lock:
+            slow = [
+                connection
+                for connection in self._open
+                if connection.waits_since(now) > _PATIENCE_SECONDS
+            ]
+            for connection in slow:
+                connection.abort()
+        journal.record("full", connections=CONNECTIONS, dropped=len(slow))
 
     def _serve_client(self, client: socket.socket, address: Any) -> None:
         remote = str(address[0])

@@ -16,11 +16,13 @@ class Settings:
     """All paths are absolute; hours are whole hours.
 
     `listen` is an address to bind, `::` for every address of both families.
-    `certificateDatabase` is CFSSL's -db-config file.
+    `minimumTls` is 1.3, or 1.2 for nodes that have nothing newer. `certificateDatabase` is CFSSL's
+    -db-config file.
     """
 
     listen: str
     port: int
+    minimumTls: str
     certificate: str
     key: str
     authority: str
@@ -53,4 +55,6 @@ def load(path: str) -> Settings:
     for name, kind in known.items():
         if type(data[name]) is not kind:
             raise GateError(f"{path}: {name}: must be {kind.__name__}, found {data[name]!r}")
+    if data["minimumTls"] not in ("1.2", "1.3"):
+        raise GateError(f"{path}: minimumTls: must be 1.3 or 1.2, found {data['minimumTls']!r}")
     return Settings(**data)

@@ -34,6 +34,10 @@ CREATE TABLE IF NOT EXISTS nodes (
   certificate TEXT,
   joined_at REAL
 );
+CREATE TABLE IF NOT EXISTS used (
+  node TEXT PRIMARY KEY,
+  generation INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS events (
   node TEXT NOT NULL,
   number INTEGER NOT NULL,
@@ -161,12 +165,15 @@ class Store:
         """Write a registration; True where its identity is new or changed.
 
         A changed identity forgets the join and its events, and marks for revocation `stale` and
-        every certificate that was issued under another identity.
+        every certificate that was issued under another identity. GateError where its generation
+        has joined before and was left since: that join key lies about on a disk somewhere.
         """
         with self._transaction(durable=True) as database:
             row = database.execute(
-                "SELECT identity FROM nodes WHERE name = ?", (registration.name,)
+                "SELECT identity, generation FROM nodes WHERE name = ?", (registration.name,)
             ).fetchone()
+            if row is None or row[1] != registration.generation:
+                _check_generation(database, registration)
             changed = row is None or row[0] != registration.identity
             if row is not None and changed:
                 self._forget(database, registration.name, stale)
@@ -196,6 +203,7 @@ class Store:
 
     @staticmethod
     def _forget(database: sqlite3.Connection, name: str, stale: Iterable[Serial]) -> None:
+        _note_use(database, name)
         database.execute("DELETE FROM nodes WHERE name = ?", (name,))
         database.execute("DELETE FROM events WHERE node = ?", (name,))
         database.execute("UPDATE certificates SET revoke = 1 WHERE node = ?", (name,))
@@ -290,3 +298,26 @@ class Store:
                 (name, after),
             ).fetchall()
         return [Event(*row) for row in rows]
+
+
+def _note_use(database: sqlite3.Connection, name: str) -> None:
+    """Remember that this generation's join key was used, before its row goes."""
+    database.execute(
+        "INSERT INTO used (node, generation) SELECT name, generation FROM nodes"
+        " WHERE name = ? AND public_key IS NOT NULL ON CONFLICT (node) DO UPDATE"
+        " SET generation = max(used.generation, excluded.generation)",
+        (name,),
+    )
+
+
+def _check_generation(database: sqlite3.Connection, registration: Registration) -> None:
+    _note_use(database, registration.name)
+    row = database.execute(
+        "SELECT generation FROM used WHERE node = ?", (registration.name,)
+    ).fetchone()
+    used = row[0] if row else 0
+    if registration.generation <= used:
+        raise GateError(
+            f"{registration.name}: generation {used} has joined before, and a join key is good for "
+            f"one join: set its generation to {used + 1} or higher, found {registration.generation}"
+        )

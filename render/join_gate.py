@@ -47,11 +47,17 @@ def install_command(host: AuthorityHost) -> str:
     return script_command(host, _SCRIPT)
 
 
-def install_input(host: AuthorityHost, private_key_pem: str, certificate_request_pem: str) -> str:
+def install_input(
+    host: AuthorityHost,
+    private_key_pem: str,
+    certificate_request_pem: str,
+    *,
+    allow_tls12: bool = False,
+) -> str:
     """Standard input for `install_command`: a base64 tar. It holds the gate's key: a secret."""
     return archive.pack(
         {
-            **files(host),
+            **files(host, allow_tls12=allow_tls12),
             "tls-key.pem": archive.text(private_key_pem.strip() + "\n"),
             "request.pem": archive.text(certificate_request_pem.strip() + "\n"),
         }
@@ -133,9 +139,10 @@ def program(python: str) -> bytes:
     return buffer.getvalue()
 
 
-def files(host: AuthorityHost) -> dict[str, File]:
+def files(host: AuthorityHost, *, allow_tls12: bool = False) -> dict[str, File]:
     """Every file that goes to the host, but for the gate's key and certificate request."""
     where = platform(host)
+    gate_json = gate_settings(host, where, allow_tls12=allow_tls12)
     values = {
         **common_settings(host),
         "health_url": f"{url(host)}/healthz",
@@ -146,17 +153,20 @@ def files(host: AuthorityHost) -> dict[str, File]:
         **common_files(host),
         "join-gate.env": settings(values),
         "gate": File(program(where.python), 0o755),
-        "gate.json": json_file(gate_settings(host, where)),
+        "gate.json": json_file(gate_json),
         **where.service_files(gate_service(where)),
         **where.job_files(renewal_job(where)),
     }
 
 
-def gate_settings(host: AuthorityHost, where: Platform) -> dict[str, str | int]:
+def gate_settings(
+    host: AuthorityHost, where: Platform, *, allow_tls12: bool = False
+) -> dict[str, str | int]:
     """gate.json; gate/settings.py reads it."""
     return {
         "listen": "::",
         "port": PORT,
+        "minimumTls": "1.2" if allow_tls12 else "1.3",
         "certificate": f"{where.gate}/tls.pem",
         "key": f"{where.gate}/tls-key.pem",
         "authority": f"{where.gate}/ca.pem",

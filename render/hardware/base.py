@@ -116,6 +116,7 @@ class Hardware:
             emission.identity,
             emission.keys.join_key,
             emission.keys.status_token,
+            self.lab.join_gate.join_key_hours,
         )
 
     def _identity(self, authority_pem: str) -> str:

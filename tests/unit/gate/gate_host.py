@@ -67,12 +67,71 @@ def make_authority(folder: Path) -> None:
     (folder / "ca-key.pem").write_text(pem(key))
 
 
-class Host:
+@dataclass
+class Gate:
+    """A gate as nodes see it, wherever it is: `authority` is the file of the CA's certificate."""
+
+    address: str
+    port: int
+    authority: Path
+
+    def context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.authority))
+
+    def connection(self, timeout: float = 35) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection(
+            self.address, self.port, timeout=timeout, context=self.context()
+        )
+
+    def connect(self, timeout: float = 5) -> socket.socket:
+        return socket.create_connection((self.address, self.port), timeout=timeout)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, bytes]:
+        connection = self.connection()
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def post(self, path: str, value: object) -> tuple[int, Any]:
+        status, body = self.ask("POST", path, json.dumps(value).encode())
+        return status, json.loads(body) if body else None
+
+    def sign(self, value: object) -> tuple[int, Any]:
+        return self.post("/api/v1/cfssl/authsign", value)
+
+    def raw(self, data: bytes, *, wait: float = 5) -> bytes:
+        """What the gate answers to these bytes until it closes or `wait` seconds are over."""
+        with (
+            self.connect(wait) as plain,
+            self.context().wrap_socket(plain, server_hostname=self.address) as connection,
+        ):
+            connection.sendall(data)
+            answer = b""
+            try:
+                while chunk := connection.recv(65536):
+                    answer += chunk
+            except (TimeoutError, ssl.SSLError, ConnectionError):
+                pass
+            return answer
+
+
+class Host(Gate):
     """The certificate authority's host in one folder: CFSSL, its certdb, and the gate."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, minimum_tls: str = "1.3") -> None:
         self.folder = folder
-        self.cfssl_port, self.port = free_port(), free_port()
+        self.minimum_tls = minimum_tls
+        super().__init__("127.0.0.1", free_port(), folder / "ca.pem")
+        self.cfssl_port = free_port()
         self.cfssl = shutil.which("cfssl")
         assert self.cfssl, "cfssl is not on PATH; make tools puts it there"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -102,6 +161,7 @@ class Host:
             {
                 "listen": "127.0.0.1",
                 "port": self.port,
+                "minimumTls": self.minimum_tls,
                 "certificate": str(self.folder / "tls.pem"),
                 "key": str(self.folder / "tls-key.pem"),
                 "authority": str(self.folder / "ca.pem"),
@@ -202,35 +262,18 @@ class Host:
         )
         return self.run("register", node.name, stdin=json.dumps({**value, **changes}))
 
-    def context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
-
-    def connection(self, timeout: float = 35) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(
-            "127.0.0.1", self.port, timeout=timeout, context=self.context()
-        )
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> tuple[int, bytes]:
-        connection = self.connection()
+    def count(self) -> int:
+        """How many certificates the certdb holds."""
+        database = sqlite3.connect(self.folder / "certdb.sqlite")
         try:
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            return response.status, response.read()
+            return int(database.execute("SELECT count(*) FROM certificates").fetchone()[0])
         finally:
-            connection.close()
+            database.close()
 
-    def post(self, path: str, value: object) -> tuple[int, Any]:
-        status, body = self.ask("POST", path, json.dumps(value).encode())
-        return status, json.loads(body) if body else None
-
-    def sign(self, value: object) -> tuple[int, Any]:
-        return self.post("/api/v1/cfssl/authsign", value)
+    def expire(self, name: str) -> None:
+        """Let the life of a node's join key be over."""
+        with sqlite3.connect(self.folder / "gate.sqlite") as database:
+            database.execute("UPDATE nodes SET expires_at = 1 WHERE name = ?", (name,))
 
     def rows(self, name: str) -> list[tuple[str, int]]:
         """Status and reason of the node's certificates in the certdb, oldest first."""

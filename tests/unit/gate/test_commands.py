@@ -120,7 +120,10 @@ def test_status_shows_nodes_without_their_secrets(shared_host: Host) -> None:
     [
         ({"node": "other"}, "node: must be"),
         ({"addresses": []}, "addresses: must be a list"),
-        ({"addresses": ["worker.example"]}, "addresses: not an IP address"),
+        ({"addresses": ["worker.example"]}, "addresses: not an address of a node"),
+        ({"addresses": ["::ffff:10.9.8.7"]}, "addresses: not an address of a node"),
+        ({"addresses": ["fe80::1%eth0"]}, "addresses: not an address of a node"),
+        ({"addresses": ["127.0.0.1"]}, "addresses: not an address of a node"),
         ({"generation": 0}, "generation: 1 or more"),
         ({"generation": True}, "generation: 1 or more"),
         ({"identity": "a b"}, "identity:"),
@@ -141,7 +144,7 @@ def test_wrong_registrations_are_refused(
     assert shared_host.run("status", "wrong").returncode == 1
 
 
-@pytest.mark.parametrize("name", ["Upper", "-x", "a" * 53, "a b", "../x", "a..b", ""])
+@pytest.mark.parametrize("name", ["Upper", "-x", "a" * 53, "a b", "../x", "a..b", "", "10.9.8.7"])
 def test_wrong_names_are_refused(shared_host: Host, name: str) -> None:
     result = shared_host.run("register", name, stdin="{}")
     assert result.returncode == 1 and "not a node's name" in result.stderr

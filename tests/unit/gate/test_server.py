@@ -2,102 +2,105 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import ssl
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from gate import server
 from tests.unit.gate.gate_host import Host, registered
-
-
-def raw(host: Host, data: bytes, *, wait: float = 5) -> bytes:
-    """What the gate answers to these bytes until it closes or `wait` seconds are over."""
-    with (
-        socket.create_connection(("127.0.0.1", host.port), timeout=wait) as plain,
-        host.context().wrap_socket(plain, server_hostname="127.0.0.1") as connection,
-    ):
-        connection.sendall(data)
-        answer = b""
-        try:
-            while chunk := connection.recv(65536):
-                answer += chunk
-        except (TimeoutError, ssl.SSLError, ConnectionError):
-            pass
-        return answer
 
 
 def test_health(shared_host: Host) -> None:
     assert shared_host.ask("GET", "/healthz") == (200, b'{"status":"ok"}')
 
 
-def test_unknown_paths_and_methods(shared_host: Host) -> None:
-    assert shared_host.ask("GET", "/")[0] == 404
-    assert shared_host.ask("GET", "/v1/progress")[0] == 405
-    assert shared_host.ask("POST", "/v1/status/x", b"{}")[0] == 405
-
-
-def test_an_oversized_body_is_answered_not_read(shared_host: Host) -> None:
-    status, body = shared_host.ask("POST", "/api/v1/cfssl/authsign", b"x" * 16385)
-    assert status == 413
-    assert "16384" in json.loads(body)["errors"][0]["message"]
-
-
-@pytest.mark.parametrize(
-    ("data", "status"),
-    [
-        (b"hello\r\n\r\n", b"400"),
-        (b"GET /healthz HTTP/2.0\r\n\r\n", b"400"),
-        (b"GET http://x/healthz HTTP/1.1\r\n\r\n", b"400"),
-        (b"GET /healthz HTTP/1.1\r\nbad header\r\n\r\n", b"400"),
-        (b"GET /healthz HTTP/1.1\r\nx: \xff\r\n\r\n", b"400"),
-        (b"GET /healthz HTTP/1.1\r\nx: a\r\n b\r\n\r\n", b"400"),
-        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx", b"400"),
-        (b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n", b"400"),
-        (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", b"411"),
-        (b"GET /healthz HTTP/1.1\r\nx: " + b"a" * 9000 + b"\r\n\r\n", b"431"),
-        (b"GET /healthz HTTP/1.1\r\n" + b"a: b\r\n" * 3000, b"431"),
-    ],
-    ids=lambda value: value[:40].decode("latin-1") if isinstance(value, bytes) else None,
-)
-def test_requests_that_are_not_http(shared_host: Host, data: bytes, status: bytes) -> None:
-    answer = raw(shared_host, data)
-    assert answer.startswith(b"HTTP/1.1 " + status), answer[:200]
-    assert b"Connection: close" in answer
-
-
 def test_keep_alive_and_pipelining(shared_host: Host) -> None:
     request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
     last = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-    answer = raw(shared_host, request * 3 + last)
+    answer = shared_host.raw(request * 3 + last)
     assert answer.count(b'{"status":"ok"}') == 4
 
 
 def test_expect_continue(shared_host: Host) -> None:
-    head = b"POST /api/v1/cfssl/info HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
-    answer = raw(shared_host, head, wait=0.5)
+    head = b"POST /api/v1/cfssl/info HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n"
+    answer = shared_host.raw(head + b"expect: 100-continue\r\n\r\n", wait=0.5)
     assert answer == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def test_plain_http_and_old_tls_are_turned_away(shared_host: Host) -> None:
-    with socket.create_connection(("127.0.0.1", shared_host.port), timeout=5) as plain:
-        plain.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+def handshake(host: Host, version: ssl.TLSVersion) -> str | None:
+    """The version that was agreed on when the client offers `version` and nothing else."""
+    context = host.context()
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = version
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with (
+        host.connect() as plain,
+        context.wrap_socket(plain, server_hostname=host.address) as connection,
+    ):
+        return connection.version()
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1", "TLSv1_2"])
+def test_tls_is_not_talked_down(shared_host: Host, version: str) -> None:
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        handshake(shared_host, ssl.TLSVersion[version])
+    assert handshake(shared_host, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_tls_1_2_where_it_is_allowed_and_nothing_older(tmp_path: Path) -> None:
+    host = Host(tmp_path, minimum_tls="1.2")
+    try:
+        host.start_gate()
+        assert handshake(host, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            handshake(host, ssl.TLSVersion.TLSv1_1)
+    finally:
+        host.stop("gate")
+
+
+def test_plain_http_is_turned_away(shared_host: Host) -> None:
+    with shared_host.connect() as plain:
+        plain.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         try:
             answer = plain.recv(1024)
         except ConnectionResetError:
             answer = b""
-        assert b"HTTP" not in answer
-    context = shared_host.context()
-    context.minimum_version = ssl.TLSVersion.TLSv1
-    context.maximum_version = ssl.TLSVersion.TLSv1_1
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    with (
-        socket.create_connection(("127.0.0.1", shared_host.port), timeout=5) as plain,
-        pytest.raises((ssl.SSLError, ConnectionError)),
-    ):
-        context.wrap_socket(plain, server_hostname="127.0.0.1")
+    assert b"HTTP" not in answer
+
+
+def test_a_client_that_trusts_another_authority_sends_nothing(shared_host: Host) -> None:
+    with shared_host.connect() as plain, pytest.raises(ssl.SSLCertVerificationError):
+        ssl.create_default_context().wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+@pytest.mark.parametrize("speaking", [False, True], ids=["silent", "in TLS"])
+def test_more_slow_clients_than_workers_do_not_keep_joins_out(
+    own_host: Host, speaking: bool
+) -> None:
+    """Slow-loris: when nobody is free, those who keep workers waiting have to go."""
+    node = registered(own_host)
+    slow: list[socket.socket] = [own_host.connect() for _ in range(server.CONNECTIONS + 40)]
+    try:
+        if speaking:
+            slow[:40] = [
+                own_host.context().wrap_socket(plain, server_hostname="127.0.0.1")
+                for plain in slow[:40]
+            ]
+            for connection in slow[:40]:
+                connection.sendall(b"POST /api/v1/cfssl/authsign HTTP/1.1\r\n")
+        started = time.monotonic()
+        assert own_host.sign(node.sealed(node.request()))[0] == 200
+        assert time.monotonic() - started < 5
+        assert '"event":"full"' in own_host.log("gate")
+    finally:
+        for connection in slow:
+            connection.close()
 
 
 def test_idle_connections_do_not_keep_joins_out(own_host: Host) -> None:
@@ -131,8 +134,6 @@ def test_idle_connections_do_not_keep_joins_out(own_host: Host) -> None:
 
 
 def threads_of(host: Host) -> int:
-    from pathlib import Path
-
     return len(list(Path(f"/proc/{host.processes['gate'].pid}/task").iterdir()))
 
 
