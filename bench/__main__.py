@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import engine, render, table
+from bench import engine, gate, render, table
 from bench.measure import BenchError
 from lab import pins, tools
 
@@ -22,6 +22,7 @@ RESULTS = Path(__file__).parent / "results.md"
 PARTS: dict[str, Callable[[bool], list[table.Row]]] = {
     "render": render.rows,
     "engine": engine.rows,
+    "gate": gate.rows,
 }
 
 

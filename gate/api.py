@@ -8,7 +8,6 @@ import threading
 import time
 from typing import Any, Callable
 
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from gate import envelope, issued, journal, names, progress, rules
@@ -21,6 +20,9 @@ from gate.upstream import Upstream
 _NOT_AUTHENTIC = "not authentic: unknown node, or a token made with another join key"
 _STATUS_PREFIX = "/v1/status/"
 _LOCKS = 256
+# Requests that are worked on at once. Python runs one thread at a time: with more of them ready to
+# run, most of the time goes into handing over.
+_TURNS = 8
 
 
 def json_response(status: int, data: object) -> Response:
@@ -43,7 +45,7 @@ class Application:
         store: Store,
         upstream: Upstream,
         following: progress.Progress,
-        authority: x509.Certificate,
+        authority: issued.Authority,
         hours: int,
     ) -> None:
         self._store = store
@@ -54,6 +56,7 @@ class Application:
         # One request of a node at a time, so that its join key is used once; striped, since names
         # come from outside and a table of locks would grow with them.
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
+        self._turns = threading.Semaphore(_TURNS)
         self._routes: dict[tuple[str, str], Callable[[Request, str], Response]] = {
             ("POST", "/api/v1/cfssl/info"): self._info,
             ("POST", "/api/v1/cfssl/authsign"): self._authsign,
@@ -91,7 +94,8 @@ class Application:
         return json_response(200, {"status": "ok"})
 
     def _info(self, request: Request, remote: str) -> Response:
-        pem = self._authority.public_bytes(serialization.Encoding.PEM).decode().strip()
+        certificate = self._authority.certificate
+        pem = certificate.public_bytes(serialization.Encoding.PEM).decode().strip()
         result = {
             "certificate": pem,
             "usages": ["signing", "key encipherment", "client auth", "server auth"],
@@ -101,6 +105,10 @@ class Application:
         return json_response(200, body)
 
     def _authsign(self, request: Request, remote: str) -> Response:
+        with self._turns:
+            return self._join(request, remote)
+
+    def _join(self, request: Request, remote: str) -> Response:
         started = time.monotonic()
         signed = envelope.parse_envelope(request.body)
         data = envelope.parse_object(signed.request, "the request")

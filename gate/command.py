@@ -190,13 +190,15 @@ def serve(settings: Settings) -> None:
 
     from gate import journal
     from gate.api import Application
+    from gate.issued import Authority
     from gate.progress import Progress
     from gate.server import FOLLOWERS, Server, listen, tls_context
     from gate.upstream import Upstream
 
     os.umask(0o077)
     try:
-        authority = x509.load_pem_x509_certificate(Path(settings.authority).read_bytes())
+        data = Path(settings.authority).read_bytes()
+        authority = Authority(x509.load_pem_x509_certificate(data))
     except (OSError, ValueError) as error:
         raise GateError(f"{settings.authority}: not a certificate: {error}") from None
     key = _upstream_key(settings.upstreamKey)

@@ -11,7 +11,6 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from gate import names, rules
@@ -23,8 +22,20 @@ _SLACK = datetime.timedelta(minutes=10)
 _USAGES = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
 
 
+class Authority:
+    """The authority's certificate, its key loaded once."""
+
+    def __init__(self, certificate: x509.Certificate) -> None:
+        self.certificate = certificate
+        self.subject = certificate.subject
+        self._key = certificate.public_key()
+
+    def public_key(self) -> Any:
+        return self._key
+
+
 def check(
-    pem: str, signable: rules.Signable, authority: x509.Certificate, hours: int
+    pem: str, signable: rules.Signable, authority: Authority, hours: int
 ) -> tuple[x509.Certificate, Serial]:
     """The parsed certificate and its name in the certdb; AuthorityError names what is wrong."""
     try:
@@ -43,7 +54,7 @@ def check(
 def _fault(
     certificate: x509.Certificate,
     signable: rules.Signable,
-    authority: x509.Certificate,
+    authority: Authority,
     hours: int,
 ) -> str:
     """What is wrong with the certificate, empty where nothing is."""
@@ -52,8 +63,7 @@ def _fault(
     life = certificate.not_valid_after - certificate.not_valid_before
     usages = set(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
     checks = {
-        "another key": rules.public_key_bytes(certificate.public_key())
-        == rules.public_key_bytes(signable.request.public_key()),
+        "another key": signable.key in certificate.tbs_certificate_bytes,
         "another subject": certificate.subject.public_bytes() in names.subjects(signable.name),
         "other names": _hosts(extensions) == set(signable.hosts),
         "other usages": ExtendedKeyUsageOID.CLIENT_AUTH in usages and usages <= _USAGES,
@@ -63,7 +73,7 @@ def _fault(
         "too long a life": life <= datetime.timedelta(hours=hours) + _SLACK,
         "it is not valid now": certificate.not_valid_before <= now < certificate.not_valid_after,
         "another issuer": certificate.issuer == authority.subject,
-        "a wrong signature": _signed_by(certificate, authority),
+        "a wrong signature": _signed_by(certificate, authority.public_key()),
     }
     return next((fault for fault, good in checks.items() if not good), "")
 
@@ -79,17 +89,10 @@ def _serial(certificate: x509.Certificate) -> Serial:
     return Serial(str(certificate.serial_number), identifier.hex())
 
 
-def _signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    key: Any = authority.public_key()
-    signature, data = certificate.signature, certificate.tbs_certificate_bytes
+def _signed_by(certificate: x509.Certificate, key: Any) -> bool:
     algorithm = certificate.signature_hash_algorithm
     try:
-        if isinstance(key, rsa.RSAPublicKey) and algorithm is not None:
-            key.verify(signature, data, padding.PKCS1v15(), algorithm)
-        elif isinstance(key, ec.EllipticCurvePublicKey) and algorithm is not None:
-            key.verify(signature, data, ec.ECDSA(algorithm))
-        else:
-            key.verify(signature, data)
+        rules.verify(key, certificate.signature, certificate.tbs_certificate_bytes, algorithm)
     except (InvalidSignature, TypeError):
         return False
     return True

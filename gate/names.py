@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 
@@ -45,6 +46,7 @@ def is_node_address(text: str) -> bool:
     return not (parsed.is_loopback or parsed.is_multicast or parsed.is_unspecified)
 
 
+@functools.lru_cache(maxsize=256)
 def subjects(name: str) -> frozenset[bytes]:
     """Every DER encoding of the one subject that node `name` may have.
 

@@ -7,6 +7,7 @@ happen in workers, each step with a deadline that the accepting thread enforces.
 from __future__ import annotations
 
 import errno
+import select
 import signal
 import socket
 import ssl
@@ -26,6 +27,7 @@ _BACKLOG = 1024
 _TICK_SECONDS = 0.5
 _REQUESTS_PER_CONNECTION = 100
 _STOP_SECONDS = 5.0
+_TURNS = 2
 # How long a client may keep a worker waiting while others wait for a worker.
 _PATIENCE_SECONDS = 1.0
 _TLS_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -74,6 +76,7 @@ class Server:
         self._context = context
         self._application = application
         self._permits = threading.BoundedSemaphore(CONNECTIONS)
+        self._turns = threading.Semaphore(_TURNS)
         self._workers = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="worker")
         self._open: set[Connection] = set()
         self._open_lock = threading.Lock()
@@ -159,8 +162,8 @@ class Server:
             connection = Connection(tls)
             with self._open_lock:
                 self._open.add(connection)
+            self._shake_hands(tls)
             tls.settimeout(30.0)
-            tls.do_handshake()
             self._converse(connection, remote)
         except (Closed, OSError):
             pass  # clients come and go; there is nobody left to tell
@@ -174,6 +177,17 @@ class Server:
                     self._open.discard(connection)
                 connection.close()
             self._permits.release()
+
+    def _shake_hands(self, tls: ssl.SSLSocket) -> None:
+        """The handshake, its computing in turns; waiting for the client takes nobody's turn."""
+        tls.setblocking(False)
+        while True:
+            select.select([tls], [], [], 30.0)
+            with self._turns:
+                try:
+                    return tls.do_handshake()
+                except ssl.SSLWantReadError:
+                    continue
 
     def _converse(self, connection: Connection, remote: str) -> None:
         for left in range(_REQUESTS_PER_CONNECTION - 1, -1, -1):

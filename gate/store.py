@@ -116,35 +116,30 @@ class Store:
     def __init__(self, path: str) -> None:
         self._lock = threading.RLock()
         try:
-            self._database = sqlite3.connect(
-                path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
+            # Both on the one file: what goes through the second is on the disk when it returns.
+            self._database = _connected(path, "NORMAL")
+            self._durable = _connected(path, "FULL")
             self._database.executescript(_SCHEMA)
         except sqlite3.Error as error:
             raise GateError(f"{path}: cannot be opened: {error}") from None
 
     def close(self) -> None:
         with self._lock:
+            self._durable.close()
             self._database.close()
 
     @contextmanager
     def _transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            if durable:
-                self._database.execute("PRAGMA synchronous=FULL")
-            self._database.execute("BEGIN IMMEDIATE")
+            database = self._durable if durable else self._database
+            database.execute("BEGIN IMMEDIATE")
             try:
-                yield self._database
+                yield database
             except BaseException:
-                self._database.execute("ROLLBACK")
+                database.execute("ROLLBACK")
                 raise
             else:
-                self._database.execute("COMMIT")
-            finally:
-                if durable:
-                    self._database.execute("PRAGMA synchronous=NORMAL")
+                database.execute("COMMIT")
 
     def node(self, name: str) -> Node | None:
         """The node's registration, None where there is none."""
@@ -232,8 +227,8 @@ class Store:
 
     def claim(self, name: str, identity: str, public_key: str) -> bool:
         """Bind the join key to `public_key`; False where it is bound to another or is gone."""
-        with self._transaction(durable=True) as database:
-            changed = database.execute(
+        with self._lock:
+            changed = self._durable.execute(
                 "UPDATE nodes SET public_key = ?3 WHERE name = ?1 AND identity = ?2"
                 " AND (public_key IS NULL OR public_key = ?3)",
                 (name, identity, public_key),
@@ -298,6 +293,16 @@ class Store:
                 (name, after),
             ).fetchall()
         return [Event(*row) for row in rows]
+
+
+def _connected(path: str, synchronous: str) -> sqlite3.Connection:
+    """A connection in which each statement is its own transaction, unless one is begun."""
+    database = sqlite3.connect(
+        path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute(f"PRAGMA synchronous={synchronous}")
+    return database
 
 
 def _note_use(database: sqlite3.Connection, name: str) -> None:

@@ -186,7 +186,7 @@ def handmade(
         der(INTEGER, bytes((version,))),
         subject(name_of(node)) if name is None else name,
         public_key or spki(node.key),
-        der(0xA0, *attributes),
+        der(0xA0, *sorted(attributes)),  # DER sorts sets
     )
     signature = node.key.sign(information, ec.ECDSA(hashes.SHA256()))
     return der(SEQUENCE, information, der(SEQUENCE, ECDSA_SHA256), der(BITS, b"\0", signature))
@@ -535,8 +535,8 @@ EXTENSIONS = {
     ),
     "two values in one attribute": made(
         lambda node: handmade(node, der(SEQUENCE, EXTENSION_REQUEST, der(
-            SET, der(SEQUENCE, extension(der(DNS, node.name.encode()))),
-            der(SEQUENCE, extension(der(DNS, b"kubernetes")))))),
+            SET, *sorted([der(SEQUENCE, extension(der(DNS, node.name.encode()))),
+                          der(SEQUENCE, extension(der(DNS, b"kubernetes")))])))),
         403, "cannot be read",
     ),
     "no value in an attribute": made(

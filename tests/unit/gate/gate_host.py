@@ -200,7 +200,7 @@ class Host(Gate):
         )
         (self.folder / "tls.pem").write_text(json.loads(result.stdout)["cert"])
 
-    def start_cfssl(self) -> None:
+    def start_cfssl(self, *, tls: bool = False) -> None:
         words = list(
             cfssl.serve_command(
                 str(self.cfssl),
@@ -211,6 +211,9 @@ class Host(Gate):
             )
         )
         words[words.index(str(cfssl.PORT))] = str(self.cfssl_port)
+        if tls:
+            words += ["-tls-cert", str(self.folder / "tls.pem")]
+            words += ["-tls-key", str(self.folder / "tls-key.pem")]
         self._start("cfssl", words, self.cfssl_port)
 
     def start_gate(self) -> None:
