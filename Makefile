@@ -6,7 +6,7 @@ PYTHON ?= python3
 IN_VENV = "$$($(PYTHON) lab/tools.py python)" -m
 TOOLS = $(PYTHON) lab/tools.py install
 
-.PHONY: help up down graph new test preview check render tools env status lint golden bench
+.PHONY: help up down drift graph new test preview check render tools env status lint golden bench
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ render: ## every file of stack STACK, or of STACK_FILE=path, into OUT=folder; SE
 graph: ## draw stack STACK, or STACK_FILE=path, into OUT=lab.svg
 	@$(TOOLS) check
 	@$(IN_VENV) commands.graph "$(STACK_FILE)" "$(OUT)"
+
+drift: ## what runs, compared with the config of stack STACK; changes nothing; JSON=1
+	@$(TOOLS) engine
+	@$(IN_VENV) commands.drift "$(STACK_FILE)" $(if $(JSON),--json)
 
 tools: ## install the pinned tools and the lab's machine image
 	@$(TOOLS) all

@@ -160,7 +160,8 @@ def _logical(steps: list[Step]) -> list[Step]:
     for step in steps:
         op = "replace" if "replace" in step.op and step.op not in _QUIET else step.op
         before = found.get(step.urn)
-        if before is None or not before.changes:
+        # The step `replace` itself is the one that knows both what was and what will be.
+        if before is None or not before.changes or step.op == "replace":
             found[step.urn] = Step(op, step.urn, step.old, step.new, step.diffs, step.parent)
     return list(found.values())
 

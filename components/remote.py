@@ -41,7 +41,13 @@ def run(
         delete=delete,
         stdin=stdin,
         logging=remote.Logging.STDERR if quiet else remote.Logging.STDOUT_AND_STDERR,
-        opts=pulumi.ResourceOptions(parent=parent, depends_on=depends_on, protect=protect or None),
+        opts=pulumi.ResourceOptions(
+            parent=parent,
+            depends_on=depends_on,
+            protect=protect or None,
+            # Created first, a replacement would be removed by the `delete` of the one before.
+            delete_before_replace=True,
+        ),
     )
 
 
@@ -67,7 +73,9 @@ def run_here(
         stdin=stdin,
         environment=environment,
         triggers=triggers,
-        opts=pulumi.ResourceOptions(parent=parent, depends_on=depends_on),
+        opts=pulumi.ResourceOptions(
+            parent=parent, depends_on=depends_on, delete_before_replace=True
+        ),
     )
 
 

@@ -120,6 +120,12 @@ class CertificateAuthority(Section):
     node_certificate_hours: int = Field(
         description="Life of a node's certificate", examples=[8760], default=8760, ge=1
     )
+    setup: int = Field(
+        description="Raise it to have the CA host set up again; keys and certdb stay",
+        examples=[1],
+        default=1,
+        ge=1,
+    )
 
 
 Prerequisite = Literal["auto", "install", "present", "off"]

@@ -40,6 +40,7 @@ class AuthorityHost:
     key: str
     subject: dict[str, str]
     node_certificate_hours: int
+    setup: int = 1
 
 
 def platform(host: AuthorityHost) -> Platform:
@@ -113,6 +114,8 @@ def common_settings(host: AuthorityHost) -> dict[str, str]:
     packages = " ".join(f"{command}={package}" for command, package in where.packages.items())
     return {
         "address": host.address,
+        # Read by nobody: a raised number is a change, so that the installers run again.
+        "setup": str(host.setup),
         "path": where.path,
         "python": where.python,
         "cfssl": where.cfssl,

@@ -19,6 +19,7 @@ def authority_host(settings: CertificateAuthority) -> AuthorityHost:
         key=settings.key or "",
         subject=settings.subject.model_dump(by_alias=True, exclude_none=True),
         node_certificate_hours=settings.node_certificate_hours,
+        setup=settings.setup,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import json
 import os
 import shutil
 import subprocess
@@ -91,6 +92,17 @@ class Deployed:
         """The engine's events in a preview after each change of the configuration."""
         with ThreadPoolExecutor(2) as pool:
             return dict(zip(changes, pool.map(self.preview, changes.values()), strict=True))
+
+    def replaced(self, name: str) -> list[str]:
+        """What the engine does, in its order, when the resource `name` is to be replaced."""
+        state = json.loads(self._pulumi("stack", "export"))["deployment"]["resources"]
+        urn = next(each["urn"] for each in state if each["urn"].endswith(f"::{name}"))
+        events = self.folder / f"events-replaced-{name}"
+        words = ["--replace", urn, "--event-log", str(events), "--config-file", str(self.file)]
+        self._pulumi("preview", *words)
+        steps = [json.loads(line).get("resourcePreEvent") for line in events.open()]
+        about = [step["metadata"] for step in steps if step]
+        return [step["op"] for step in about if step["urn"] == urn]
 
     def preview(self, change: Change) -> str:
         config = copy.deepcopy(self.config)

@@ -148,10 +148,14 @@ KEY = "a very private key"
 
 
 @pytest.fixture(scope="module")
-def previews(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
     folder = tmp_path_factory.mktemp("deployed")
     (folder / "key").write_text(KEY)
-    stack = Deployed(folder, deployed_config(folder))
+    return Deployed(folder, deployed_config(folder))
+
+
+@pytest.fixture(scope="module")
+def previews(stack: Deployed) -> dict[str, str]:
     return stack.previews({edit.__name__: edit for edit in EDITS})
 
 
@@ -199,3 +203,9 @@ def test_for_a_program(previews: dict[str, str]) -> None:
     }
     assert data["certificates"] == {"issued": ["node-2", "node-4"], "revoked": ["node-2", "node-3"]}
     assert data["sections"] == {}
+
+
+def test_a_replaced_command_is_removed_before_it_is_made_anew(stack: Deployed) -> None:
+    """The other way round `--replace` of ca-cfssl left the host without CFSSL."""
+    order = stack.replaced("ca-cfssl")
+    assert order.index("delete-replaced") < order.index("create-replacement")
