@@ -93,6 +93,11 @@ class Deployed:
         with ThreadPoolExecutor(2) as pool:
             return dict(zip(changes, pool.map(self.preview, changes.values()), strict=True))
 
+    def state(self) -> list[dict[str, Any]]:
+        """The resources of its state, secrets decrypted but marked."""
+        answer = json.loads(self._pulumi("stack", "export", "--show-secrets"))
+        return list(answer["deployment"]["resources"])
+
     def replaced(self, name: str) -> list[str]:
         """What the engine does, in its order, when the resource `name` is to be replaced."""
         state = json.loads(self._pulumi("stack", "export"))["deployment"]["resources"]

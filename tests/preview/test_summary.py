@@ -12,30 +12,12 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from commands import summary
-from lab.pins import CHECKOUT, Layout
+from tests.preview.conftest import KEY
 from tests.preview.deployed import Change, Config, Deployed
 
 HERE = Path(__file__).parent / "summaries"
-VALID = CHECKOUT / "tests/unit/config/valid.yaml"
-NODES = ("node-1", "node-2", "node-3")
-
-
-def deployed_config(folder: Path) -> Config:
-    """Three nspawn workers at addresses where nobody answers."""
-    text = VALID.read_text().replace("192.168.10.", "203.0.113.")
-    config: Config = yaml.safe_load(text)["config"]
-    del config["autojoin:certificateAuthority"]["host"]["privateKey"]
-    config["autojoin:cluster"]["kubeconfig"] = str(folder / "none")
-    config["autojoin:cilium"] = {"chart": str(Layout().chart)}
-    machine = config["autojoin:workers"]["machine"]
-    config["autojoin:workers"] = {
-        name: {**machine, "address": f"203.0.113.{11 + number}"}
-        for number, name in enumerate(NODES)
-    }
-    return config
 
 
 # --- the edits --------------------------------------------------------------------------------
@@ -144,14 +126,6 @@ EDITS = [
     add_a_peer, another_asn, advertise_less, without_bgp, set_a_chart_value,
     shorter_certificates, a_key_to_log_in_with, add_and_remove_and_renew,
 ]  # fmt: skip
-KEY = "a very private key"
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    folder = tmp_path_factory.mktemp("deployed")
-    (folder / "key").write_text(KEY)
-    return Deployed(folder, deployed_config(folder))
 
 
 @pytest.fixture(scope="module")
