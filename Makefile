@@ -67,5 +67,5 @@ golden: ## refresh the golden files; read the diff
 	@REFRESH=1 $(IN_VENV) pytest tests/preview/test_summary.py
 
 bench: ## every figure beside what it is measured against; FULL=1 for every row (under 40 minutes)
-	@$(TOOLS) test
+	@$(TOOLS) bench
 	@$(IN_VENV) bench $(if $(FULL),--full) $(PART)

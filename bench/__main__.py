@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import engine, gate, render, table
+from bench import engine, gate, join, render, table
 from bench.measure import BenchError
 from lab import pins, tools
 
 RESULTS = Path(__file__).parent / "results.md"
 PARTS: dict[str, Callable[[bool], list[table.Row]]] = {
     "render": render.rows,
+    "join": join.rows,
     "engine": engine.rows,
     "gate": gate.rows,
 }

@@ -103,6 +103,18 @@ GO_TOOLS = (
     ),
 )
 
+# What the benchmark is measured against, built for it alone.
+BENCH_TOOLS = (
+    GoTool(
+        "kubeadm",
+        "kubeadm",
+        "k8s.io/kubernetes/cmd/kubeadm",
+        linker_flags=_KUBERNETES_FLAGS,
+        version=f"v{KUBERNETES_VERSION}",
+        version_arguments=("version", "--output", "short"),
+    ),
+)
+
 GO_FILES = (
     GoFile(
         "pulumi-language-python-exec",

@@ -5,6 +5,7 @@ A set is one of
     engine   and the Pulumi engine with its plugins: enough for `make preview`
     all      and Debian packages, the lab's binaries and its machine image
     test     and what the tests need besides
+    bench    and what the benchmark is measured against
 
 Everything but the Debian packages goes to a cache outside the checkout (see lab/pins.py), each
 thing under a temporary name first, so that an interrupted run goes on where it was. Standard
@@ -44,8 +45,8 @@ ENGINE_TOOLS = {
     "helm",
     "kubectl",
 }
-SETS = ("check", "engine", "all", "test")
-LAB_SETS = ("all", "test")
+SETS = ("check", "engine", "all", "test", "bench")
+LAB_SETS = ("all", "test", "bench")
 
 
 class SetupError(Exception):
@@ -176,10 +177,10 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
         return found
     everything: list[GoTool | GoFile] = [*GO_TOOLS, *GO_FILES]
     tools = [tool for tool in everything if wanted in LAB_SETS or tool.name in ENGINE_TOOLS]
-    if wanted == "test":
-        tools += pins.TEST_TOOLS
+    tools += pins.TEST_TOOLS if wanted in ("test", "bench") else []
+    tools += pins.BENCH_TOOLS if wanted == "bench" else []
     if wanted in LAB_SETS:
-        extra = pins.TEST_PACKAGES if wanted == "test" else {}
+        extra = {} if wanted == "all" else pins.TEST_PACKAGES
         found.insert(0, debian_step({**pins.DEBIAN_PACKAGES, **extra}))
     for tool in tools:
         make = go_tool_step if isinstance(tool, GoTool) else go_file_step

@@ -1,0 +1,244 @@
+"""From a machine's start to its Ready node: our join beside `kubeadm join`, on the same lab.
+
+Both sides' machines have the same image, are started by the same script on the same hypervisor, as
+many at once, in turn. One watch of the API server on this host tells when each Node object
+appeared and when it was Ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import kubeadm
+from bench.measure import BenchError
+from bench.table import Row
+from lab import facts, place
+from lab.place import Place
+from lab.remote import remote
+from render.hardware import HARDWARE
+from tests.e2e.conftest import COPIES, Lab, copy_checkout
+
+_LONGEST_SECONDS = 180.0
+_FIRST_ADDRESS = 100
+_GOALS = {"join proper": 0.5, "machine start to Ready": 0.8}
+
+
+@dataclass
+class NodeWatch(threading.Thread):
+    """When each Node appeared, and when it was first Ready (epoch seconds of this host)."""
+
+    kubeconfig: Path
+    appeared: dict[str, float] = field(default_factory=dict)
+    ready: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__(daemon=True)
+        command = ["kubectl", "get", "--raw", "/api/v1/nodes?watch=true"]
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+
+    def run(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            now = time.time()
+            event = json.loads(line)
+            name = event["object"]["metadata"]["name"]
+            if event["type"] == "DELETED":
+                self.appeared.pop(name, None)
+                self.ready.pop(name, None)
+                continue
+            self.appeared.setdefault(name, now)
+            conditions = event["object"]["status"].get("conditions", [])
+            if any(it["type"] == "Ready" and it["status"] == "True" for it in conditions):
+                self.ready.setdefault(name, now)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+@dataclass(frozen=True)
+class Join:
+    """One machine's times, all in epoch seconds of the one host clock."""
+
+    started: float
+    first_line: float
+    appeared: float
+    ready: float
+
+    @property
+    def proper(self) -> float:
+        """From the first line of the join to the Node object."""
+        return self.appeared - self.first_line
+
+    @property
+    def whole(self) -> float:
+        return self.ready - self.started
+
+
+@dataclass
+class Bed:
+    """A lab of the bench's own, without workers at first."""
+
+    lab: Lab
+    where: Place
+    watch: NodeWatch
+    image: str
+
+    @property
+    def machines(self) -> Path:
+        return self.where.state / "machines"
+
+    def address(self, number: int) -> str:
+        return str(self.where.address(_FIRST_ADDRESS + number))
+
+    def forget(self, names: list[str]) -> None:
+        self.lab.run("kubectl", "delete", "node", "--ignore-not-found", "--wait", *names)
+
+
+@contextlib.contextmanager
+def bed(folder: Path) -> Iterator[Bed]:
+    checkout = COPIES / f"bench-{os.getpid()}"
+    checkout.mkdir(parents=True)
+    copy_checkout(checkout)
+    lab = Lab(checkout)
+    watch = None
+    try:
+        lab.make("check")  # writes the stack file
+        lab.edit(without_workers)
+        lab.make("up")
+        where = place.find(checkout)
+        assert where is not None
+        overrides = HARDWARE["nspawn"].kubelet_overrides
+        image = f"{kubeadm.prepare(where, folder, overrides)}:{facts.WORKER_IMAGE}"
+        watch = NodeWatch(where.state / "kubeconfig")
+        watch.start()
+        yield Bed(lab, where, watch, image)
+    finally:
+        if watch is not None:
+            watch.stop()
+        subprocess.run(["make", "down"], cwd=checkout, capture_output=True)
+        shutil.rmtree(checkout)
+
+
+def without_workers(config: dict[str, Any]) -> None:
+    config["autojoin:workers"] = {}
+
+
+def ours(bed: Bed, count: int) -> list[Join]:
+    """`count` workers by one `pulumi up`, then gone by another."""
+    names = [f"ours-{number}" for number in range(count)]
+
+    def add(config: dict[str, Any]) -> None:
+        config["autojoin:workers"] = {
+            name: {
+                "hardware": "nspawn",
+                "address": bed.address(number),
+                "image": facts.WORKER_IMAGE,
+                "bridge": facts.BRIDGE,
+            }
+            for number, name in enumerate(names)
+        }
+
+    bed.lab.edit(add)
+    bed.lab.make("up")
+    joins = [
+        join(bed, name, birth(bed.machines / name / "disk/upper/var/log/autojoin-join.log"))
+        for name in names
+    ]
+    bed.lab.edit(without_workers)
+    bed.lab.make("up")
+    bed.forget(names)
+    return joins
+
+
+def theirs(bed: Bed, count: int) -> list[Join]:
+    """`count` machines that run `kubeadm join`, side by side; gone afterwards."""
+    names = [f"kubeadm-{number}" for number in range(count)]
+    program = "/usr/local/lib/autojoin/machine"
+
+    def start(number: int) -> None:
+        name = names[number]
+        stdin = kubeadm.machine_input(bed.where, name, bed.address(number), bed.image)
+        remote(bed.where, f"{program} apply {name}", what=f"starting {name}", stdin=stdin)
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(start, range(count)))
+    deadline = time.monotonic() + _LONGEST_SECONDS
+    while missing := [name for name in names if name not in bed.watch.ready]:
+        if time.monotonic() > deadline:
+            said = kubeadm.explain(bed.where, missing[0])
+            raise BenchError(f"{', '.join(missing)} did not join by kubeadm: {said}")
+        time.sleep(0.05)
+    joins = [
+        join(bed, name, float((bed.machines / name / "disk/upper" / kubeadm.START).read_text()))
+        for name in names
+    ]
+    for name in names:
+        remote(bed.where, f"{program} remove {name}", what=f"removing {name}")
+    bed.forget(names)
+    return joins
+
+
+def join(bed: Bed, name: str, first_line: float) -> Join:
+    started = float((bed.machines / name / "started").read_text())
+    return Join(started, first_line, bed.watch.appeared[name], bed.watch.ready[name])
+
+
+def birth(path: Path) -> float:
+    """When a file was made. The join's log is opened the moment before the join starts."""
+    answer = subprocess.run(
+        ["stat", "--format=%.9W", str(path)], capture_output=True, text=True, check=True
+    )
+    return float(answer.stdout)
+
+
+def rows(full: bool) -> list[Row]:
+    counts = (1, 3, 8) if full else (1, 3)
+    repetitions = 3 if full else 1
+    found: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="autojoin-bench-") as folder, bed(Path(folder)) as lab:
+        for count in counts:
+            pairs = [(ours(lab, count), theirs(lab, count)) for _ in range(repetitions)]
+            our_joins = [each for pair in pairs for each in pair[0]]
+            their_joins = [each for pair in pairs for each in pair[1]]
+            found += compared(count, our_joins, their_joins)
+    return found
+
+
+def compared(count: int, ours: list[Join], theirs: list[Join]) -> list[Row]:
+    at_once = f"{count} at once"
+    return [
+        Row(
+            f"join proper, {at_once}",
+            [each.proper for each in ours],
+            "s",
+            "kubeadm join",
+            [each.proper for each in theirs],
+            _GOALS["join proper"],
+            note="first line to Node object",
+        ),
+        Row(
+            f"machine start to Ready, {at_once}",
+            [each.whole for each in ours],
+            "s",
+            "kubeadm join",
+            [each.whole for each in theirs],
+            _GOALS["machine start to Ready"],
+        ),
+    ]
