@@ -21,7 +21,7 @@ down: ## destroy the cluster and stop the lab; ALL=1 also what dead checkouts le
 
 test: ## every test, the end-to-end run on the lab included
 	@$(TOOLS) test
-	@$(IN_VENV) lab.commands test $(TESTS)
+	@AUTOJOIN_FUZZ_SECONDS=$(FUZZ) $(IN_VENV) lab.commands test $(TESTS)
 
 preview: ## what `pulumi up` of stack STACK would change, and a summary; JSON=1 for the summary alone
 	@$(TOOLS) engine
@@ -54,8 +54,9 @@ env: ## print the environment to eval, for plain pulumi and kubectl
 	@$(TOOLS) engine >&2
 	@$(IN_VENV) lab.commands env
 
-status: ## the nodes of the dev lab
-	@$(IN_VENV) lab.commands status
+status: ## how far each worker of stack STACK came, by the join gate and the API server; JSON=1 for programs
+	@$(TOOLS) engine
+	@$(IN_VENV) commands.status $(STACK) --file $(STACK_FILE) $(if $(JSON),--json)
 
 lint: ## ruff and mypy
 	@$(TOOLS) check

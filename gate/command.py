@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,13 @@ def _shown(node: Node, store: Store) -> dict[str, Any]:
         "generation": node.generation,
         "identity": node.identity,
         "expiresAt": node.expires_at,
+        "expired": time.time() >= node.expires_at,
         "joined": node.certificate is not None,
         "joinedAt": node.joined_at,
         "phase": last[0].phase if last else None,
         "state": last[0].state if last else None,
         "message": last[0].message if last else None,
+        "at": last[0].at if last else None,
     }
 
 

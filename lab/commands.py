@@ -138,13 +138,6 @@ def captured(where: place.Place, command: list[str]) -> str:
     return answer.stdout
 
 
-def status() -> None:
-    where = place.find(CHECKOUT)
-    if where is None or not where.running():
-        raise LabError("the lab of this checkout is not up; `make up` starts it")
-    print_nodes(where)
-
-
 def prepared() -> place.Place:
     """This checkout's lab with its keys, stack file and stack, whether it runs or not."""
     where = place.allocate(CHECKOUT)
@@ -190,7 +183,7 @@ def lint() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "env", "status", "lint"):
+    for name in ("up", "env", "lint"):
         commands.add_parser(name)
     commands.add_parser("down").add_argument("--all", action="store_true")
     commands.add_parser("check").add_argument("file", type=Path)
@@ -200,7 +193,6 @@ def main() -> int:
     actions: dict[str, Callable[[], None]] = {
         "up": up,
         "env": environment,
-        "status": status,
         "lint": lint,
         "down": lambda: down(given.all),
         "check": lambda: check(given.file),

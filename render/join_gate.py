@@ -102,6 +102,11 @@ def remove_node_command(host: AuthorityHost, name: str) -> str:
     return installed_command(*_gate(platform(host)), "remove", name)
 
 
+def status_command(host: AuthorityHost) -> str:
+    """The remote command that prints, as JSON, every registered node and how far its join came."""
+    return shlex.join((*_gate(platform(host)), "status"))
+
+
 def revoked_command(host: AuthorityHost) -> str:
     """The remote command that prints which certificates of nodes are revoked and still live.
 

@@ -59,6 +59,14 @@ def test_outputs_tell_of_every_node(lab: Lab) -> None:
         assert node["joined"]["readySeconds"] > 0
 
 
+def test_status_tells_how_far_each_worker_came(lab: Lab) -> None:
+    shown = json.loads(lab.make("--silent", "status", "JSON=1").strip().splitlines()[-1])
+    assert shown["apiServer"] == "ok"
+    assert [worker["name"] for worker in shown["workers"]] == list(WORKERS)
+    for worker in shown["workers"]:
+        assert (worker["join"], worker["ready"]) == ("joined", "True")
+
+
 def test_nodes_have_certificates_that_cfssl_issued_for_keys_made_on_them(lab: Lab) -> None:
     names = {node["metadata"]["name"] for node in lab.kubectl("get", "nodes")["items"]}
     assert names == set(WORKERS)

@@ -1,0 +1,200 @@
+"""How a stack's workers stand: `python -m commands.status STACK`.
+
+Asks the join gate (over SSH to the CA host) how far each worker came, and the API server which
+Nodes are Ready. Exit status: 0 all Ready; 1 some are not; 2 the join gate could not be asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from commands import ssh, state
+from config.load import NAMESPACE, from_stack_file, from_values
+from config.models import Lab
+from config.problem import ConfigError
+from lab import tools
+from lab.pins import CHECKOUT, Layout
+from render import from_lab, join_gate
+
+_HEADINGS = ("NAME", "HARDWARE", "ADDRESS", "GENERATION", "JOIN", "READY", "LAST WORD")
+_UNKNOWN = "unknown"
+
+
+class StatusError(Exception):
+    """Why there is nothing to show, as a line for a person."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One worker. `join` is its last phase and how that stands; `ready` is the Node's condition.
+
+    `generation` is the one that the gate has registered, None where it has none of that name.
+    """
+
+    name: str
+    hardware: str
+    address: str
+    generation: int | None
+    join: str
+    ready: str
+    word: str
+    at: str | None
+
+    @property
+    def fine(self) -> bool:
+        return self.ready == "True" or (self.ready == _UNKNOWN and self.join == "joined")
+
+
+def read_lab(name: str, file: Path) -> Lab:
+    """The stack's lab; its secrets are decrypted where the way to the CA host needs one."""
+    lab = from_stack_file(file)
+    if lab.certificate_authority.host.private_key is None:
+        return lab
+    prefix = f"{NAMESPACE}:"
+    sections = state.configuration(name, file)
+    values = {key.removeprefix(prefix): it for key, it in sections.items() if prefix in key}
+    return from_values(values)
+
+
+def registered(lab: Lab) -> dict[str, dict[str, Any]]:
+    """What the gate says of each node that it has registered, by name."""
+    authority = lab.certificate_authority
+    command = join_gate.status_command(from_lab.authority_host(authority))
+    try:
+        answer = ssh.run(authority.host, command)
+        return {node["node"]: node for node in json.loads(answer)["nodes"]}
+    except ssh.SshError as error:
+        raise StatusError(f"the join gate on {error}") from None
+    except (ValueError, LookupError, TypeError):
+        raise StatusError(
+            f"the join gate on {authority.host.address}: its answer is not understood"
+        ) from None
+
+
+def ready(lab: Lab) -> tuple[dict[str, str], str]:
+    """Node name to the status of its Ready condition; and why it could not be had, or nothing."""
+    command = ["kubectl", "--request-timeout=10s", "get", "nodes", "--output", "json"]
+    kubeconfig = str(Path(lab.cluster.kubeconfig).expanduser())
+    try:
+        answer = subprocess.run(
+            command,
+            env={**os.environ, "KUBECONFIG": kubeconfig},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+    except OSError as error:
+        return {}, f"kubectl can't be run ({error.strerror})"
+    if answer.returncode:
+        return {}, (answer.stderr.strip().splitlines() or ["kubectl failed"])[-1]
+    return {
+        node["metadata"]["name"]: next(
+            (it["status"] for it in node["status"].get("conditions", []) if it["type"] == "Ready"),
+            _UNKNOWN,
+        )
+        for node in json.loads(answer.stdout)["items"]
+    }, ""
+
+
+def lines(
+    lab: Lab, nodes: dict[str, dict[str, Any]], readiness: dict[str, str] | None
+) -> list[Line]:
+    """A line for each worker of the stack, then for what else the gate has registered.
+
+    `readiness` is None where the API server could not be asked.
+    """
+    names = [*lab.workers, *(name for name in nodes if name not in lab.workers)]
+    return [line(name, lab, nodes.get(name), readiness) for name in names]
+
+
+def line(
+    name: str, lab: Lab, node: dict[str, Any] | None, readiness: dict[str, str] | None
+) -> Line:
+    worker = lab.workers.get(name)
+    join, word = joining(node)
+    if worker is None:
+        word = "not in the stack file; the next `up` removes it"
+    elif node and node["generation"] != worker.generation:
+        word = f"the stack file has generation {worker.generation}; `up` makes it so"
+    at = node and node.get("at")
+    moment = datetime.datetime.fromtimestamp(at, datetime.UTC) if at else None
+    return Line(
+        name=name,
+        hardware=worker.hardware if worker else "",
+        address=worker.address if worker else ", ".join(node["addresses"] if node else []),
+        generation=node["generation"] if node else None,
+        join=join,
+        ready=_UNKNOWN if readiness is None else readiness.get(name, "no Node"),
+        word=word,
+        at=moment.isoformat(timespec="seconds") if moment else None,
+    )
+
+
+def joining(node: dict[str, Any] | None) -> tuple[str, str]:
+    """How far the join came, and what was said last."""
+    if node is None:
+        return "not registered", "`pulumi up` registers it"
+    phase, how, word = node["phase"], node["state"], node["message"] or ""
+    if (phase, how) == ("ready", "done"):
+        return "joined", word
+    if phase is None and node["joined"]:
+        return "has its certificate", word
+    if node["expired"] and not node["joined"]:
+        return "expired", word or "its join key has expired; raise its generation to join it anew"
+    if phase is None:
+        return "waiting", "nothing heard of it yet"
+    return f"{phase} {how}", word
+
+
+def table(shown: list[Line]) -> str:
+    rows = [_HEADINGS]
+    for it in shown:
+        generation = "" if it.generation is None else str(it.generation)
+        rows.append((it.name, it.hardware, it.address, generation, it.join, it.ready, it.word))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m commands.status",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stack", help="name of the stack")
+    parser.add_argument("--file", type=Path, help="its stack file, if not Pulumi.STACK.yaml")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    given = parser.parse_args()
+    os.environ["PATH"] = tools.search_path(Layout())
+    file = given.file or CHECKOUT / f"Pulumi.{given.stack}.yaml"
+    try:
+        lab = read_lab(given.stack, file)
+        nodes = registered(lab)
+    except (ConfigError, state.StateError, StatusError) as error:
+        for text in str(error).splitlines():
+            print(f"autojoin: {text}", file=sys.stderr)
+        return 2
+    readiness, trouble = ready(lab)
+    shown = lines(lab, nodes, None if trouble else readiness)
+    if given.json:
+        print(json.dumps({"workers": [asdict(it) for it in shown], "apiServer": trouble or "ok"}))
+    else:
+        print(table(shown))
+    if trouble and not given.json:
+        print(f"autojoin: the API server could not be asked: {trouble}", file=sys.stderr)
+    return 0 if all(it.fine for it in shown if it.name in lab.workers) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
