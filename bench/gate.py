@@ -19,8 +19,7 @@ from typing import Any
 
 from bench.measure import BenchError
 from bench.table import Row
-from gate.store import Registration, Store
-from tests.unit.gate.gate_host import ADDRESS, Host, TestNode
+from tests.unit.gate.gate_host import Host, TestNode
 
 _NODES = 1000
 _PROCESSES = 4
@@ -103,13 +102,7 @@ def raw_bodies(host: Host) -> list[bytes]:
 
 def register(host: Host) -> list[TestNode]:
     """As many nodes, told to the gate by its own store: a thousand commands take a minute."""
-    nodes = [TestNode(f"bench-{number}") for number in range(_NODES)]
-    store = Store(str(host.folder / "gate.sqlite"))
-    for node in nodes:
-        secrets = (node.join_key, node.status_token)
-        store.register(Registration(node.name, (ADDRESS,), 1, node.identity, *secrets, 86400.0), [])
-    store.close()
-    return nodes
+    return list(host.admit(*(TestNode(f"bench-{number}") for number in range(_NODES))))
 
 
 def together(port: int, host: Host, bodies: list[bytes]) -> tuple[list[Answer], float]:

@@ -111,8 +111,14 @@ def test_openssl_and_curl_join(shared_host: Host, node: TestNode, tmp_path: Path
     assert verified.stdout.strip() == "cert.pem: OK"
 
 
-def test_the_stock_client_joins(shared_host: Host, node: TestNode, tmp_path: Path) -> None:
+@pytest.mark.parametrize("debian", [False, True], ids=["1.6.5", "Debian's 1.2"])
+def test_the_stock_client_joins(
+    shared_host: Host, node: TestNode, tmp_path: Path, debian: bool
+) -> None:
     """`cfssl gencert` with auth_remote, which sends further fields, all of them empty."""
+    client = "/usr/bin/cfssl" if debian else str(shared_host.cfssl)
+    said = subprocess.run([client, "version"], capture_output=True, text=True).stdout
+    assert debian == ("Version: 1.2.0" in said), f"{client}: {said}"
     configuration = {
         "signing": {
             "default": {"auth_remote": {"remote": "gate", "auth_key": "node"}},
@@ -130,7 +136,7 @@ def test_the_stock_client_joins(shared_host: Host, node: TestNode, tmp_path: Pat
     (tmp_path / "csr.json").write_text(json.dumps(request))
     result = subprocess.run(
         [
-            str(shared_host.cfssl),
+            client,
             *("gencert", "-config", "config.json"),
             *("-tls-remote-ca", str(shared_host.folder / "ca.pem")),
             "csr.json",
