@@ -29,7 +29,7 @@ preview: ## what `pulumi up` of stack STACK would change, and a summary; JSON=1 
 
 check: ## every problem of stack STACK's config, or of STACK_FILE=path
 	@$(TOOLS) check
-	@$(IN_VENV) lab.commands check $(STACK_FILE)
+	@$(IN_VENV) lab.commands check "$(STACK_FILE)"
 
 new: ## a commented stack file for STACK=x, by questions or ARGS="--help"
 	@$(TOOLS) check

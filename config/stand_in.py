@@ -18,14 +18,14 @@ from pydantic import AfterValidator, BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from config.models import Lab
-from config.problem import Location, Problem
+from config.problem import Location, Problem, key_path
 from config.types import STAND_INS
 from config.wording import field_at, fields_of, value_at
 
 # Enough to tell every value of a choice from the next; more rounds only take longer.
 MAX_VARIANTS = 6
 # A stand-in may bring new errors (a required key beside it); so many times they are mended too.
-MAX_ROUNDS = 4
+MAX_ROUNDS = 6
 
 
 def problems_despite(
@@ -40,7 +40,13 @@ def problems_despite(
         lab, names = mended
         rounds.append([_renamed(problem, names) for problem in check(lab)])
     first, *others = rounds
-    return [problem for problem in first if all(problem in other for other in others)]
+    # What is wrong by itself is told already: that it is also there where it may not be is noise.
+    told = {key_path(tuple(details["loc"])) for details in error.errors()}
+    return [
+        problem
+        for problem in first
+        if problem.key not in told and all(problem in other for other in others)
+    ]
 
 
 def _variants(error: ValidationError) -> int:
@@ -61,12 +67,16 @@ def _mended(
     """A lab with every wrong value replaced, and the names that were; None where that fails."""
     values = copy.deepcopy(values)
     names: dict[str, str] = {}
-    for round_ in range(MAX_ROUNDS):
+    tried: set[Location] = set()
+    for _ in range(MAX_ROUNDS):
         for details in sorted(error.errors(), key=lambda details: -len(details["loc"])):
             location = tuple(details["loc"])
-            # A stand-in that is itself refused is not put there again where nothing will do.
-            kind = "extra_forbidden" if round_ and _is_optional(location) else details["type"]
-            _mend(values, kind, location, filler, names)
+            if location in tried:
+                # A stand-in that is itself refused gives way, with the optional key that it is in.
+                _remove(values, location)
+            else:
+                _mend(values, details["type"], location, filler, names)
+            tried.add(location)
         try:
             return Lab.model_validate(values, by_alias=True, by_name=False), names
         except ValidationError as next_error:
@@ -102,6 +112,20 @@ def _mend(
 def _is_optional(location: Location) -> bool:
     field = field_at(location)
     return field is not None and not field.is_required()
+
+
+def _remove(values: Any, location: Location) -> None:
+    """Remove the innermost optional key that holds `location`, or the entry there."""
+    for length in range(len(location), 0, -1):
+        if _is_optional(location[:length]):
+            location = location[:length]
+            break
+    parent = value_at(values, location[:-1])
+    last = location[-1]
+    if isinstance(parent, dict):
+        parent.pop(last, None)
+    elif isinstance(parent, list) and isinstance(last, int) and last < len(parent):
+        parent.pop(last)
 
 
 def _renamed(problem: Problem, names: dict[str, str]) -> Problem:
@@ -189,7 +213,7 @@ class Filler:
             return [self.value(get_args(annotation)[0])]
         if get_origin(annotation) is dict:
             # Empty, or not: what refers to an entry of it is right or wrong by that alone.
-            return {self.name(): self.value(get_args(annotation)[1])} if self.variant % 2 else {}
+            return {} if self.variant % 2 else {self.name(): self.value(get_args(annotation)[1])}
         if annotation is bool:
             return bool(self.variant % 2)
         if annotation is int:

@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from config.check import main
 from config.load import examine, examine_content, examine_values, from_stack_file, from_values
-from config.models import Lab
-from config.problem import ConfigError
+from config.models import Lab, inner_model, is_mapping
+from config.problem import ConfigError, Location
+from config.stand_in import Filler
 from config.wording import fields_of
 from lab.pins import CHECKOUT
 
@@ -180,6 +183,44 @@ def test_a_wrong_value_hides_no_other_mistake(place: tuple[int | str, ...]) -> N
         assert len(problems) == 2, problems
 
 
+def places(model: type[BaseModel], above: Location = ()) -> Iterator[Location]:
+    """Every key that there is; entries of mappings are called `machine`, those of lists 0."""
+    for name, field in fields_of(model).items():
+        yield (*above, name)
+        inner = inner_model(field.annotation)
+        if inner is not None:
+            entry: Location = (0,) if "list[" in str(field.annotation) else ()
+            entry = ("machine",) if is_mapping(field.annotation) else entry
+            yield from places(inner, (*above, name, *entry))
+
+
+def put(values: Any, place: Location, value: Any) -> None:
+    """Set the value at a place, with stand-ins for what has to be above it."""
+    for index, part in enumerate(place[:-1]):
+        if isinstance(part, int):
+            if not values:
+                values.append(Filler(0).item(place[: index + 1]))
+        elif values.get(part) is None:
+            values[part] = [] if isinstance(place[index + 1], int) else {}
+        values = values[part]
+    values[place[-1]] = value
+
+
+def test_no_key_that_there_is_hides_another_mistake() -> None:
+    """Also those that no file here uses: their types' stand-ins, or their absence, will do."""
+    overlap = "autojoin:bgp.loadBalancerPools[1].cidrs[0]: overlaps"
+    for place in places(Lab):
+        if place[:2] in (("bgp", "loadBalancerPools"), ("cluster", "serviceCidrs")):
+            continue
+        changed = copy.deepcopy(VALUES)
+        changed["bgp"]["loadBalancerPools"].append({"name": "other", "cidrs": ["10.30.8.0/24"]})
+        put(changed, place, 3.75)
+        problems = [str(problem) for problem in examine_values(changed).problems]
+        assert any(": must be" in line for line in problems), place
+        found = any(line.startswith(overlap) for line in problems)
+        assert found or place in (("cluster",), ("bgp",)), (place, problems)
+
+
 # --- no traceback, ever -------------------------------------------------------------------------
 
 _YAML_MARKS = "ab:-[]{}&*!|>'\"%@`#,? \n\t<~0"
@@ -191,11 +232,13 @@ _KEYS = st.one_of(
     st.sampled_from(["address", "hardware", "slot", "peers", "host", "hostKey", "secure", "mac"]),
     st.text(max_size=6),
 )
-_TREES = st.recursive(
-    _SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4),
-    max_leaves=12,
-)
+
+
+def _deeper(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    return st.one_of(st.lists(inner, max_size=3), st.dictionaries(_KEYS, inner, max_size=4))
+
+
+_TREES = st.recursive(_SCALARS, _deeper, max_leaves=12)
 
 
 @settings(max_examples=150, deadline=None)
