@@ -180,8 +180,9 @@ class Application:
         name = data.get("node")
         if not isinstance(name, str):
             raise Refusal(400, "node: must be text")
-        self._authentic_node(name, signed)
-        phase, state, message = progress.checked_report(data)
+        node = self._authentic_node(name, signed)
+        secrets = (node.join_key, node.status_token)
+        phase, state, message = progress.checked_report(data, secrets)
         self._progress.report(name, phase, state, message)
         journal.record("progress", node=name, phase=phase, state=state, message=message or None)
         return Response(204)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from gate.errors import Refusal
@@ -17,8 +20,11 @@ WAIT_LIMIT_SECONDS = 30.0
 _LOOK_AGAIN_SECONDS = 5.0
 
 
-def checked_report(data: dict[str, Any]) -> tuple[str, str, str]:
-    """Phase, state and message of a report; the message on one line and of bounded length."""
+def checked_report(data: dict[str, Any], secrets: Iterable[bytes]) -> tuple[str, str, str]:
+    """Phase, state and message of a report; the message on one line and of bounded length.
+
+    `secrets` are what the node was given; they are taken out of the message.
+    """
     for key in sorted(set(data) - {"node", "phase", "state", "message"}):
         raise Refusal(400, f"{key[:40]}: unknown key; known: node, phase, state, message")
     phase, state, message = data.get("phase"), data.get("state"), data.get("message", "")
@@ -28,7 +34,25 @@ def checked_report(data: dict[str, Any]) -> tuple[str, str, str]:
         raise Refusal(400, f"state: must be one of {', '.join(STATES)}, found {state!r:.40}")
     if not isinstance(message, str):
         raise Refusal(400, "message: must be text")
-    return phase, state, one_line(message)
+    return phase, state, one_line(without_secrets(message, secrets))
+
+
+_HIDDEN = "REDACTED"
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*-----|$)", re.DOTALL
+)
+
+
+def without_secrets(message: str, secrets: Iterable[bytes]) -> str:
+    """The message without private keys, and without `secrets` in hex or base64.
+
+    It is a log's last lines, and goes to terminals and into Pulumi's state.
+    """
+    message = _PRIVATE_KEY.sub(_HIDDEN, message)
+    for secret in secrets:
+        for text in (secret.hex(), base64.b64encode(secret).decode()):
+            message = re.sub(re.escape(text), _HIDDEN, message, flags=re.IGNORECASE)
+    return message
 
 
 def one_line(message: str) -> str:

@@ -181,8 +181,10 @@ class Server:
     def _shake_hands(self, tls: ssl.SSLSocket) -> None:
         """The handshake, its computing in turns; waiting for the client takes nobody's turn."""
         tls.setblocking(False)
+        readable = select.poll()
+        readable.register(tls, select.POLLIN)
         while True:
-            select.select([tls], [], [], 30.0)
+            readable.poll(30_000)
             with self._turns:
                 try:
                     return tls.do_handshake()

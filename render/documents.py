@@ -41,7 +41,8 @@ def authority_files(lab: Lab) -> dict[str, File]:
     """What goes to the CA host: scripts, configuration and service definitions, without secrets."""
     host = from_lab.authority_host(lab.certificate_authority)
     found = certificate_authority.files(host)
-    for path, file in join_gate.files(host).items():
+    gate = join_gate.files(host, allow_tls12=lab.join_gate.allow_tls12)
+    for path, file in gate.items():
         assert found.setdefault(path, file) == file, f"two files of the CA host are called {path}"
     return found
 

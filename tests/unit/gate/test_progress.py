@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -47,6 +48,23 @@ def test_lines_for_shells(shared_host: Host, node: TestNode) -> None:
     number, at, phase, state, message = body.decode().rstrip("\n").split("\t")
     assert (number, phase, state, message) == ("1", "runtime", "failed", "no socket [31mred")
     assert float(at) > 0
+
+
+def test_no_secret_comes_along_with_the_last_lines(shared_host: Host, node: TestNode) -> None:
+    """A log may hold anything; what a node says ends up in terminals and in Pulumi's state."""
+    key = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----"
+    for secret in (
+        node.join_key.hex(),
+        node.join_key.hex().upper(),
+        base64.b64encode(node.join_key).decode(),
+        node.status_token.hex(),
+        key,
+        key[:50],
+    ):
+        shared_host.post("/v1/progress", node.report("kubelet", "failed", f"x {secret} failed"))
+    said = [event["message"] for event in events(shared_host, node)]
+    assert said == ["x REDACTED failed"] * 5 + ["x REDACTED"]
+    assert "MHcCAQEE" not in shared_host.log("gate")
 
 
 def test_following_ends_with_the_report(shared_host: Host, node: TestNode) -> None:
