@@ -8,7 +8,6 @@ import pulumi_kubernetes as kubernetes
 from components.cilium import Cilium
 from config.bgp import Bgp as Settings
 from render import bgp as render
-from render.cilium import BGP_SECRETS_NAMESPACE
 
 
 class Bgp(pulumi.ComponentResource):
@@ -48,10 +47,10 @@ class Bgp(pulumi.ComponentResource):
         """The passwords of sessions, where the agents may read them."""
         return [
             kubernetes.core.v1.Secret(
-                name,
-                metadata={"name": name, "namespace": BGP_SECRETS_NAMESPACE},
-                string_data={render.PASSWORD_KEY: pulumi.Output.secret(password)},
+                secret["metadata"]["name"],
+                metadata=secret["metadata"],
+                string_data=pulumi.Output.secret(secret["stringData"]),
                 opts=pulumi.ResourceOptions(parent=self, provider=provider),
             )
-            for name, password in render.passwords(settings).items()
+            for secret in render.secrets(settings, show=True)
         ]

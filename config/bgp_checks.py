@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
@@ -22,6 +23,9 @@ _RESERVED_ASNS = {
     65535: "the last of 16 bits",
     4294967295: "the last of 32 bits",
 }
+
+# What TCP MD5 bounds to 80 bytes, and every router's configuration can hold.
+_PASSWORD = re.compile(r"[!#-&(-\[\]-~]{1,80}")
 
 
 def problems(lab: Lab) -> Iterator[Problem]:
@@ -56,6 +60,13 @@ def warnings(lab: Lab) -> Iterator[Problem]:
             )
         for number, peer in enumerate(instance.peers):
             yield from _far_peer(lab, f"{place}.peers[{number}]", instance, peer)
+            if other := [each for each in peer.families if each != peer.session_family]:
+                key = f"{place}.peers[{number}].families"
+                wrong = (
+                    f"has routes over an {peer.session_family} session whose next hop many refuse"
+                )
+                hint = f"a peer with an {other[0]} address is safe"
+                yield Problem(key, wrong, other[0], hint)
     advertised = {each for one in lab.bgp.all_advertisements for each in one.services}
     if lab.bgp.load_balancer_pools and "LoadBalancerIP" not in advertised:
         hint = "add LoadBalancerIP to the services of an advertisement"
@@ -202,6 +213,9 @@ def _same_nodes(lab: Lab) -> Iterator[Problem]:
 def _peer(lab: Lab, place: str, instance: Instance, peer: Peer) -> Iterator[Problem]:
     yield from _asn(f"{place}.asn", peer.asn)
     yield from _peer_address(lab, f"{place}.address", ipaddress.ip_address(peer.address))
+    if peer.password and not _PASSWORD.fullmatch(peer.password.get_secret_value()):
+        hint = "use 1 to 80 of ASCII without spaces, quotes and backslashes"
+        yield Problem(f"{place}.password", "is one that not every router can take", hint=hint)
     hold, keep_alive = peer.timers
     if keep_alive > hold:
         key, found = f"{place}.keepAliveTime", f"{keep_alive}, holdTime is {hold}"

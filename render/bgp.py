@@ -5,6 +5,7 @@ Each is a dict with apiVersion, kind, metadata and spec. The operator registers 
 
 from __future__ import annotations
 
+import copy
 from itertools import groupby
 from typing import Any
 
@@ -26,6 +27,9 @@ ADVERTISEMENTS = "bgp-advertisements"
 CLUSTER_CONFIG = "cilium-bgp"
 ADVERTISE_LABEL = "advertise"
 PASSWORD_KEY = "password"
+# Where the chart lets the agents read them (bgpControlPlane.secretsNamespace).
+BGP_SECRETS_NAMESPACE = "kube-system"
+REDACTED = "REDACTED"
 # An absent selector selects nothing; one that never fails to match selects every Service.
 _EVERY_SERVICE = {
     "matchExpressions": [{"key": "somekey", "operator": "NotIn", "values": ["never-used-value"]}]
@@ -67,6 +71,19 @@ def passwords(bgp: Bgp) -> dict[str, str]:
         for peer in instance.peers
         if peer.password
     }
+
+
+def secrets(bgp: Bgp, *, show: bool = False) -> list[Resource]:
+    """The Secrets that the agents read passwords from, `REDACTED` unless shown."""
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": BGP_SECRETS_NAMESPACE},
+            "stringData": {PASSWORD_KEY: password if show else REDACTED},
+        }
+        for name, password in passwords(bgp).items()
+    ]
 
 
 def definitions(resources: list[Resource]) -> list[str]:
@@ -254,7 +271,7 @@ def _advertised(bgp: Bgp, advertisement: Advertisement) -> list[dict[str, Any]]:
             service["aggregationLengthIPv4"] = advertisement.aggregation_length_ipv4
         if advertisement.aggregation_length_ipv6 is not None:
             service["aggregationLengthIPv6"] = advertisement.aggregation_length_ipv6
-        selector = advertisement.selector.manifest() or _EVERY_SERVICE
+        selector = advertisement.selector.manifest() or copy.deepcopy(_EVERY_SERVICE)
         found.append({"advertisementType": "Service", "service": service, "selector": selector})
     if _attributes(bgp, advertisement):
         found = [{**each, "attributes": _attributes(bgp, advertisement)} for each in found]

@@ -8,7 +8,6 @@ from typing import Any
 
 from render import cilium_versions
 
-BGP_SECRETS_NAMESPACE = "kube-system"
 # What the chart's operator tolerates since 1.18; before, it tolerated everything, drained nodes
 # included. The agent's own taint is listed too, for 1.17.
 _OPERATOR_TOLERATES = (

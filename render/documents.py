@@ -10,6 +10,8 @@ from config.models import Lab
 from render import bgp, certificate_authority, cilium, from_lab, join_gate
 from render.archive import File, text
 from render.hardware import HARDWARE
+from render.router import routers
+from render.router.kinds import KINDS
 
 
 def tree(lab: Lab, secret_pem: str | None, authority_pem: str | None) -> dict[str, File]:
@@ -20,7 +22,8 @@ def tree(lab: Lab, secret_pem: str | None, authority_pem: str | None) -> dict[st
     Raises ValueError where a value can't be rendered, and names the node.
     """
     found = {f"ca/{path}": file for path, file in authority_files(lab).items()}
-    found |= {f"cilium/{path}": file for path, file in cilium_files(lab).items()}
+    rendered = cilium_files(lab, show_passwords=secret_pem is not None)
+    found |= {f"cilium/{path}": file for path, file in rendered.items()}
     for name in lab.workers:
         found |= {
             f"{name}/{path}": file
@@ -47,11 +50,28 @@ def authority_files(lab: Lab) -> dict[str, File]:
     return found
 
 
-def cilium_files(lab: Lab) -> dict[str, File]:
-    """The chart's values, and the custom resources that follow it."""
+def cilium_files(lab: Lab, *, show_passwords: bool = False) -> dict[str, File]:
+    """The chart's values, the custom resources that follow it, and the routers' side of BGP.
+
+    What depends on the cluster (`mode: auto`) is rendered as if it had what it needs.
+    """
+    secrets = bgp.secrets(lab.bgp, show=show_passwords) if lab.bgp else []
     resources = bgp.custom_resources(lab.cilium.version, lab.bgp) if lab.bgp else []
     values = cilium.helm_values(from_lab.cilium(lab))
-    return {"values.yaml": _yaml([values]), "resources.yaml": _yaml(resources)}
+    return {
+        "values.yaml": _yaml([values]),
+        "resources.yaml": _yaml([*secrets, *resources]),
+        **_router_files(lab, show_passwords),
+    }
+
+
+def _router_files(lab: Lab, show_passwords: bool) -> dict[str, File]:
+    """For each router the configuration of every kind of router: a person takes one."""
+    return {
+        f"router/{router.name}/{kind.FILE}": text(kind.text(router), 0o600)
+        for router in routers(lab, show_passwords=show_passwords)
+        for kind in KINDS
+    }
 
 
 def _yaml(documents: list[dict[str, Any]]) -> File:

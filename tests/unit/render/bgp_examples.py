@@ -60,7 +60,7 @@ EVERY_KEY: dict[str, Any] = {
             "address": "192.168.10.1",
             "asn": 65001,
             "port": 1179,
-            "password": "correct horse",
+            "password": "correct-horse",
             "holdTime": 9,
             "connectRetryTime": 5,
             "gracefulRestart": 60,

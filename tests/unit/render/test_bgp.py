@@ -153,5 +153,5 @@ def test_definitions_are_those_of_the_resources_in_their_version() -> None:
 def test_a_password_is_in_no_resource() -> None:
     full = full_lab()
     assert full.bgp
-    assert "correct horse" not in str(resources(full))
-    assert bgp.passwords(full.bgp) == {"cilium-peer-router-password": "correct horse"}
+    assert "correct-horse" not in str(resources(full))
+    assert bgp.passwords(full.bgp) == {"cilium-peer-router-password": "correct-horse"}
