@@ -54,7 +54,7 @@ env: ## print the environment to eval, for plain pulumi and kubectl
 	@$(TOOLS) engine >&2
 	@$(IN_VENV) lab.commands env
 
-status: ## how far each worker of stack STACK came, by the join gate and the API server; JSON=1 for programs
+status: ## how far each worker of stack STACK came, by the join gate and the API server, and how BGP is; JSON=1 for programs
 	@$(TOOLS) engine
 	@$(IN_VENV) commands.status $(STACK) --file $(STACK_FILE) $(if $(JSON),--json)
 

@@ -18,7 +18,7 @@ from render.cilium_status import READ, Finding, findings
 
 
 def read(kubeconfig: str) -> list[Finding]:
-    """The findings of a cluster. KubectlError where it does not answer."""
+    """The findings of a cluster; KubectlError where it does not answer. kubectl is on PATH."""
     with ThreadPoolExecutor(len(READ)) as pool:
         answers = pool.map(lambda words: kubectl.items(kubeconfig, *words), READ.values())
         return findings(dict(zip(READ, answers, strict=True)))

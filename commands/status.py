@@ -1,7 +1,8 @@
 """How a stack's workers stand: `python -m commands.status STACK`.
 
 Asks the join gate (over SSH to the CA host) how far each worker came, and the API server which
-Nodes are Ready. Exit status: 0 all Ready; 1 some are not; 2 the join gate could not be asked.
+Nodes are Ready and, with autojoin:bgp, how BGP, pools and load balancer addresses are.
+Exit status: 0 all Ready and well; 1 something is not; 2 the join gate could not be asked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from commands import ssh, state
+from commands import bgp_status, ssh, state
 from config.load import NAMESPACE, from_stack_file, from_values
 from config.models import Lab
 from config.problem import ConfigError
@@ -187,13 +188,17 @@ def main() -> int:
         return 2
     readiness, trouble = ready(lab)
     shown = lines(lab, nodes, None if trouble else readiness)
+    bgp = [] if trouble or lab.bgp is None else bgp_status.read(lab.cluster.kubeconfig)
     if given.json:
-        print(json.dumps({"workers": [asdict(it) for it in shown], "apiServer": trouble or "ok"}))
+        found = {"workers": [asdict(it) for it in shown], "apiServer": trouble or "ok"}
+        print(json.dumps({**found, "bgp": [asdict(it) for it in bgp]}))
     else:
         print(table(shown))
+        print("".join(f"\n{it}" for it in bgp_status.shown(bgp)), end="\n" if bgp else "")
     if trouble and not given.json:
         print(f"autojoin: the API server could not be asked: {trouble}", file=sys.stderr)
-    return 0 if all(it.fine for it in shown if it.name in lab.workers) else 1
+    fine = all(it.fine for it in shown if it.name in lab.workers)
+    return 0 if fine and not any(it.problem for it in bgp) else 1
 
 
 if __name__ == "__main__":

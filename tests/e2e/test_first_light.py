@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lab.pins import Layout
 from tests.e2e.conftest import CommandLines, Lab, table
 
 WORKERS = ("worker-1", "worker-2", "worker-3")
@@ -131,6 +132,50 @@ def test_a_load_balancer_service_gets_an_address_of_the_pool(lab: Lab) -> None:
     assert given, "no address after 60 s"
     network = ipaddress.ip_network(pool["cidrs"][0])
     assert ipaddress.ip_address(given) in network
+
+
+def test_status_tells_that_bgp_is_well(lab: Lab) -> None:
+    """The ingress controller's own Service, which waits for a pool, among the addresses given."""
+    lines: list[str] = []
+
+    def well() -> bool:
+        lines[:] = lab.run("python", "-m", "commands.bgp_status", str(lab.file), check=False).split(
+            "\n"
+        )
+        return any("in effect on" in line for line in lines) and "problem" not in lines[0]
+
+    assert until(60, well), lines
+    assert f"CiliumBGPClusterConfig cilium-bgp: in effect on {', '.join(WORKERS)}" in lines
+    assert [line for line in lines if "kube-system/cilium-ingress: has 192.168.50." in line]
+    assert "cilium-ingress: has" in lab.make("status")
+
+
+def test_prerequisites_are_installed_and_a_mistake_is_told(lab: Lab) -> None:
+    """The Gateway API's CRDs come before the chart that needs them; the operator then serves it."""
+    before = lab.file.read_text()
+    source = str(Layout().test_file("gateway-api-1.2-crds"))
+
+    def change(config: dict[str, Any]) -> None:
+        config["autojoin:cilium"]["gatewayApi"] = {"mode": "install", "source": source}
+        config["autojoin:cilium"]["dashboards"] = {"mode": "install"}
+        config["autojoin:bgp"]["nodeSelector"] = {"matchLabels": {"bgp": "wroker"}}
+
+    lab.edit(change)
+    lab.make("up")
+    wanted = "problem: CiliumBGPClusterConfig cilium-bgp: no node matches its selector bgp=wroker"
+    assert until(60, lambda: wanted in lab.make("status", expect=1))
+
+    def accepted() -> bool:
+        (condition,) = lab.kubectl("get", "gatewayclass", "cilium")["status"]["conditions"]
+        return bool(condition["type"] == "Accepted" and condition["status"] == "True")
+
+    assert until(90, accepted)
+    assert lab.kubectl("get", "configmaps", "--namespace", "monitoring")["items"]
+    lab.run("pulumi", "preview", "--expect-no-changes", "--non-interactive")
+    lab.file.write_text(before)
+    lab.make("up")
+    # What was installed stays, and `auto` finds it there.
+    assert lab.kubectl("get", "gatewayclass", "cilium")["metadata"]["name"] == "cilium"
 
 
 def test_editing_one_worker_changes_that_worker_only(lab: Lab) -> None:
@@ -310,7 +355,8 @@ def test_down_leaves_nothing_behind(lab: Lab, again: bool) -> None:
         assert {row["READY"] for row in table(output).values()} == {"True"}
         vars(lab).pop("_environment", None)
     state = state_folder(lab)
-    lab.make("down")
+    output = lab.make("down")
+    assert "all the same" not in output, "pulumi destroy failed"
     assert not state.exists()
     # Those that were ended a moment ago are zombies until the machine's init has seen to them.
     until(5, lambda: not lab_processes(state.name))

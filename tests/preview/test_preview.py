@@ -130,6 +130,57 @@ def test_without_bgp_there_is_none(engine: Engine) -> None:
     assert "cilium-release" in names(found)
 
 
+def test_what_the_chart_needs_is_off_with_a_warning_where_nobody_answers(engine: Engine) -> None:
+    answer = engine.preview(nothing)
+    (release,) = [step for step in steps(answer) if step["urn"].endswith("cilium-release")]
+    values = release["newState"]["inputs"]["values"]
+    assert values["gatewayAPI"] == {"enabled": False}
+    assert values["prometheus"]["serviceMonitor"] == {"enabled": False}
+    for text in ("gatewayAPI of", "operator.prometheus.serviceMonitor,", "hubble.metrics.dashboar"):
+        assert text in answer.stdout + answer.stderr
+
+
+def test_what_the_chart_needs_is_put_there_first(engine: Engine) -> None:
+    def install(config: dict[str, Any]) -> None:
+        config["autojoin:cilium"] = {
+            "gatewayApi": {"mode": "install"},
+            "serviceMonitors": {"mode": "present"},
+            "dashboards": {"mode": "install", "namespace": "boards"},
+        }
+
+    answer = engine.preview(install)
+    made = {step["urn"].rpartition("::")[2]: step["newState"] for step in steps(answer)}
+    release = made["cilium-release"]
+    needs = [urn.rpartition("::")[2] for urn in release["dependencies"]]
+    assert sorted(needs) == ["boards", "gateway-api", "service-monitors"]
+    assert release["inputs"]["values"]["gatewayAPI"]["enabled"] is True
+    assert "-a https://" in made["gateway-api"]["inputs"]["create"]
+    assert "standard-install.yaml" in made["gateway-api"]["inputs"]["create"]
+    assert made["boards"]["retainOnDelete"] is True
+
+
+def test_a_password_is_a_secret_of_the_cluster_and_is_not_shown(engine: Engine) -> None:
+    def lock(config: dict[str, Any]) -> None:
+        config["autojoin:bgp"]["peers"][0]["password"] = "s3cret-of-9"
+
+    found = steps(engine.preview(lock))
+    assert "cilium-peer-router-password" in names(found)
+    assert "s3cret-of-9" not in json.dumps(found)
+
+
+def test_bgp_is_made_in_the_order_in_which_it_is_read(engine: Engine) -> None:
+    made = {
+        step["urn"].rpartition("::")[2]: step["newState"] for step in steps(engine.preview(nothing))
+    }
+    needs = {
+        name: {urn.rpartition("::")[2] for urn in state.get("dependencies", [])}
+        for name, state in made.items()
+    }
+    assert needs["cilium-peer"] == needs["bgp-advertisements"] == {"crd-gate"}
+    assert needs["ippool"] == {"cilium-peer", "bgp-advertisements"}
+    assert needs["cilium-bgp"] == {"ippool"}
+
+
 def test_without_workers_a_cluster_with_none(engine: Engine) -> None:
     def remove(config: dict[str, Any]) -> None:
         del config["autojoin:workers"]
