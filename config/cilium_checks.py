@@ -131,7 +131,7 @@ def _with_release(problem: Problem, version: CiliumVersion, place: str) -> Probl
 
 
 def _metrics(lab: Lab, version: CiliumVersion) -> Iterator[Problem]:
-    """Hubble refuses to start with a metric that it does not know."""
+    """Hubble skips a metric that it does not know, with a line in the agent's log only."""
     place = f"{CILIUM}.values.hubble.metrics.enabled"
     enabled = at(lab.cilium.values, "hubble.metrics.enabled")
     if not isinstance(enabled, list):
