@@ -18,8 +18,8 @@ import yaml
 from config.models import Lab
 from render import bgp
 from render.router import routers
+from tests.unit.cilium.bgp_network import KINDS, Network, Service, network, routes_of_node, speak
 from tests.unit.render.bgp_examples import POST, full_lab, lab
-from tests.unit.render.bgp_network import KINDS, Network, Service, network, routes_of_node, speak
 
 SERVICES = [
     Service({"ClusterIP": ["10.30.0.10", "fd00:30::a"], "LoadBalancerIP": ["192.168.50.1"]}),
