@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 REQUEST_SECONDS = 5
+# kubectl asks five times before it gives up.
+SECONDS = 8
 
 
 class KubectlError(Exception):
@@ -20,7 +22,11 @@ def items(kubeconfig: str, *words: str) -> list[dict[str, Any]]:
     command = ["kubectl", f"--request-timeout={REQUEST_SECONDS}s", "get", *words, "--output=json"]
     environment = {**os.environ, "KUBECONFIG": str(Path(kubeconfig).expanduser())}
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, env=environment)
+        answer = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise KubectlError(f"the API server does not answer in {SECONDS} s") from None
     except OSError as error:
         raise KubectlError(f"kubectl can't be run ({error.strerror})") from None
     if answer.returncode:

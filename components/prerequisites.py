@@ -80,8 +80,14 @@ def missing(lab: Lab) -> frozenset[str]:
     Looked up when the program runs, in preview too, so that a preview tells what up will do.
     """
     found = set()
+    silent = ""
     for need in needs(lab):
-        lacking = _lacking(lab, need) if need.mode == "auto" else ""
+        if need.mode != "auto":
+            continue
+        try:
+            lacking = silent or _lacking(lab.cluster.kubeconfig, need)
+        except kubectl.KubectlError as error:
+            lacking = silent = f"the cluster can't be asked for what they need ({error})"
         if lacking:
             found.add(need.section)
             pulumi.log.warn(
@@ -91,20 +97,13 @@ def missing(lab: Lab) -> frozenset[str]:
     return frozenset(found)
 
 
-def _lacking(lab: Lab, need: Need) -> str:
-    """What of a need is not there, in words; empty where all is."""
-    try:
-        if need.namespace:
-            there = kubectl.items(
-                lab.cluster.kubeconfig, "namespace", need.namespace, "--ignore-not-found"
-            )
-            return "" if there else f"there is no namespace {need.namespace}"
-        names = [definition.partition("/")[0] for definition in need.definitions]
-        served = served_versions(
-            kubectl.items(lab.cluster.kubeconfig, "crd", *names, "--ignore-not-found")
-        )
-    except kubectl.KubectlError as error:
-        return f"the cluster can't be asked for what they need ({error})"
+def _lacking(kubeconfig: str, need: Need) -> str:
+    """What of a need is not there, in words; empty where all is. KubectlError where nobody says."""
+    if need.namespace:
+        there = kubectl.items(kubeconfig, "namespace", need.namespace, "--ignore-not-found")
+        return "" if there else f"there is no namespace {need.namespace}"
+    names = [definition.partition("/")[0] for definition in need.definitions]
+    served = served_versions(kubectl.items(kubeconfig, "crd", *names, "--ignore-not-found"))
     lacking = [definition for definition in need.definitions if definition not in served]
     return f"the cluster has no CRD {', '.join(lacking)}" if lacking else ""
 
