@@ -163,7 +163,8 @@ def _logical(steps: list[Step]) -> list[Step]:
         # The step `replace` itself is the one that knows both what was and what will be.
         if before is None or not before.changes or step.op == "replace":
             found[step.urn] = Step(op, step.urn, step.old, step.new, step.diffs, step.parent)
-    return list(found.values())
+    # What does not depend on each other is deleted in any order.
+    return sorted(found.values(), key=lambda step: step.urn if step.op == "delete" else "")
 
 
 # --- what it means --------------------------------------------------------------------------------
