@@ -11,7 +11,6 @@ from config.models import Lab, Worker
 from config.problem import Problem
 from config.types import Address, Network
 
-BUILT_PLATFORMS = {"linux"}
 BUILT_HARDWARE = {"nspawn"}
 
 
@@ -43,11 +42,7 @@ def warnings(lab: Lab) -> list[Problem]:
 
 def unbuilt(lab: Lab) -> list[Problem]:
     """What the configuration may say and this version can't do yet: `up` refuses it."""
-    authority = lab.certificate_authority
     found = []
-    if authority.platform not in BUILT_PLATFORMS:
-        key = "autojoin:certificateAuthority.platform"
-        found.append(Problem(key, "is not built yet", authority.platform, "linux is"))
     for name, worker in lab.workers.items():
         if worker.hardware not in BUILT_HARDWARE:
             key = f"autojoin:workers.{name}.hardware"

@@ -185,6 +185,7 @@ TEST_PACKAGES = {
     "openssh-server": "/usr/sbin/sshd",
     "python3-cryptography": "/usr/lib/python3/dist-packages/cryptography/__init__.py",
     "shellcheck": "/usr/bin/shellcheck",
+    "libxml2-utils": "/usr/bin/xmllint",  # validates SMF manifests
     "sqlite3": "/usr/bin/sqlite3",
     # BGP routers, which the tests run in network namespaces. Where systemd runs, Debian starts
     # them too.

@@ -56,6 +56,14 @@ def bracketed(address: str) -> str:
         return address
 
 
+def listen_address(host: AuthorityHost) -> str:
+    """The address to listen on for nodes: every one of the host.
+
+    `::` takes both families, but not on OpenBSD, which keeps them apart.
+    """
+    return "0.0.0.0" if host.platform == "openbsd" and ":" not in host.address else "::"
+
+
 def script_command(host: AuthorityHost, script: str, action: str = "install") -> str:
     """The remote command that unpacks its standard input and runs `script action` from it.
 

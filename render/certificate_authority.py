@@ -12,6 +12,7 @@ from render.authority_host import (
     common_settings,
     installed_command,
     json_file,
+    listen_address,
     platform,
     script,
     script_command,
@@ -145,7 +146,7 @@ def _settings(host: AuthorityHost) -> dict[str, str]:
 def responder_settings(host: AuthorityHost, where: Platform) -> dict[str, str | int]:
     """responder.json; render/files/responder.py reads it."""
     return {
-        "listen": "::",
+        "listen": listen_address(host),
         "port": RESPONDER_PORT,
         "authority": f"{where.authority}/responder-ca.pem",
         "certdb": where.certdb,

@@ -18,6 +18,7 @@ from render.authority_host import (
     common_settings,
     installed_command,
     json_file,
+    listen_address,
     platform,
     script,
     script_command,
@@ -169,7 +170,7 @@ def gate_settings(
 ) -> dict[str, str | int]:
     """gate.json; gate/settings.py reads it."""
     return {
-        "listen": "::",
+        "listen": listen_address(host),
         "port": PORT,
         "minimumTls": "1.2" if allow_tls12 else "1.3",
         "certificate": f"{where.gate}/tls.pem",
@@ -192,7 +193,8 @@ def gate_service(where: Platform) -> Service:
         name="join-gate",
         description="autojoin's join gate, in front of CFSSL",
         user=where.gate_user,
-        command=(*_gate(where), "serve"),
+        # By its interpreter: so the process has the same name on every platform.
+        command=(where.python, "-I", *_gate(where), "serve"),
         state=where.gate_state,
         after=("cfssl",),
         open_files=4096,

@@ -22,7 +22,7 @@ restart_due=
 # Where the files lie that this run replaced, so that a failed update can be taken back.
 undo=
 
-# changes FILE: begin to count changes; FILE lasts until `service` has restarted it.
+# changes FILE: begin to count changes; FILE lasts until `run_service` has restarted it.
 changes() {
     changed=
     restart_due=$1
@@ -41,6 +41,7 @@ note() {
 check_packages() {
     missing=
     wanted=
+    unpackaged=
     for pair in $packages; do
         command=${pair%%=*}
         package=${pair#*=}
@@ -50,10 +51,12 @@ check_packages() {
         esac
         command=${command#python3:}
         missing="$missing ${command##*/}"
-        case " $wanted " in *" $package "*) ;; *) wanted="$wanted $package" ;; esac
+        case " - $wanted " in *" $package "*) ;; *) wanted="$wanted $package" ;; esac
+        [ "$package" != - ] || unpackaged="; ${command##*/} has no package there: build it (with cgo) as ${pair%%=*}"
     done
-    [ -z "$missing" ] ||
-        fail "$address: missing:$missing; install them there: $package_command$wanted"
+    [ -z "$missing" ] && return
+    [ -z "$wanted" ] || wanted="; install them there: $package_command$wanted"
+    fail "$address: missing:$missing$wanted$unpackaged"
 }
 
 check_root() {
@@ -85,7 +88,8 @@ user() {
 
 # folder PATH MODE OWNER GROUP
 folder() {
-    mkdir -p "$1"
+    # Folders on the way are everybody's to go through.
+    (umask 022 && mkdir -p "$1")
     chmod "$2" "$1"
     chown "$3:$4" "$1"
 }
@@ -145,14 +149,14 @@ secret() {
     mv -f "$1.new" "$1"
 }
 
-# install_service NAME: put its definition in place; `service` then runs it.
+# install_service NAME: put its definition in place; `run_service` then runs it.
 install_service() {
     file=$(service_file "$1")
     place "$work/${file##*/}" "$file" "$service_mode" "$owner" "$owner_group"
 }
 
-# service NAME: running and enabled; restarted only where something changed since `changes`.
-service() {
+# run_service NAME: running and enabled; restarted only where something changed since `changes`.
+run_service() {
     if [ -e "$restart_due" ]; then
         say "$address: $1: restarted for:${changed:- an interrupted run before}"
         service_load "$1"
@@ -188,6 +192,16 @@ no_service() {
 # as_user USER COMMAND ARGUMENT...
 as_user() {
     "$python" -I "$here/as-user.py" "$@"
+}
+
+# For platforms that do not supervise services: what is enabled and has ended is started again.
+start_again() {
+    for watched in cfssl ocsp-responder join-gate; do
+        if [ -e "$(service_file "$watched")" ] && service_enabled "$watched" && ! service_running "$watched"; then
+            say "$address: $watched had ended; started again"
+            service_start "$watched" >&2 || :
+        fi
+    done
 }
 
 # --- jobs by cron, for the platforms that have nothing better ------------------------------------

@@ -204,6 +204,7 @@ as_authority() {
 
 # Run by the host's own job as the authority's user; root becomes that one.
 refresh() {
+    [ "$(id -u)" != 0 ] || watch_services
     if [ "$(id -u)" = 0 ] && [ "$(id -u "$authority_user")" != 0 ]; then
         as_authority "$programs/certificate-authority.sh" refresh
         return
@@ -291,7 +292,7 @@ install_cfssl() {
     place "$work/config.json" "$authority/config.json" 640 "$owner" "$authority_user"
     place "$work/db.json" "$authority/db.json" 640 "$owner" "$authority_user"
     install_service cfssl
-    service cfssl
+    run_service cfssl
     check_health
     settled
 }
@@ -314,7 +315,7 @@ install_responder() {
     place "$work/ca.pem" "$authority/responder-ca.pem" 640 "$owner" "$authority_user"
     as_authority "$programs/certificate-authority.sh" refresh
     install_service ocsp-responder
-    service ocsp-responder
+    run_service ocsp-responder
     check_responder
     settled
 }

@@ -79,7 +79,7 @@ install_gate() {
     folder "$gate_state" 700 "$gate_user" "$gate_user"
     place_programs
     place_gate
-    service join-gate
+    run_service join-gate
     check_health
     settled
     job join-gate-renew
@@ -124,7 +124,7 @@ renew() {
     changes "$gate/restart-due"
     place_authority
     sign
-    service join-gate
+    run_service join-gate
     check_health
     settled
 }

@@ -9,6 +9,9 @@ from typing import Literal
 
 from render.archive import File
 
+# Of a command for which the platform has no package: it is built from source.
+NO_PACKAGE = "-"
+
 
 @dataclass(frozen=True)
 class Service:

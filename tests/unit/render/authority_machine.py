@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,13 @@ from cryptography.x509.oid import NameOID
 
 from render import archive, join_gate
 from render import certificate_authority as authority
-from render.authority_host import LINUX, AuthorityHost, Platform
+from render.authority_host import FILES, LINUX, AuthorityHost, Platform
+from render.platforms import PLATFORMS
+from render.rcd import Places
+from tests.unit.render.platform_tools import TOOLS
 
 ADDRESS = "192.0.2.2"
+PYTHON = "/usr/bin/python3"
 
 
 def listener(key: Any = None, name: str = "autojoin join gate") -> tuple[str, str]:
@@ -82,7 +86,8 @@ esac
 class Machine:
     """`run` gives a command to the host's shell as sshd would."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, platform: str = "linux") -> None:
+        self.kind = platform
         self.root = folder
         self.state = folder / "state"
         self.source = folder / "existing"
@@ -99,7 +104,13 @@ class Machine:
             "PATH": f"{stubs}:/usr/sbin:/usr/bin:/sbin:/bin",
             "STATE": str(self.state),
             "UNITS": str(folder / "units"),
+            "DTD": str(Path(__file__).parent / "service_bundle.dtd"),
         }
+        for name, text in TOOLS.get(platform, {}).items():
+            (stubs / name).write_text(text)
+            (stubs / name).chmod(0o755)
+        if platform != "linux":
+            self._adapt_script(stubs)
         # Holds the namespace as long as this machine lives: `cat` ends with its standard input.
         self._namespace = subprocess.Popen(
             ["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec cat"],
@@ -109,16 +120,33 @@ class Machine:
         assert self._namespace.stdout is not None
         assert self._namespace.stdout.readline() == b"up\n", "needs root, for a network namespace"
 
+    def _adapt_script(self, stubs: Path) -> None:
+        """This machine has no group wheel, and its /etc is not the test's."""
+        text = (FILES / f"platform-{self.kind}.sh").read_text()
+        text = text.replace("=wheel", "=root").replace("=/etc/rc.conf.d", f"={self.root}/rc.conf.d")
+        self.replace_file("platform.sh", text)
+
     @property
     def platform(self) -> Platform:
         cfssl = shutil.which("cfssl")
         assert cfssl, "cfssl is not on PATH; make tools puts it there"
-        packages = dict(LINUX.packages)
-        packages[cfssl] = packages.pop(LINUX.cfssl)
+        base = PLATFORMS[self.kind]
+        if self.kind == "linux":
+            base = LINUX
+        packages = {
+            cfssl if command == base.cfssl else command.replace(base.python, PYTHON): package
+            for command, package in base.packages.items()
+        }
         if (self.root / "bin" / "cfssl").exists():
             cfssl = str(self.root / "bin" / "cfssl")
+        if hasattr(base, "places"):
+            stubs, state = self.root / "bin", str(self.state)
+            places = Places(f"{stubs}/rc.subr", state, state, f"{stubs}/daemon")
+            kind = type("Adapted", (type(base),), {"places": places})
+            base = kind(**{field.name: getattr(base, field.name) for field in fields(base)})
         return replace(
-            LINUX,
+            base,
+            python=PYTHON,
             path=self.environment["PATH"],
             cfssl=cfssl,
             generated=str(self.root / "generated"),
@@ -135,7 +163,7 @@ class Machine:
     @property
     def host(self) -> AuthorityHost:
         return AuthorityHost(
-            platform="linux",
+            platform=self.kind,
             address=ADDRESS,
             source="existing",
             certificate=str(self.source / "ca.pem"),
@@ -198,9 +226,15 @@ class Machine:
         }
 
     def install_gate(self, key: str, request: str) -> subprocess.CompletedProcess[str]:
-        return self.run(
-            join_gate.install_command(self.host), join_gate.install_input(self.host, key, request)
-        )
+        files = {
+            **join_gate.files(self.host),
+            "tls-key.pem": archive.text(key),
+            "request.pem": archive.text(request),
+        }
+        files |= {
+            name: archive.text(text, 0o755) for name, text in self._files.items() if name in files
+        }
+        return self.run(join_gate.install_command(self.host), archive.pack(files))
 
     def asked(self, verb: str) -> list[str]:
         """What systemctl was asked to do with this verb, since the last `forget`."""

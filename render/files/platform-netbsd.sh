@@ -1,0 +1,88 @@
+# What NetBSD does its own way; see authority-host.sh.
+# shellcheck shell=sh
+# shellcheck disable=SC2034,SC2154
+
+owner=root
+owner_group=wheel
+service_mode=555
+# A file for each enabled service, which rc.subr reads.
+rc_enabled=/etc/rc.conf.d
+
+user_add() {
+    useradd -g =uid -d /nonexistent -s /sbin/nologin -c "$2" "$1"
+}
+
+user_remove() {
+    userdel "$1"
+    ! getent group "$1" >/dev/null || groupdel "$1"
+}
+
+rc_name() {
+    printf 'autojoin_%s\n' "$(printf '%s' "$1" | tr - _)"
+}
+
+service_file() {
+    printf '%s\n' "$services/$(rc_name "$1")"
+}
+
+service_load() {
+    :
+}
+
+# The one- verbs do it whether or not it is enabled yet.
+service_running() {
+    [ -e "$(service_file "$1")" ] && "$(service_file "$1")" onestatus >/dev/null 2>&1
+}
+
+service_start() {
+    "$(service_file "$1")" onestart
+}
+
+service_restart() {
+    "$(service_file "$1")" onestop >/dev/null 2>&1 || :
+    service_start "$1"
+}
+
+service_enabled() {
+    [ -e "$rc_enabled/$(rc_name "$1")" ]
+}
+
+service_enable() {
+    mkdir -p "$rc_enabled"
+    printf '%s=YES\n' "$(rc_name "$1")" >"$rc_enabled/$(rc_name "$1")"
+    chmod 644 "$rc_enabled/$(rc_name "$1")"
+}
+
+service_stop() {
+    "$(service_file "$1")" onestop
+    rm -f "$rc_enabled/$(rc_name "$1")"
+}
+
+services_gone() {
+    :
+}
+
+service_log() {
+    tail -n 5 "/var/log/$(rc_name "$1").log"
+}
+
+service_look() {
+    printf '%s\n' "/var/log/$(rc_name "$1").log"
+}
+
+port_owner() {
+    printf '%s\n' "sockstat -l -p $1"
+}
+
+job() {
+    cron_with "$work/$1.cron" "$1"
+}
+
+no_job() {
+    cron_with '' "$1"
+}
+
+# rc.d does not supervise: cron looks every minute.
+watch_services() {
+    start_again
+}
