@@ -82,7 +82,7 @@ class Worker(pulumi.ComponentResource):
         """What is known of the join."""
         delivery = self.hardware.delivery()
         if delivery is None:
-            return None
+            return self.hardware.undelivered() | {"readySeconds": None}
         machine = remote.run(
             f"{self.hardware.node}-machine",
             delivery.host,

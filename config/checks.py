@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import combinations
 
-from config import bgp_checks, cilium_checks, version_checks
-from config.models import Lab, Worker
+from config import bgp_checks, cilium_checks, version_checks, worker_checks
+from config.models import Lab
 from config.problem import Problem
-from config.types import Address, Network
-
-BUILT_HARDWARE = {"nspawn"}
-
+from config.types import Network
 
 def problems(lab: Lab) -> list[Problem]:
     """Every problem of `lab`, in the order of the sections."""
@@ -24,9 +21,7 @@ def problems(lab: Lab) -> list[Problem]:
         *_hosts(lab),
         *cilium_checks.problems(lab),
         *bgp_checks.problems(lab),
-        *_workers(lab),
-        *_boards(lab),
-        *_hardware(lab),
+        *worker_checks.problems(lab, taken(lab)),
     ]
 
 
@@ -42,12 +37,7 @@ def warnings(lab: Lab) -> list[Problem]:
 
 def unbuilt(lab: Lab) -> list[Problem]:
     """What the configuration may say and this version can't do yet: `up` refuses it."""
-    found = []
-    for name, worker in lab.workers.items():
-        if worker.hardware not in BUILT_HARDWARE:
-            key = f"autojoin:workers.{name}.hardware"
-            found.append(Problem(key, "is not built yet", worker.hardware, "nspawn is"))
-    return found
+    return []
 
 
 def _named_networks(lab: Lab) -> Iterator[tuple[str, Network]]:
@@ -83,7 +73,7 @@ def _reach(lab: Lab) -> Iterator[Problem]:
         hint = f"they are {', '.join(lab.cluster.node_cidrs)}"
         key = "autojoin:cluster.gateway"
         yield Problem(key, "is in none of autojoin:cluster.nodeCidrs", gateway, hint)
-    for text, place in _taken(lab).items():
+    for text, place in taken(lab).items():
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
@@ -130,7 +120,7 @@ def _unused(lab: Lab) -> Iterator[Problem]:
         yield Problem("autojoin:workers", "has no workers", hint="the cluster will have no nodes")
 
 
-def _taken(lab: Lab) -> dict[str, str]:
+def taken(lab: Lab) -> dict[str, str]:
     """Addresses that are not a node's, and the keys that say so."""
     found = {
         lab.cluster.api_host: "autojoin:cluster.apiServer",
@@ -146,104 +136,3 @@ def _taken(lab: Lab) -> dict[str, str]:
         for index, peer in enumerate(instance.peers):
             found[peer.address] = f"{place}.peers[{index}].address"
     return found
-
-
-def _ends(address: Address, networks: list[Network]) -> bool:
-    """Whether an IPv4 address names its network or everybody in it."""
-    return any(
-        address in network
-        and network.version == 4
-        and network.prefixlen < 31
-        and address in (network.network_address, network.broadcast_address)
-        for network in networks
-    )
-
-
-def _boards(lab: Lab) -> Iterator[Problem]:
-    for name, worker in lab.workers.items():
-        if lab.boards and worker.bmc is not None and worker.bmc not in lab.boards:
-            hint = f"boards of autojoin:boards are: {', '.join(lab.boards)}"
-            key = f"autojoin:workers.{name}.bmc"
-            yield Problem(key, "is no board of autojoin:boards", worker.bmc, hint)
-
-
-def _workers(lab: Lab) -> Iterator[Problem]:
-    networks: list[Network] = [ipaddress.ip_network(cidr) for cidr in lab.cluster.node_cidrs]
-    names = list(lab.workers)
-    taken = _taken(lab)
-    for name, worker in lab.workers.items():
-        address = ipaddress.ip_address(worker.address)
-        if not any(address in network for network in networks):
-            yield Problem(
-                f"autojoin:workers.{name}.address",
-                "is in none of autojoin:cluster.nodeCidrs",
-                worker.address,
-                f"they are {', '.join(lab.cluster.node_cidrs)}",
-            )
-        elif _ends(address, networks):
-            wrong = "is the first or last address of its network"
-            yield Problem(f"autojoin:workers.{name}.address", wrong, worker.address)
-        if worker.address in taken:
-            key = f"autojoin:workers.{name}.address"
-            yield Problem(key, f"is that of {taken[worker.address]} too", worker.address)
-    for attribute in ("address", "mac"):
-        values = [getattr(worker, attribute) for worker in lab.workers.values()]
-        for first, second in _twins(values):
-            yield Problem(
-                f"autojoin:workers.{names[second]}.{attribute}",
-                f"is that of autojoin:workers.{names[first]} too",
-                str(getattr(lab.workers[names[second]], attribute)),
-                "each node has its own",
-            )
-    slots = [(worker.bmc, worker.slot) if worker.slot else None for worker in lab.workers.values()]
-    for first, second in _twins(slots):
-        yield Problem(
-            f"autojoin:workers.{names[second]}.slot",
-            f"is that of autojoin:workers.{names[first]} too",
-            _slot(lab.workers[names[second]]),
-            "one module a slot",
-        )
-
-
-def _slot(worker: Worker) -> str:
-    board = f"board {worker.bmc}, " if worker.bmc else ""
-    return f"{board}slot {worker.slot}"
-
-
-_REQUIRED = {"bare-metal": ("mac", "disk"), "turing-rk1": ("slot",), "turing-cm4": ("slot",)}
-
-
-def _hardware(lab: Lab) -> Iterator[Problem]:
-    for name, worker in lab.workers.items():
-        for attribute in _REQUIRED.get(worker.hardware, ()):
-            if getattr(worker, attribute) is None:
-                key = f"autojoin:workers.{name}.{attribute}"
-                yield Problem(key, f"is required with hardware: {worker.hardware}")
-        yield from _provisioner(lab, name, worker)
-
-
-def _provisioner(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
-    key = f"autojoin:workers.{name}"
-    if worker.provisioner and worker.provisioner not in lab.provisioning:
-        known = ", ".join(lab.provisioning) or "none"
-        hint = f"hosts of autojoin:provisioning are: {known}"
-        yield Problem(f"{key}.provisioner", "is no provisioning host", worker.provisioner, hint)
-    elif worker.hardware != "nspawn":
-        return
-    elif lab.provisioner(worker) is None:
-        hint = "name one host in autojoin:provisioning, or the worker's provisioner"
-        yield Problem(f"{key}.provisioner", "is required with hardware: nspawn", hint=hint)
-    if worker.hardware == "nspawn" and worker.image is None:
-        hint = "the root folder of its machines on the provisioning host"
-        yield Problem(f"{key}.image", "is required with hardware: nspawn", hint=hint)
-
-
-def _twins(values: Sequence[object]) -> Iterator[tuple[int, int]]:
-    """Pairs of indexes at which the same value, None aside, stands; the earliest one first."""
-    seen: dict[object, int] = {}
-    for index, value in enumerate(values):
-        if value is None:
-            continue
-        if value in seen:
-            yield seen[value], index
-        seen.setdefault(value, index)

@@ -14,19 +14,28 @@ from config.types import (
     AddressText,
     ClusterName,
     CountryCode,
+    DiskPath,
     HostKey,
     HostText,
     HttpsUrl,
+    LabelKey,
+    LabelValue,
+    LinkName,
     MacAddress,
     NetworkText,
     NodeName,
+    PublicKeyPin,
+    SeedUrl,
+    Size,
     SubjectText,
     Taint,
     Version,
     WorkerName,
+    ZfsDataset,
 )
 
 Hardware = Literal["bhyve", "turing-rk1", "turing-cm4", "bare-metal", "nspawn"]
+OsRelease = Literal["debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04"]
 
 
 class Cluster(Section):
@@ -90,6 +99,22 @@ class Subject(Section):
     locality: SubjectText | None = key("Town", "Stockholm", default=None)
     organization: SubjectText | None = key("Organization", "Home lab", default=None)
     organizational_unit: SubjectText | None = key("Part of it", "Rack 1", default=None)
+
+
+class ProvisioningHost(Host):
+    """A host that runs machines or feeds them: hypervisor, boot server, web root."""
+
+    directory: AbsolutePath = key(
+        "Folder there for the nodes' files",
+        "/srv/http/autojoin",
+        default="/var/lib/autojoin/nodes",
+    )
+    seed_url: SeedUrl | None = key(
+        "URL at which its web server serves that folder (bare metal); "
+        "without it the one that iPXE was booted from, /autojoin/",
+        "http://192.168.10.4/autojoin/",
+        default=None,
+    )
 
 
 class CertificateAuthority(Section):
@@ -204,6 +229,21 @@ class Cilium(Section):
         return self.chart if "/" in self.chart else None
 
 
+class Guest(Section):
+    """A virtual machine, as its hypervisor is told to make it."""
+
+    cpus: int = key("Virtual processors", 2, default=2, ge=1, le=256)
+    memory: Size = key("Memory", "4G", default="4G")
+    disk_size: Size = key("Size of its disk", "20G", default="20G")
+    dataset: ZfsDataset = key(
+        "ZFS dataset that holds the zones' disks", "rpool/zones", default="rpool/zones"
+    )
+    link: LinkName = key(
+        "Link (OmniOS) that its network interface is made over", "igb0", default="auto"
+    )
+    switch: LinkName = key("Switch (vm-bhyve) that it is attached to", "public", default="public")
+
+
 class Worker(Section):
     """A worker node."""
 
@@ -211,11 +251,40 @@ class Worker(Section):
     address: AddressText = key("Address of the node", "192.168.10.21")
     generation: int = key("Raise it to join the node anew", 1, default=1, ge=1)
     mac: MacAddress | None = key("MAC address", "02:08:20:00:00:21", default=None)
-    disk: AbsolutePath | None = key("Disk to install to (bare metal)", "/dev/nvme0n1", default=None)
+    disk: DiskPath | None = key("Disk to install to (bare metal)", "/dev/nvme0n1", default=None)
+    storage_disk: DiskPath | None = key(
+        "Disk for the container runtime's data; formatted at first boot where it is empty",
+        "/dev/nvme0n1",
+        default=None,
+    )
     bmc: str | None = key("Board that holds the module", "turing-1", default=None)
     slot: int | None = key("Slot of the board, from 1", 1, default=None, ge=1, le=4)
-    labels: dict[str, str] = key("Node labels", {"bgp": "worker"}, default={"bgp": "worker"})
+    labels: dict[LabelKey, LabelValue] = key(
+        "Node labels", {"bgp": "worker"}, default={"bgp": "worker"}
+    )
     taints: list[Taint] = key("Node taints", ["dedicated=storage:NoSchedule"], default=[])
+    architecture: Literal["amd64", "arm64"] | None = key(
+        "Architecture; by default that of the hardware", "arm64", default=None
+    )
+    os_release: OsRelease = key("What the node runs", "ubuntu-24.04", default="ubuntu-24.04")
+    image_kind: Literal["template", "plain"] | None = key(
+        "template: container runtime and kubelet are in the image; plain: they are installed at "
+        "first boot. By default plain for boards and bare metal, template for guests and machines",
+        "plain",
+        default=None,
+    )
+    node_key: Literal["ecdsa-p256", "rsa-2048"] = key(
+        "Key that the node makes for its certificate", "ecdsa-p256", default="ecdsa-p256"
+    )
+    kubelet: dict[str, Any] = key(
+        "Merged over the node's KubeletConfiguration, last word", {"maxPods": 60}, default={}
+    )
+    user_data: dict[str, Any] = key(
+        "Further cloud-init user-data: mappings are merged, lists appended, the rest replaced",
+        {"ssh_authorized_keys": ["ssh-ed25519 AAAA…"]},
+        default={},
+    )
+    guest: Guest = key("The virtual machine (bhyve)", {"cpus": 4}, default=Guest())
     provisioner: str | None = key(
         "Provisioning host that runs or feeds the machine; may be left out where there is one",
         "hypervisor",
@@ -227,6 +296,11 @@ class Worker(Section):
         default=None,
     )
     bridge: str = key("Bridge of an nspawn machine", "br0", default="br0", min_length=1)
+    await_join: bool | None = key(
+        "Whether `pulumi up` waits until the node is Ready; by default where it starts the machine",
+        True,
+        default=None,
+    )
     join_timeout: int = key("Seconds to wait for the node", 300, default=300, ge=1)
 
 
@@ -235,6 +309,11 @@ class Board(Section):
 
     address: HostText = key("Address of the BMC", "192.168.10.30")
     user: str = key("User of the BMC", "root", default="root")
+    public_key: PublicKeyPin | None = key(
+        "SHA-256 of its TLS public key, pinned, as curl's --pinnedpubkey takes it",
+        "sha256//k2oHn9tIB8Zc5e1Kz1bN7t0bV0m2Tt8uW9v1x2y3z4A=",
+        default=None,
+    )
     password: SecretStr | None = key("Its password, a secret", {"secure": "…"}, default=None)
 
 
@@ -248,9 +327,9 @@ class Lab(Section):
     bgp: Bgp | None = None
     workers: dict[WorkerName, Worker] = Field(default={})
     boards: dict[NodeName, Board] = Field(default={})
-    provisioning: dict[NodeName, Host] = Field(default={})
+    provisioning: dict[NodeName, ProvisioningHost] = Field(default={})
 
-    def provisioner(self, worker: Worker) -> Host | None:
+    def provisioner(self, worker: Worker) -> ProvisioningHost | None:
         """The provisioning host of a worker; the only one there is where it names none."""
         if worker.provisioner:
             return self.provisioning.get(worker.provisioner)

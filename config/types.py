@@ -16,6 +16,18 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # A Kubernetes node name is a DNS subdomain (RFC 1123); one label of it keeps host names simple.
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LABEL_PATTERN = f"^{_LABEL.pattern}$"
+_QUALIFIED = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
+# NodeRestriction and the kubelet itself let a node set only some labels of Kubernetes' domains.
+_RESERVED = re.compile(r"(^|\.)(kubernetes|k8s)\.io$")
+_ALLOWED = {
+    "kubernetes.io/arch",
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "node.kubernetes.io/instance-type",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+}
+_ALLOWED_DOMAINS = {"kubelet.kubernetes.io", "node.kubernetes.io"}
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _HOST_KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp\d+) [A-Za-z0-9+/]+={0,3}( \S.*)?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -126,6 +138,67 @@ def _subject_text(value: str) -> str:
     return value
 
 
+def _label_key(value: str) -> str:
+    """A qualified name: an optional DNS subdomain and `/`, then at most 63 characters."""
+    prefix, slash, name = value.rpartition("/")
+    labels = prefix.split(".")
+    if slash and (len(prefix) > 253 or not all(_LABEL.fullmatch(label) for label in labels)):
+        raise ValueError("has no DNS name before its /; write it as example.com/rack")
+    if not _QUALIFIED.fullmatch(name) or len(name) > 63:
+        raise ValueError("is no label key; use at most 63 of a-z A-Z 0-9 - _ .")
+    if _RESERVED.search(prefix) and value not in _ALLOWED and prefix not in _ALLOWED_DOMAINS:
+        raise ValueError("is in a domain of Kubernetes, which no node may set on itself")
+    return value
+
+
+def _label_value(value: str) -> str:
+    if value and (not _QUALIFIED.fullmatch(value) or len(value) > 63):
+        raise ValueError("is no label value; use at most 63 of a-z A-Z 0-9 - _ .")
+    return value
+
+
+def _size(value: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*[MGT]", value):
+        raise ValueError('is no size; write it as "4G", with M, G or T')
+    return value
+
+
+def _link(value: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.]{0,30}", value):
+        raise ValueError("is no name of a link; use letters, digits, _ and .")
+    return value
+
+
+def _dataset(value: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z][\w.:-]*(/[\w.:-]+)*", value):
+        raise ValueError("is no ZFS dataset; write it as rpool/zones")
+    return value
+
+
+def _seed_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is no URL") from None
+    unsafe = re.search(r"[\s;\"'$#?&\\]", value) or parts.username
+    if parts.scheme not in ("http", "https") or not parts.hostname or unsafe or port == 0:
+        raise ValueError("is no URL of a folder; write it as http://192.168.10.4/autojoin/")
+    return value.rstrip("/") + "/"
+
+
+def _public_key_pin(value: str) -> str:
+    if not re.fullmatch(r"sha256//[A-Za-z0-9+/]{43}=", value):
+        raise ValueError("is no pin of a public key; write it as sha256//… with 44 characters")
+    return value
+
+
+def _disk(value: str) -> str:
+    if not re.fullmatch(r"/dev/[A-Za-z0-9_./:+-]+", value) or "/../" in value:
+        raise ValueError("is no disk; write it as /dev/nvme0n1 or /dev/disk/by-id/…")
+    return value
+
+
 # For each check a maker of right values without a meaning, from a number; see config/stand_in.py.
 STAND_INS: dict[object, Callable[[int], str]] = {}
 
@@ -188,3 +261,11 @@ AbsolutePath = Annotated[
     str, _text(_absolute, lambda number: f"/stand-in/{number}"), _pattern("^/")
 ]
 Taint = Annotated[str, _text(_taint, lambda number: f"stand-in-{number}:NoSchedule")]
+LabelKey = Annotated[str, _text(_label_key, _number_name)]
+LabelValue = Annotated[str, _text(_label_value, _number_name)]
+Size = Annotated[str, _text(_size, lambda number: f"{number + 1}M")]
+LinkName = Annotated[str, _text(_link, lambda number: f"standin{number}")]
+ZfsDataset = Annotated[str, _text(_dataset, lambda number: f"rpool/stand-in-{number}")]
+SeedUrl = Annotated[str, _text(_seed_url, lambda number: f"http://{_number_address(number)}/")]
+DiskPath = Annotated[str, _text(_disk, lambda number: f"/dev/stand-in-{number}")]
+PublicKeyPin = Annotated[str, _text(_public_key_pin, lambda number: f"sha256//{number:043d}=")]

@@ -12,7 +12,7 @@ from typing import Any
 from gate.errors import Refusal
 from gate.store import Event, Store
 
-PHASES = ("clock", "authority", "certificate", "runtime", "kubelet", "node", "ready")
+PHASES = ("clock", "packages", "authority", "certificate", "runtime", "kubelet", "node", "ready")
 STATES = ("started", "done", "failed")
 MESSAGE_LIMIT = 500
 WAIT_LIMIT_SECONDS = 30.0

@@ -182,6 +182,10 @@ DEBIAN_PACKAGES = {
 # What the tests need besides; openssh-server starts a service where systemd runs.
 TEST_PACKAGES = {
     "golang-cfssl": "/usr/bin/cfssl",  # 1.2: an old client, for the join gate
+    "busybox": "/usr/bin/busybox",
+    "dosfstools": "/usr/sbin/mkfs.fat",
+    "fdisk": "/usr/sbin/sfdisk",
+    "mtools": "/usr/bin/mcopy",
     "openssh-server": "/usr/sbin/sshd",
     "python3-cryptography": "/usr/lib/python3/dist-packages/cryptography/__init__.py",
     "shellcheck": "/usr/bin/shellcheck",

@@ -19,6 +19,22 @@ JOIN_PROGRAM = "/usr/local/lib/autojoin/join"
 JOIN_ENVIRONMENT = "/etc/autojoin/join.env"
 JOIN_KEY = "/etc/autojoin/join-key"
 JOIN_UNIT = "autojoin-join.service"
+INSTALL_PROGRAM = "/usr/local/lib/autojoin/install-packages"
+INSTALL_ENVIRONMENT = "/etc/autojoin/install-packages.env"
+CONTAINERD = "/var/lib/containerd"
+STORAGE_LABEL = "containers"
+# The signing key of pkgs.k8s.io. It is fetched over TLS, since its expiry is extended from time to
+# time, and taken only if this is its fingerprint, which an extension does not change.
+PACKAGES_KEY = "DE15B14486CD377B9E876E1A234654DA9A296436"
+MODULES_FILE = "/etc/modules-load.d/autojoin.conf"
+SYSCTL_FILE = "/etc/sysctl.d/90-autojoin.conf"
+KERNEL_MODULES = ("overlay", "br_netfilter")
+SYSCTLS = {
+    "net.bridge.bridge-nf-call-ip6tables": "1",
+    "net.bridge.bridge-nf-call-iptables": "1",
+    "net.ipv4.ip_forward": "1",
+    "net.ipv6.conf.all.forwarding": "1",
+}
 # Written last: once it is there, everything the join needs is there.
 COMPLETE = "/etc/autojoin/complete"
 # Stands for the authority's certificate where that is not known: nothing verifies against it.
@@ -27,6 +43,7 @@ UNKNOWN_AUTHORITY = """\
 # It is there after the first `pulumi up`; until then no machine can join with this file.
 """
 JOIN_SCRIPT = Path(__file__).parent / "files" / "join.sh"
+INSTALL_SCRIPT = Path(__file__).parent / "files" / "install-packages.sh"
 
 # cloud-init's modules that a node uses. The rest costs a second of boot on a small machine.
 MODULES = {
@@ -49,36 +66,33 @@ def seed(
     authority_pem: str,
     gate_url: str,
     join_key: str,
-    extra_user_data: dict[str, Any] | None = None,
     kubelet_overrides: dict[str, Any] | None = None,
 ) -> Seed:
     """The seed that makes a fresh machine join as `node`.
 
     `authority_pem` is the cluster's certificate authority, the only one the node trusts.
-    `extra_user_data` is merged into the user-data: dicts merge, lists are appended, the rest
+    The node's extra user-data is merged into its own: dicts merge, lists are appended, the rest
     replaces; with it all of cloud-init's own modules run, since it may need any.
     Raises ValueError where the values cannot make a node.
     """
     files = _files(cluster, node, authority_pem, gate_url, join_key, kubelet_overrides or {})
-    extra = extra_user_data or {}
-    data = _appended(_user_data(node, files, trimmed=not extra), extra)
     return Seed(
-        user_data=_cloud_config(data),
-        meta_data=_yaml({"instance-id": node.identity, "local-hostname": node.name}),
-        network_config=_yaml(_network(cluster, node)),
-        vendor_data=_cloud_config({}),
+        user_data=cloud_config(_appended(_user_data(node, files), node.extra_user_data)),
+        meta_data=to_yaml({"instance-id": node.identity, "local-hostname": node.name}),
+        network_config=to_yaml(network(cluster, node)),
+        vendor_data=cloud_config({}),
     )
 
 
-def _user_data(node: Node, files: list[dict[str, Any]], trimmed: bool) -> dict[str, Any]:
+def _user_data(node: Node, files: list[dict[str, Any]]) -> dict[str, Any]:
     data: dict[str, Any] = {
         "hostname": node.name,
         "preserve_hostname": False,
         "locale": "C.UTF-8",
         "package_update": False,
         "package_upgrade": False,
-        "growpart": {"mode": "off"},
-        "resize_rootfs": False,
+        "growpart": {"mode": "auto" if node.grow_root else "off"},
+        "resize_rootfs": node.grow_root,
         # No default user, and so no way in, unless the lab's own user-data makes one.
         "users": [{"name": "root"}],
         "ssh_genkeytypes": ["ed25519"],
@@ -93,7 +107,26 @@ def _user_data(node: Node, files: list[dict[str, Any]], trimmed: bool) -> dict[s
             f"systemctl is-failed --quiet {JOIN_UNIT} || systemctl start --no-block {JOIN_UNIT}"
         ],
     }
-    return data | MODULES if trimmed else data
+    if node.storage_disk:
+        data |= _storage(node.storage_disk)
+    if node.plain or node.storage_disk or node.extra_user_data:
+        return data
+    first = MODULES["cloud_init_modules"]
+    grow = ["growpart", "resizefs"] if node.grow_root else []
+    return data | MODULES | {"cloud_init_modules": [*first, *grow]}
+
+
+def _storage(disk: str) -> dict[str, Any]:
+    """A disk for the container runtime's data. One that holds a file system is left as it is."""
+    return {
+        "disk_setup": {disk: {"table_type": "gpt", "layout": True, "overwrite": False}},
+        "fs_setup": [
+            {"device": disk, "partition": "auto", "filesystem": "ext4", "label": STORAGE_LABEL}
+        ],
+        "mounts": [
+            [f"LABEL={STORAGE_LABEL}", CONTAINERD, "ext4", "defaults,nofail,noatime", "0", "2"]
+        ],
+    }
 
 
 def _start_when_complete() -> list[str]:
@@ -133,22 +166,44 @@ def _files(
         "IDENTITY": node.identity,
         "GATE_URL": gate_url.rstrip("/"),
         "API_SERVER": cluster.api_server.rstrip("/"),
+        "NODE_KEY": node.node_key,
         "NOT_BEFORE": str(_not_before(authority_pem)),
         "RUNTIME_SOCKET": endpoint.removeprefix("unix://"),
         "KUBELET_HEALTH": f"http://127.0.0.1:{configuration['healthzPort']}/healthz",
     }
-    shell = "".join(f"{key}={shlex.quote(value)}\n" for key, value in environment.items())
     return [
         _file(kubelet.AUTHORITY, authority_pem, "0644"),
         _file(JOIN_KEY, join_key, "0600"),
-        _file(JOIN_ENVIRONMENT, shell, "0600"),
+        _file(JOIN_ENVIRONMENT, _shell(environment), "0600"),
         _file(JOIN_PROGRAM, JOIN_SCRIPT.read_text(), "0700"),
         _file(f"/etc/systemd/system/{JOIN_UNIT}", _join_service(), "0644"),
-        _file(kubelet.CONFIGURATION, _yaml(configuration), "0600"),
-        _file(kubelet.KUBECONFIG, _yaml(kubelet.kubeconfig(cluster, node)), "0600"),
+        _file(kubelet.CONFIGURATION, to_yaml(configuration), "0600"),
+        _file(kubelet.KUBECONFIG, to_yaml(kubelet.kubeconfig(cluster, node)), "0600"),
         _file("/etc/systemd/system/kubelet.service", kubelet.service(node), "0644"),
+        _file(MODULES_FILE, "".join(f"{name}\n" for name in KERNEL_MODULES), "0644"),
+        _file(SYSCTL_FILE, "".join(f"{key} = {it}\n" for key, it in SYSCTLS.items()), "0644"),
+        *(_install_files(cluster, node) if node.plain else ()),
         _file(COMPLETE, "", "0644"),
     ]
+
+
+def _install_files(cluster: Cluster, node: Node) -> list[dict[str, Any]]:
+    """What a plain image needs to get its packages from."""
+    minor = cluster.kubernetes_version.rpartition(".")[0]
+    environment = {
+        "REPOSITORY": f"https://pkgs.k8s.io/core:/stable:/v{minor}/deb/",
+        "KEY_FINGERPRINT": PACKAGES_KEY,
+        "KUBERNETES_VERSION": cluster.kubernetes_version,
+        "PACKAGES": " ".join(("containerd", *node.packages)),
+    }
+    return [
+        _file(INSTALL_ENVIRONMENT, _shell(environment), "0600"),
+        _file(INSTALL_PROGRAM, INSTALL_SCRIPT.read_text(), "0700"),
+    ]
+
+
+def _shell(values: dict[str, str]) -> str:
+    return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
 
 
 def _file(path: str, content: str, permissions: str) -> dict[str, Any]:
@@ -187,7 +242,7 @@ WantedBy=multi-user.target
 """
 
 
-def _network(cluster: Cluster, node: Node) -> dict[str, Any]:
+def network(cluster: Cluster, node: Node) -> dict[str, Any]:
     """network-config, version 2: one interface with the node's addresses, and nothing by DHCP."""
     if not node.mac and not node.interface:
         raise ValueError(f"worker {node.name}: neither a MAC address nor an interface is known")
@@ -203,7 +258,9 @@ def _network(cluster: Cluster, node: Node) -> dict[str, Any]:
         interface["routes"] = [{"to": everywhere, "via": cluster.gateway}]
     if cluster.dns_servers:
         interface["nameservers"] = {"addresses": list(cluster.dns_servers)}
-    return {"version": 2, "ethernets": {node.interface or "node0": interface}}
+    # The entry's own name: any, where the interface is found by what it matches.
+    name = "node0" if node.mac or not node.interface.isalnum() else node.interface
+    return {"version": 2, "ethernets": {name: interface}}
 
 
 def _with_prefix(address: str, cluster: Cluster, node: Node) -> str:
@@ -253,15 +310,19 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = "|" if "\n" in text else None
+    if any(odd in text for odd in "\x85\u2028\u2029"):
+        style = '"'  # line breaks to YAML, which it would fold
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)
 
 
-def _yaml(data: dict[str, Any]) -> str:
+def to_yaml(data: dict[str, Any]) -> str:
+    """YAML with scripts and certificates as literal blocks."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def _cloud_config(data: dict[str, Any]) -> str:
-    return "#cloud-config\n" + _yaml(data)
+def cloud_config(data: dict[str, Any]) -> str:
+    """A user-data document of cloud-init."""
+    return "#cloud-config\n" + to_yaml(data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from config.models import CertificateAuthority, Lab, Worker
 from render import join_gate
 from render.authority_host import AuthorityHost
@@ -43,17 +45,19 @@ def cluster(lab: Lab) -> Cluster:
     )
 
 
-def node(name: str, settings: Worker, identity: str, interface: str) -> Node:
-    """What a node needs to know of itself."""
+def node(name: str, settings: Worker, identity: str, **decided: Any) -> Node:
+    """What a node needs to know of itself; `decided` are the fields that its hardware decides."""
     return Node(
         name=name,
         addresses=(settings.address,),
         generation=settings.generation,
         identity=identity,
-        mac=settings.mac,
         labels=dict(settings.labels),
         taints=tuple(settings.taints),
-        interface=interface,
+        node_key=settings.node_key,
+        storage_disk=settings.storage_disk,
+        extra_user_data=settings.user_data,
+        **decided,
     )
 
 

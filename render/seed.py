@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Node:
 
     `identity` names this node in this generation and becomes the instance-id. `taints` are written
     `key=value:Effect` or `key:Effect`. The network interface is found by `mac` where that is known,
-    by the name `interface` otherwise.
+    by the name `interface` (which may be a glob) otherwise. `plain` says that the image lacks
+    container runtime and kubelet; `packages` are what it needs besides them. `grow_root` lets the
+    root file system fill its disk. `extra_user_data` is the user's own.
     """
 
     name: str
@@ -36,6 +39,12 @@ class Node:
     labels: dict[str, str] = field(default_factory=dict)
     taints: tuple[str, ...] = ()
     interface: str = ""
+    node_key: str = "ecdsa-p256"
+    plain: bool = False
+    packages: tuple[str, ...] = ()
+    storage_disk: str | None = None
+    grow_root: bool = False
+    extra_user_data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,22 @@ CERTIFICATE=$PKI/kubelet.crt
 CLIENT_PAIR=$PKI/kubelet-client-autojoin.pem
 RUN=$ROOT/run/autojoin
 UNITS=$ROOT/etc/systemd/system
+INSTALL_PACKAGES=$ROOT/usr/local/lib/autojoin/install-packages
+MODULES=$ROOT/etc/modules-load.d/autojoin.conf
+SYSCTLS=$ROOT/etc/sysctl.d/90-autojoin.conf
 TAB=$(printf '\t')
 REFUSED=3 # the exit status that the unit does not retry
+PHASE=clock told=''
 
 # --- telling the gate -------------------------------------------------------------------------------
+
+# A seed that was written to be read has no key in it, and no retry will put one there.
+check_join_key() {
+    read -r word <"$JOIN_KEY" || [ -n "$word" ]
+    [ "${#word}" -eq 64 ] && [ -z "$(printf '%s' "$word" | tr -d '0-9a-f')" ] && return 0
+    printf '%s: the seed holds no join key (%.8s); take one of make render with SECRETS=show, or of pulumi up\n' "$NODE" "$word"
+    exit "$REFUSED"
+}
 
 # Makes the two padded keys of HMAC (RFC 2104) as octal escapes for `printf %b`.
 prepare_hmac() {
@@ -118,9 +130,21 @@ finish_reports() {
 
 # fail STATUS MESSAGE: the phase's failure is the join's.
 fail() {
+    told=yes
     report "$PHASE" failed "$2"
     finish_reports
     exit "$1"
+}
+
+# Whatever else ended the script: a command that failed with nothing to say but its error.
+on_exit() {
+    status=$?
+    [ "$status" -ne 0 ] && [ -z "$told" ] || return 0
+    set +e
+    free=$(df -Pk "$STATE" 2>/dev/null | awk 'NR == 2 { print $4 }')
+    cause="a command failed (status $status); the line before this one in the journal says which"
+    [ "${free:-65}" -gt 64 ] || cause="the disk is full: $free KiB are free at $STATE"
+    fail "$status" "$cause"
 }
 
 # --- waiting ----------------------------------------------------------------------------------------
@@ -167,6 +191,31 @@ check_clock() {
     finished clock
 }
 
+# On a plain image: container runtime and kubelet from their repository. Its output is the node's log.
+install_packages() {
+    [ -f "$INSTALL_PACKAGES" ] || return 0
+    begin packages 900
+    report packages started
+    flush
+    until "$INSTALL_PACKAGES" >"$RUN/packages.log" 2>&1; do
+        cat "$RUN/packages.log"
+        pause=3
+        wait_more "$(tail -n 1 "$RUN/packages.log")"
+    done
+    finished packages
+}
+
+# Modules and settings that pods' networks need. A kernel that has them built in, or a machine that
+# shares its host's, may refuse; what is really missing shows in the runtime's and the kubelet's own
+# words.
+prepare_kernel() {
+    [ -f "$MODULES" ] && [ -f "$SYSCTLS" ] || return 0
+    while read -r module; do
+        modprobe "$module" 2>/dev/null || true
+    done <"$MODULES"
+    sysctl -q -e -p "$SYSCTLS" >/dev/null 2>&1 || true
+}
+
 # has_certificate: a certificate of this identity, key and authority that is still valid.
 has_certificate() {
     [ -s "$CERTIFICATE" ] && [ -s "$KEY" ] && [ -s "$CLIENT_PAIR" ] || return 1
@@ -195,7 +244,11 @@ make_request() {
         made=$(signing_request -key "$KEY" 2>/dev/null) || made=''
     fi
     if [ -z "$made" ]; then
-        made=$(signing_request -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$KEY.new") ||
+        case $NODE_KEY in
+            rsa-2048) set -- -newkey rsa:2048 ;;
+            *) set -- -newkey ec -pkeyopt ec_paramgen_curve:P-256 ;;
+        esac
+        made=$(signing_request "$@" -nodes -keyout "$KEY.new") ||
             fail 1 "openssl could not make a key and a request: $made"
         sync "$KEY.new"
         mv "$KEY.new" "$KEY"
@@ -286,6 +339,7 @@ install_certificate() {
 "}"
     until verified=$(openssl verify -CAfile "$AUTHORITY" "$CERTIFICATE.new" 2>&1); do
         case $verified in
+            *'has expired'*) wait_more "the clock says $(date -u +%Y-%m-%d), after the new certificate's end; waiting for time" ;;
             *'not yet valid'*) wait_more "the clock is behind the new certificate; waiting for time" ;;
             *) fail "$REFUSED" "the join gate's certificate is not from the authority: $(printf '%s' "$verified" | tail -n 2 | head -n 1)" ;;
         esac
@@ -302,13 +356,13 @@ install_client_pair() {
 }
 
 get_certificate() {
+    PHASE=certificate
     forget_other_identity
     if has_certificate; then
         finished authority "not needed"
         finished certificate kept
         return
     fi
-    PHASE=certificate
     make_request
     make_body
     obtain_certificate
@@ -337,6 +391,7 @@ kubelet_says() {
 
 start_kubelet() {
     begin kubelet 120
+    [ -x "$ROOT/usr/bin/kubelet" ] || fail 1 "there is no /usr/bin/kubelet; use an image that has it, or imageKind: plain"
     # A package's own unit may be loaded already; ours is read without a reload otherwise.
     for unit in "$ROOT/usr/lib/systemd/system/kubelet.service" "$ROOT/lib/systemd/system/kubelet.service"; do
         [ ! -f "$unit" ] || { systemctl daemon-reload && break; }
@@ -431,18 +486,24 @@ main() {
     [ -s "$JOIN_KEY" ] || exit 0
     # shellcheck source=/dev/null
     . "$ETC/join.env"
+    check_join_key
     prepare_hmac
     start_reports
+    trap on_exit EXIT
     start_at_boot autojoin-join.service
     check_clock
+    install_packages
+    prepare_kernel 4>&- 9>&- &
+    kernel=$!
     get_certificate
     check_runtime
+    wait "$kernel" || true
     flush
     start_kubelet
     await_node
     start_at_boot kubelet.service
     finish_reports
-    rm -f "$JOIN_KEY" "$RUN/node" "$RUN/reports"
+    rm -f "$JOIN_KEY" "$RUN/node" "$RUN/reports" "$RUN/packages.log"
 }
 
 main

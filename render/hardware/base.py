@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from config.models import Host, Lab
-from render import cloud_init, from_lab, identity, iso, join_gate
+from render import cloud_init, delivery, from_lab, identity, iso, join_gate, kubelet
 from render.archive import File, text
-from render.seed import Seed
+from render.seed import Node, Seed
 
 # What stands in the files where the stack's secret is not to be shown, or not known.
 REDACTED = "REDACTED"
@@ -55,8 +55,15 @@ class Hardware:
     """
 
     name: ClassVar[str]
-    interface: ClassVar[str] = ""
-    kubelet_overrides: ClassVar[dict[str, Any]] = {}
+    architecture: ClassVar[str] = "amd64"
+    # The name, or a glob, by which a node without a MAC address finds its interface.
+    interface: ClassVar[str] = "e*"
+    # Whether the usual image of this hardware lacks container runtime and kubelet, and what it
+    # needs beside them.
+    plain: ClassVar[bool] = False
+    packages: ClassVar[tuple[str, ...]] = ()
+    # Whether the root file system is smaller than its disk at first.
+    grow_root: ClassVar[bool] = True
     # Whether a changed seed reaches the machine without a person. Where it does, the change is a
     # new identity (new join key, old certificate revoked); elsewhere only `generation` makes one,
     # so that editing a label never revokes a node that still runs from its old seed.
@@ -68,23 +75,65 @@ class Hardware:
         self.settings = lab.workers[node]
         self.gate_url = from_lab.gate_url(lab)
 
+    @property
+    def mac(self) -> str | None:
+        """The MAC address of the node's interface, where it is known."""
+        return self.settings.mac
+
     # --- what a hardware type states ------------------------------------------------------
+
+    def kubelet_overrides(self) -> dict[str, Any]:
+        """What of the KubeletConfiguration the hardware and its system need otherwise."""
+        values: dict[str, Any] = {"cgroupDriver": "systemd"}
+        if self.settings.os_release.startswith("ubuntu-"):
+            # /etc/resolv.conf names the node's own resolver, at which a pod's would ask itself.
+            values["resolvConf"] = "/run/systemd/resolve/resolv.conf"
+        return values
 
     def own_files(self, emission: Emission) -> dict[str, File]:
         """The type's files beside the seed, by path relative to the node's folder."""
         return {}
 
+    def delivered_files(self, emission: Emission) -> dict[str, File]:
+        """What goes to the provisioning host, by path relative to its folder of nodes' files.
+
+        The first parts of the paths are folders of this node alone.
+        """
+        return {f"{self.node}/{path}": file for path, file in self.files(emission).items()}
+
     def delivery(self) -> Delivery | None:
         """The commands that bring the files to the machine; None leaves that to a person."""
-        return None
+        host = self.lab.provisioner(self.settings)
+        if host is None:
+            return None
+        seconds = self.settings.join_timeout if self.settings.await_join else None
+        return Delivery(
+            host,
+            delivery.apply_command(self.node, host.directory, seconds),
+            delivery.remove_command(self.node, host.directory),
+        )
 
     def delivery_input(self, emission: Emission) -> str:
         """Standard input of the delivery. It holds the join key: a secret."""
-        raise NotImplementedError
+        return delivery.apply_input(
+            self.delivered_files(emission),
+            gate_url=self.gate_url,
+            authority_pem=emission.authority_pem,
+            status_token=emission.keys.status_token,
+        )
 
     def joined(self, output: str) -> dict[str, Any]:
         """What the output of the delivery tells of the join, for the stack's outputs."""
-        raise NotImplementedError
+        if self.settings.await_join:
+            return delivery.joined(output)
+        return self.undelivered() | {"readySeconds": None}
+
+    def undelivered(self) -> dict[str, Any]:
+        """Where the files are, for the stack's outputs, where nobody waited for the node."""
+        host = self.lab.provisioner(self.settings)
+        if host is None:
+            return {"files": "make render writes them: no provisioning host is configured"}
+        return {"files": f"{host.user}@{host.address}:{host.directory}/{self.node}"}
 
     # --- what all share -------------------------------------------------------------------
 
@@ -99,13 +148,34 @@ class Hardware:
             keys = Keys(
                 identity.join_key(secret_pem, name), identity.status_token(secret_pem, name)
             )
-        return Emission(name, keys, authority_pem, self._seed(name, authority_pem, keys.join_key))
+        return Emission(name, keys, authority_pem, self.seed(name, authority_pem, keys.join_key))
 
     def files(self, emission: Emission) -> dict[str, File]:
         """Every file of the worker, by path relative to its folder: its seed and the type's own."""
         seed = {name: text(content) for name, content in emission.seed.files().items()}
         image = iso.image({name: file.content for name, file in seed.items()})
-        return {**seed, "seed.iso": File(image), **self.own_files(emission)}
+        about = text(self.description(emission), 0o644)
+        return {**seed, "seed.iso": File(image), "node.json": about, **self.own_files(emission)}
+
+    def description(self, emission: Emission) -> str:
+        """node.json: what the folder it lies in is, for programs and people on that host."""
+        facts = {
+            "name": self.node,
+            "hardware": self.name,
+            "identity": emission.identity,
+            "generation": self.settings.generation,
+            "address": self.settings.address,
+            "mac": self.mac,
+            "architecture": self.settings.architecture or self.architecture,
+            "osRelease": self.settings.os_release,
+        }
+        return json.dumps(facts, indent=2) + "\n"
+
+    @property
+    def directory(self) -> str | None:
+        """The provisioning host's folder of nodes' files; None where there is no host."""
+        host = self.lab.provisioner(self.settings)
+        return host.directory if host else None
 
     def register_input(self, emission: Emission) -> str:
         """What the join gate is told of the worker. It holds the join key: a secret."""
@@ -122,17 +192,31 @@ class Hardware:
     def _identity(self, authority_pem: str) -> str:
         digest = ""
         if self.restarts_by_itself:
-            blank = self._seed("", authority_pem, "")
+            blank = self.seed("", authority_pem, "")
             digest = hashlib.sha256(json.dumps(vars(blank)).encode()).hexdigest()
         addresses = [self.settings.address]
         return identity.identity(self.node, self.settings.generation, addresses, digest)
 
-    def _seed(self, node_identity: str, authority_pem: str, join_key: str) -> Seed:
+    def _node(self, node_identity: str) -> Node:
+        kind = self.settings.image_kind
+        plain = self.plain if kind is None else kind == "plain"
+        return from_lab.node(
+            self.node,
+            self.settings,
+            node_identity,
+            interface=self.interface,
+            mac=self.mac,
+            plain=plain,
+            packages=self.packages if plain else (),
+            grow_root=self.grow_root,
+        )
+
+    def seed(self, node_identity: str, authority_pem: str, join_key: str) -> Seed:
         return cloud_init.seed(
             from_lab.cluster(self.lab),
-            from_lab.node(self.node, self.settings, node_identity, self.interface),
+            self._node(node_identity),
             authority_pem=authority_pem,
             gate_url=self.gate_url,
             join_key=join_key,
-            kubelet_overrides=self.kubelet_overrides,
+            kubelet_overrides=kubelet.merged(self.kubelet_overrides(), self.settings.kubelet),
         )

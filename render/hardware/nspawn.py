@@ -9,7 +9,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from render.archive import File as File
 from render.archive import pack, text
@@ -26,11 +26,11 @@ class Nspawn(Hardware):
     name = "nspawn"
     interface = "host0"
     restarts_by_itself = True
-    # A machine shares its host's cgroups and swap: there is nothing for the kubelet to enforce.
-    kubelet_overrides: ClassVar[dict[str, Any]] = {
-        "cgroupsPerQOS": False,
-        "enforceNodeAllocatable": [],
-    }
+    grow_root = False
+
+    def kubelet_overrides(self) -> dict[str, Any]:
+        """A machine shares its host's cgroups and swap: the kubelet has nothing to enforce."""
+        return {"cgroupsPerQOS": False, "enforceNodeAllocatable": []}
 
     def delivery(self) -> Delivery:
         host = self.lab.provisioner(self.settings)

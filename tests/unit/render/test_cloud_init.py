@@ -98,7 +98,7 @@ def test_network_matches_by_name_or_by_mac() -> None:
 
 def test_extra_user_data_is_merged_and_brings_all_modules_back() -> None:
     extra = {"runcmd": [["true"]], "growpart": {"devices": ["/"]}, "hostname": "other"}
-    data = user_data(make(extra_user_data=extra))
+    data = user_data(make(node=dataclasses.replace(NODE, extra_user_data=extra)))
     assert data["runcmd"][-1] == ["true"] and len(data["runcmd"]) == 2
     assert data["growpart"] == {"mode": "off", "devices": ["/"]}
     assert data["hostname"] == "other"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,8 +26,9 @@ NODE = "worker-1"
 PHASES = ["clock", "authority", "certificate", "runtime", "kubelet", "node", "ready"]
 TOOLS = (
     *("openssl", "curl", "sha256sum", "base64", "tr", "cut", "sed", "head", "tail", "date"),
-    *("mkfifo", "mkdir", "mv", "rm", "ln", "cat", "sync", "flock", "sleep"),
+    *("mkfifo", "mkdir", "mv", "rm", "ln", "cat", "sync", "flock", "sleep", "df", "awk"),
 )
+BUSYBOX = "/usr/bin/busybox"
 
 
 class Machine:
@@ -46,7 +48,12 @@ class Machine:
         self.tools.mkdir()
         for tool in TOOLS:
             self._tool(tool, f'exec "$(PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v {tool})" "$@"')
+        for tool in ("modprobe", "sysctl"):
+            self._tool(tool, ":")
         self._tool("systemctl", f': >"{self.kubelet_started}"')
+        kubelet = self.root / "usr/bin/kubelet"
+        kubelet.parent.mkdir(parents=True)
+        kubelet.touch(0o755)
         self._tool("journalctl", "echo the last line of the kubelet")
 
     def _tool(self, name: str, action: str) -> None:
@@ -60,6 +67,12 @@ class Machine:
         )
         path.chmod(0o755)
 
+    def use_busybox(self) -> None:
+        """Every tool that busybox has by busybox, as on Alpine."""
+        listed = subprocess.check_output([BUSYBOX, "--list"], text=True).split()
+        for tool in set(TOOLS) & set(listed):
+            self._tool(tool, f'exec {BUSYBOX} {tool} "$@"')
+
     def seed(self, cluster: FakeCluster, identity: str = "worker-1-g1-0", **extra: str) -> None:
         """What cloud-init writes (for an identity), and what a boot provides."""
         folder = self.root / "etc/autojoin"
@@ -69,6 +82,7 @@ class Machine:
             "IDENTITY": identity,
             "GATE_URL": cluster.gate_url,
             "API_SERVER": cluster.api_url,
+            "NODE_KEY": "ecdsa-p256",
             "NOT_BEFORE": "1700000000",
             "RUNTIME_SOCKET": "/run/containerd.sock",
             "KUBELET_HEALTH": cluster.health_url,
@@ -136,8 +150,10 @@ def public_key(machine: Machine) -> bytes:
     )
 
 
-@pytest.mark.parametrize("shell", ["dash", "bash --posix"])
+@pytest.mark.parametrize("shell", ["dash", "bash --posix", f"{BUSYBOX} ash"])
 def test_joins(machine: Machine, cluster: FakeCluster, shell: str) -> None:
+    if shell.startswith(BUSYBOX):
+        machine.use_busybox()
     done = machine.join(shell)
     assert done.returncode == 0, done.stdout
     assert cluster.phases_done() == PHASES, done.stdout
@@ -168,6 +184,67 @@ def test_no_secret_is_an_argument(machine: Machine, cluster: FakeCluster) -> Non
         assert form not in arguments
     private_key = machine.key_file.read_text().splitlines()[1]
     assert private_key not in arguments
+
+
+def test_rsa_key_by_choice(machine: Machine, cluster: FakeCluster) -> None:
+    machine.seed(cluster, NODE_KEY="rsa-2048")
+    done = machine.join()
+    assert done.returncode == 0, done.stdout
+    key = serialization.load_pem_private_key(machine.key_file.read_bytes(), None)
+    assert isinstance(key, rsa.RSAPrivateKey) and key.key_size == 2048
+
+
+def test_a_seed_without_a_join_key_says_so_and_is_not_retried(
+    machine: Machine, cluster: FakeCluster
+) -> None:
+    machine.join_key_file.write_text("REDACTED\n")
+    done = machine.join()
+    assert done.returncode == 3
+    assert "the seed holds no join key (REDACTED)" in done.stdout
+    assert cluster.requests == []
+
+
+def test_a_machine_without_kubelet_says_so(machine: Machine, cluster: FakeCluster) -> None:
+    (machine.root / "usr/bin/kubelet").unlink()
+    done = machine.join()
+    assert done.returncode == 1
+    assert "kubelet failed: there is no /usr/bin/kubelet" in done.stdout
+    assert ("kubelet", "failed") in {event[:2] for event in cluster.events}
+
+
+def test_packages_come_first_and_are_tried_again(machine: Machine, cluster: FakeCluster) -> None:
+    program = machine.root / "usr/local/lib/autojoin/install-packages"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        f'#!/bin/sh\n[ -e "{machine.root}/tried" ] || {{ : >"{machine.root}/tried"; '
+        "echo apt-get update failed; exit 1; }\n"
+    )
+    program.chmod(0o755)
+    done = machine.join()
+    assert done.returncode == 0, done.stdout
+    assert cluster.phases_done()[:2] == ["clock", "packages"]
+    assert ("packages", "started", "apt-get update failed") in cluster.events
+
+
+def test_a_full_disk_is_named(machine: Machine, cluster: FakeCluster) -> None:
+    machine._tool("df", "echo Filesystem; echo /dev/sda1 100 100 0 100% /")
+    machine._tool("mv", "exit 1")
+    done = machine.join()
+    assert done.returncode == 1
+    assert "certificate failed: the disk is full: 0 KiB are free" in done.stdout
+    assert ("certificate", "failed") in {event[:2] for event in cluster.events}
+
+
+def test_a_clock_ahead_waits_for_time(machine: Machine, cluster: FakeCluster) -> None:
+    machine.seed(cluster, WAIT_SECONDS="1")
+    machine._tool(
+        "openssl",
+        'if [ "$1" = verify ]; then echo "error 10: certificate has expired"; exit 2; fi\n'
+        'exec "$(PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v openssl)" "$@"',
+    )
+    done = machine.join()
+    assert done.returncode == 1
+    assert "after the new certificate's end; waiting for time (waited 1 s)" in done.stdout
 
 
 def test_refusal_names_the_message_once_and_is_not_retried(

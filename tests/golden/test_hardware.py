@@ -1,0 +1,45 @@
+"""The files of one worker of each hardware type, as `make render` writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from config.load import from_stack_file
+from render import cloud_init, delivery
+from render.archive import File
+from render.hardware import HARDWARE, bare_metal, board
+from tests.unit.render.examples import AUTHORITY_PEM
+
+STACK_FILE = Path(__file__).parent / "hardware.yaml"
+SCRIPTS = {
+    cloud_init: ("JOIN_SCRIPT", "INSTALL_SCRIPT"),
+    board: ("BOARD_SCRIPT",),
+    bare_metal: ("GUARD_SCRIPT",),
+    delivery: ("DELIVER_SCRIPT",),
+}
+
+
+@pytest.fixture(autouse=True)
+def scripts_stand_for_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts lie in render/files: here only their place is shown."""
+    for module, names in SCRIPTS.items():
+        for name in names:
+            path = tmp_path / name
+            path.write_text(f"#!/bin/sh\n# render/files/{getattr(module, name).name}\n")
+            monkeypatch.setattr(module, name, path)
+
+
+@pytest.mark.parametrize("name", ["bhyve", "rk1", "cm4", "metal", "machine"])
+def test_files(golden: Callable[[str, str], None], name: str) -> None:
+    lab = from_stack_file(STACK_FILE)
+    worker = HARDWARE[lab.workers[name].hardware](lab, name)
+    files = worker.files(worker.emit(None, AUTHORITY_PEM))
+    shown = {path: file for path, file in files.items() if path != "seed.iso"}
+    golden(f"hardware/{name}.txt", "\n".join(section(path, shown[path]) for path in sorted(shown)))
+
+
+def section(path: str, file: File) -> str:
+    return f"=== {path} ({file.mode:04o})\n{file.content.decode()}"
