@@ -30,6 +30,7 @@ LAYERS: dict[str, tuple[str, ...]] = {"worker": ("kubelet",), "ca": ("cfssl", "c
 HOST_COMMANDS = ("systemd-nspawn", "unshare", "mount", "ip", "ssh", "depmod")
 UNITS = (
     "autojoin-network",
+    "autojoin-rack",
     "cilium-operator",
     "etcd",
     "kube-apiserver",

@@ -96,6 +96,7 @@ stop_hard() {
 # way. Where the name is too long for a link, systemd gives it as the link's alternative name.
 drop_link() {
     ip link delete dev "vb-$NAME" 2>/dev/null || true
+    ip link delete dev "vb$(printf '%s' "$NAME" | sha256sum | cut -c 1-8)" 2>/dev/null || true
 }
 
 mount_disk() {
@@ -205,11 +206,25 @@ run() {
     await_bridge "$bridge"
     drop_link
     identifier=$(sha256sum "$HOME_DIRECTORY/seed.tar" | cut -c 1-32)
+    plug_in "$bridge"
+    # shellcheck disable=SC2086 # one option
     exec systemd-nspawn --quiet --directory="$DISK/root" --boot --machine="$NAME" \
         --uuid="$identifier" --register=no --keep-unit --console=read-only --link-journal=no \
-        --resolv-conf=off --timezone=off --network-bridge="$bridge" \
+        --resolv-conf=off --timezone=off $network \
         --bind="$HOME_DIRECTORY/containerd:/var/lib/containerd" \
         --system-call-filter='@keyring bpf'
+}
+
+# Sets `network`, the machine's link: systemd-nspawn's own, named host0 in it; or, with a MAC address
+# of its own, a pair of ours whose other end moves into the machine by its name, en and a number.
+plug_in() {
+    network=--network-bridge=$1
+    mac=$(setting "$HOME_DIRECTORY/machine.env" MAC)
+    [ -n "$mac" ] || return 0
+    number=$(printf '%s' "$NAME" | sha256sum | cut -c 1-8)
+    ip link add "vb$number" type veth peer name "en$number" address "$mac"
+    ip link set "vb$number" master "$1" up
+    network=--network-interface=en$number
 }
 
 await_bridge() {

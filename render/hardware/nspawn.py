@@ -47,6 +47,7 @@ class Nspawn(Hardware):
             emission.seed,
             image=self.settings.image or "",
             bridge=self.settings.bridge,
+            mac=self.settings.mac,
             gate_url=self.gate_url,
             authority_pem=emission.authority_pem,
             status_token=emission.keys.status_token,
@@ -93,6 +94,7 @@ def apply_input(
     gate_url: str,
     authority_pem: str,
     status_token: str,
+    mac: str | None = None,
     files: Mapping[str, File] | None = None,
 ) -> str:
     """The machine as base64 of a tar. It holds the join key and the status token: a secret.
@@ -102,7 +104,8 @@ def apply_input(
     Raises ValueError where a value would break the format.
     """
     members = {f"seed/{file}": text(content) for file, content in seed.files().items()}
-    members["machine.env"] = text(f"IMAGE={_plain(image)}\nBRIDGE={_plain(bridge)}\n")
+    own_mac = f"MAC={_plain(mac)}\n" if mac else ""
+    members["machine.env"] = text(f"IMAGE={_plain(image)}\nBRIDGE={_plain(bridge)}\n{own_mac}")
     members["await.env"] = text(f"GATE_URL={_plain(gate_url.rstrip('/'))}\n")
     members["ca.pem"] = text(authority_pem)
     members["status-token"] = text(status_token + "\n")
