@@ -176,11 +176,13 @@ def summarise(preview: Preview) -> Summary:
     nodes = _nodes(preview)
     for name, (kind, why, renewed) in nodes.items():
         summary.nodes.setdefault(kind, {})[name] = why
-        if kind in ("added", "re-provisioned") or renewed:
+        anew = kind in ("re-provisioned", "to be provisioned anew")
+        if kind == "added" or anew or renewed:
             summary.issued.append(name)
-        if kind in ("removed", "re-provisioned") or renewed:
+        if kind == "removed" or anew or renewed:
             summary.revoked.append(name)
-    for step in preview.steps:
+    # The engine deletes side by side, in an order of its own each time.
+    for step in sorted(preview.steps, key=lambda it: (it.op == "delete") * it.urn):
         if step.changes and not of_worker(step):
             section, change = _other(step, bool(nodes_changed(nodes)))
             if change is not None:
@@ -239,8 +241,12 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
             "the authority's certificate is asked for anew",
             False,
         )
+    started_here = (new or old).get("hardware") == "nspawn"
     if registration is not None and "stdin" in _top(registration):
-        return "re-provisioned", _different(old, new) or "what it is made from changed", False
+        kind = "re-provisioned" if started_here else "to be provisioned anew"
+        return kind, _different(old, new) or "what it is made from changed", False
+    if not started_here and any("stdin" in _top(step) for step in rest):
+        return _delivered(_seed(old, new))
     if any({"stdin", "triggers"} & _top(step) or step.op == "replace" for step in rest):
         return "rebooted", _different(old, new) or "its machine changed", False
     if registration is not None:
@@ -251,6 +257,14 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
         why = f"{_seed(old, new)}; carry it there, or raise its generation"
         return "seed changed, not delivered", why, False
     return "untouched", "", False
+
+
+def _delivered(seed: str) -> tuple[str, str, bool]:
+    """Files of a machine that a person starts: cloud-init reads a seed once, so a node that has
+    joined keeps what it has."""
+    if seed:
+        return "seed delivered anew", f"{seed}; raise its generation for a joined node", False
+    return "files delivered anew", "not its seed", False
 
 
 def _top(step: Step) -> set[str]:
@@ -415,6 +429,12 @@ _EFFECTS = {
     "added": ("create", "joins"),
     "removed": ("delete", "certificate revoked, name barred, Node deleted"),
     "re-provisioned": ("update", "starts and joins anew"),
+    "to be provisioned anew": (
+        "update",
+        "its certificate is revoked; start it from its new seed, by hand",
+    ),
+    "seed delivered anew": ("update", "keeps running, with what it joined with"),
+    "files delivered anew": ("update", "keeps running"),
     "rebooted": ("update", "restarts, and keeps its certificate"),
     "registered again": ("update", "keeps running"),
     "settings changed": ("update", "keeps running"),

@@ -258,8 +258,9 @@ def network(cluster: Cluster, node: Node) -> dict[str, Any]:
         interface["routes"] = [{"to": everywhere, "via": cluster.gateway}]
     if cluster.dns_servers:
         interface["nameservers"] = {"addresses": list(cluster.dns_servers)}
-    # The entry's own name: any, where the interface is found by what it matches.
-    name = "node0" if node.mac or not node.interface.isalnum() else node.interface
+    # The entry's own name is any where netplan reads this; cloud-init's renderer for networkd, as
+    # Debian has it, knows no match by name and takes this one for it, a glob too.
+    name = "node0" if node.mac else node.interface
     return {"version": 2, "ethernets": {name: interface}}
 
 

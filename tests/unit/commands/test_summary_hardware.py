@@ -1,0 +1,40 @@
+"""What an edit means for a machine that a person starts, in the summary of `make preview`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from commands.summary import Preview, Step, summarise, text
+
+PARENT = "urn:pulumi:x::autojoin::autojoin:workers:Bhyve::guest"
+COMMAND = f"{PARENT.rpartition('::')[0]}$command:remote:Command::guest"
+
+
+def shown(registered: bool, **changes: Any) -> str:
+    """The summary where the delivery's input changes, and with `registered` the registration's."""
+    old = {"hardware": "bhyve", "address": "10.0.0.1", "generation": 1, "userDataSha256": "a" * 64}
+    steps = [
+        Step("same", PARENT),
+        Step("update", f"{COMMAND}-machine", parent=PARENT, diffs=("stdin",)),
+    ]
+    if registered:
+        steps.append(Step("update", f"{COMMAND}-registration", parent=PARENT, diffs=("stdin",)))
+    before, after = {"nodes": {"guest": old}}, {"nodes": {"guest": {**old, **changes}}}
+    return text(summarise(Preview(steps, before, after)))
+
+
+def test_a_seed_that_a_joined_node_will_not_read_names_the_generation() -> None:
+    found = shown(False, userDataSha256="b" * 64)
+    assert "guest: seed delivered anew (seed aaaaaaaa → bbbbbbbb; raise its generation" in found
+    assert "keeps running, with what it joined with" in found
+    assert "revoked" not in found
+
+
+def test_files_beside_the_seed_change_nothing_of_the_node() -> None:
+    assert "guest: files delivered anew (not its seed): keeps running" in shown(False)
+
+
+def test_a_new_generation_is_for_a_person_to_provision() -> None:
+    found = shown(True, generation=2, userDataSha256="b" * 64)
+    assert "guest: to be provisioned anew (generation 1 → 2" in found
+    assert "by hand" in found and "revoked of guest" in found
