@@ -27,7 +27,7 @@ from bench.table import Row
 from lab import facts, place
 from lab.place import Place
 from lab.remote import remote
-from render.hardware import HARDWARE
+from render.hardware.nspawn import KUBELET_OVERRIDES
 from tests.e2e.conftest import COPIES, Lab, copy_checkout
 
 _LONGEST_SECONDS = 180.0
@@ -124,8 +124,7 @@ def bed(folder: Path) -> Iterator[Bed]:
         lab.make("up")
         where = place.find(checkout)
         assert where is not None
-        overrides = HARDWARE["nspawn"].kubelet_overrides
-        image = f"{kubeadm.prepare(where, folder, overrides)}:{facts.WORKER_IMAGE}"
+        image = f"{kubeadm.prepare(where, folder, KUBELET_OVERRIDES)}:{facts.WORKER_IMAGE}"
         watch = NodeWatch(where.state / "kubeconfig")
         watch.start()
         yield Bed(lab, where, watch, image)

@@ -17,6 +17,8 @@ from render.hardware.base import Delivery, Emission, Hardware
 from render.seed import Seed
 
 PROGRAM = "/usr/local/lib/autojoin/machine"
+# A machine shares its host's control groups and swap: the kubelet has nothing to enforce.
+KUBELET_OVERRIDES: dict[str, Any] = {"cgroupsPerQOS": False, "enforceNodeAllocatable": []}
 MACHINE_SCRIPT = Path(__file__).parent.parent / "files" / "machine.sh"
 
 
@@ -29,8 +31,7 @@ class Nspawn(Hardware):
     grow_root = False
 
     def kubelet_overrides(self) -> dict[str, Any]:
-        """A machine shares its host's cgroups and swap: the kubelet has nothing to enforce."""
-        return {"cgroupsPerQOS": False, "enforceNodeAllocatable": []}
+        return KUBELET_OVERRIDES
 
     def delivery(self) -> Delivery:
         host = self.lab.provisioner(self.settings)
