@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from commands import summary
-from config import checks
 from config.load import from_stack_file
 from config.problem import ConfigError
 from lab import place, stack, tools
@@ -38,23 +37,16 @@ class Target:
     note: str = ""
 
 
-def checked(file: Path) -> None:
-    """ConfigError with every problem of the stack file, and what this version can't do yet."""
-    lab = from_stack_file(file)
-    if missing := checks.unbuilt(lab):
-        raise ConfigError(missing)
-
-
 @contextmanager
 def target(name: str, file: Path) -> Iterator[Target]:
     """Where the stack is previewed. LabError where it can't be."""
     if name == stack.STACK:
         where = place.allocate(CHECKOUT)
         stack.prepare(where)
-        checked(file)
+        from_stack_file(file)
         yield Target(stack.environment(where))
         return
-    checked(file)
+    from_stack_file(file)
     environment = {**stack.engine_environment(), "PULUMI_STACK": name}
     if known_to_backend(name, environment):
         yield Target(environment, words=["--config-file", str(file.resolve())])

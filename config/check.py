@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from config.checks import unbuilt
 from config.load import Report, examine
 from config.problem import Problem
 
@@ -21,11 +20,8 @@ _RED, _YELLOW, _GREEN, _PLAIN = "\033[31m", "\033[33m", "\033[32m", "\033[0m"
 
 
 def check(path: Path) -> Report:
-    """All about one file; what this version can't do yet is among the warnings."""
-    report = examine(path)
-    if report.lab is not None:
-        report.warnings = [*unbuilt(report.lab), *report.warnings]
-    return report
+    """All about one file."""
+    return examine(path)
 
 
 def show(path: Path, report: Report, *, strict: bool = False) -> bool:

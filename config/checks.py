@@ -11,6 +11,7 @@ from config.models import Lab
 from config.problem import Problem
 from config.types import Network
 
+
 def problems(lab: Lab) -> list[Problem]:
     """Every problem of `lab`, in the order of the sections."""
     return [
@@ -33,11 +34,6 @@ def warnings(lab: Lab) -> list[Problem]:
         *bgp_checks.warnings(lab),
         *_unused(lab),
     ]
-
-
-def unbuilt(lab: Lab) -> list[Problem]:
-    """What the configuration may say and this version can't do yet: `up` refuses it."""
-    return []
 
 
 def _named_networks(lab: Lab) -> Iterator[tuple[str, Network]]:

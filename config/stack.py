@@ -8,7 +8,6 @@ from typing import Any
 import pulumi
 from pulumi.runtime import config as runtime_config
 
-from config import checks
 from config.load import from_values
 from config.models import Lab
 from config.problem import NAMESPACE, ConfigError
@@ -26,10 +25,7 @@ def load() -> Lab:
         if section != key:
             values[section] = config.get_object(section)
     try:
-        lab = from_values(values)
-        if missing := checks.unbuilt(lab):
-            raise ConfigError(missing)
-        return lab
+        return from_values(values)
     except ConfigError as error:
         pulumi.log.error(str(error))
         sys.exit(1)

@@ -14,18 +14,14 @@ from render.router import routers
 from render.router.kinds import KINDS
 
 
-def tree(
-    lab: Lab, secret_pem: str | None, authority_pem: str | None, *, authority: bool = True
-) -> dict[str, File]:
-    """Every file by its path: `<node>/…`, `cilium/…`, and with `authority` `ca/…`.
+def tree(lab: Lab, secret_pem: str | None, authority_pem: str | None) -> dict[str, File]:
+    """Every file by its path: `<node>/…`, `ca/…`, `cilium/…`.
 
     `secret_pem` is the stack's join secret; without it the nodes' keys are `REDACTED`. Without
     `authority_pem` a placeholder stands for the authority's certificate.
     Raises ValueError where a value can't be rendered, and names the node.
     """
-    found: dict[str, File] = {}
-    if authority:
-        found |= {f"ca/{path}": file for path, file in authority_files(lab).items()}
+    found = {f"ca/{path}": file for path, file in authority_files(lab).items()}
     rendered = cilium_files(lab, show_passwords=secret_pem is not None)
     found |= {f"cilium/{path}": file for path, file in rendered.items()}
     for name in lab.workers:

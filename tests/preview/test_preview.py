@@ -213,10 +213,6 @@ def misspelt(config: dict[str, Any]) -> None:
     config["autojoin:wrokers"] = {}
 
 
-def unbuilt(config: dict[str, Any]) -> None:
-    config["autojoin:certificateAuthority"]["platform"] = "illumos"
-
-
 def without_section(config: dict[str, Any]) -> None:
     del config["autojoin:cluster"]
 
@@ -225,7 +221,6 @@ def without_section(config: dict[str, Any]) -> None:
     ("change", "line"),
     [
         (misspelt, "autojoin:wrokers: is no known key; did you mean workers?"),
-        (unbuilt, "autojoin:certificateAuthority.platform: is not built yet (illumos)"),
         (without_section, "autojoin:cluster: is required"),
     ],
 )
