@@ -129,8 +129,10 @@ def unpinned(state: State) -> str:
 
 def shared(state: State) -> str:
     resources = named(state)
-    resources["node-2-registration"]["inputs"] = resources["node-1-registration"]["inputs"]
-    return "node-2-registration"
+    # In the order of the state, which is that in which the engine was done with them.
+    first, second, *_ = (name for name in resources if name.endswith("-registration"))
+    resources[second]["inputs"] = resources[first]["inputs"]
+    return second
 
 
 def with_a_key(state: State) -> str:
