@@ -6,10 +6,10 @@ PYTHON ?= python3
 IN_VENV = "$$($(PYTHON) lab/tools.py python)" -m
 TOOLS = $(PYTHON) lab/tools.py install
 
-.PHONY: help up down drift graph new test preview check render tools env status lint golden bench
+.PHONY: help up down ca-backup ca-restore drift graph new test preview check render tools env status lint golden bench
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 up: ## bring the dev lab and its cluster up; safe to repeat
 	@$(TOOLS) all
@@ -34,6 +34,14 @@ check: ## every problem of stack STACK's config, or of STACK_FILE=path
 new: ## a commented stack file for STACK=x, by questions or ARGS="--help"
 	@$(TOOLS) check
 	@$(IN_VENV) commands.new $(if $(filter file,$(origin STACK)),"",$(STACK)) $(ARGS)
+
+ca-backup: ## an encrypted copy of stack STACK's CA into OUT=file; KEY=1 with its keys; PASSPHRASE_FILE=path
+	@$(TOOLS) $(if $(shell grep -s "privateKey:" "$(STACK_FILE)"),engine,check)
+	@$(IN_VENV) commands.ca_backup "$(STACK_FILE)" $(if $(OUT),--out "$(OUT)") $(if $(KEY),--keys) $(if $(PASSPHRASE_FILE),--passphrase-file "$(PASSPHRASE_FILE)")
+
+ca-restore: ## FILE=backup onto stack STACK's fresh CA host; PASSPHRASE_FILE=path
+	@$(TOOLS) $(if $(shell grep -s "privateKey:" "$(STACK_FILE)"),engine,check)
+	@$(IN_VENV) commands.ca_restore "$(STACK_FILE)" "$(FILE)" $(if $(PASSPHRASE_FILE),--passphrase-file "$(PASSPHRASE_FILE)")
 
 render: ## every file of stack STACK, or of STACK_FILE=path, into OUT=folder; SECRETS=show, CERTIFICATE=path
 	@$(TOOLS) $(if $(filter show,$(SECRETS)),engine,check)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
+
 from render import archive, cfssl
 from render.archive import File
 from render.authority_host import (
@@ -92,6 +95,30 @@ def _request(host: AuthorityHost) -> dict[str, File]:
 def remove_command(host: AuthorityHost) -> str:
     """The remote command that stops CFSSL and removes it; the certdb and the CA's pair stay."""
     return installed_command(f"{platform(host).programs}/{_SCRIPT}", "remove")
+
+
+def backup_command(host: AuthorityHost, *, keys: bool) -> str:
+    """The remote command that prints a tar of the CA; with `keys` it holds every private key."""
+    where = platform(host)
+    program = f"{where.programs}/{_SCRIPT}"
+    absent = f"{host.address}: no certificate authority of autojoin's is here ({program})"
+    words = shlex.join((program, "backup", *(("keys",) if keys else ())))
+    body = (
+        f"if [ -e {shlex.quote(program)} ]; then exec {words}; fi; "
+        f"printf '%s\\n' {shlex.quote(absent)} >&2; exit 1"
+    )
+    return f"sh -c {shlex.quote(body)}"
+
+
+def restore_command(host: AuthorityHost) -> str:
+    """The remote command that puts a backup in place from `restore_input`."""
+    return script_command(host, _SCRIPT, "restore")
+
+
+def restore_input(host: AuthorityHost, backup: Mapping[str, File], gate: Mapping[str, File]) -> str:
+    """Standard input for `restore_command`: the backup's files, and `gate`, the join gate's."""
+    kept = {f"backup/{name}": file for name, file in backup.items()}
+    return archive.pack({**gate, **files(host), **kept})
 
 
 def status_url(host: AuthorityHost) -> str:

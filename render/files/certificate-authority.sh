@@ -3,6 +3,9 @@
 # usage: certificate-authority.sh install FOLDER   FOLDER: what render/certificate_authority.py packs
 #        certificate-authority.sh pair FOLDER      makes the CA's certificate and key, once
 #        certificate-authority.sh refresh          a new CRL; the OCSP signer's certificate where due
+#        certificate-authority.sh backup [keys]    a tar of certdb, configuration and public parts on
+#                                                  standard output; every private key too with `keys`
+#        certificate-authority.sh restore FOLDER   from FOLDER/backup, onto a host without a certdb
 #        certificate-authority.sh remove           keeps the certdb and the CA's own pair
 # Standard output of install and pair: exactly the CA's certificate in PEM.
 set -eu
@@ -21,7 +24,7 @@ export PATH
 # Set by certificate-authority.env and platform.sh:
 # shellcheck disable=SC2154
 : "$address" "$python" "$cfssl" "$programs" "$authority_user" "$configuration" "$authority" "$authority_state" \
-    "$certdb" "$owner" "$owner_group" "$source_certificate" "$source_key" "$info_url" "$info_port" "$responder_url" \
+    "$gate" "$gate_state" "$gate_user" "$certdb" "$owner" "$owner_group" "$source_certificate" "$source_key" "$info_url" "$info_port" "$responder_url" \
     "$responder_port"
 
 # A third of the three years that profile ocsp gives.
@@ -338,6 +341,111 @@ update_gate() {
     [ ! -x "$programs/join-gate.sh" ] || "$programs/join-gate.sh" renew >&2
 }
 
+# --- backup and restore ---------------------------------------------------------------------------
+
+backup() {
+    check_root
+    [ -s "$certdb" ] || fail "$address: there is no certificate authority here: $certdb is not there"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    mkdir "$work/backup"
+    copy_database "$authority_user" "$certdb" "$authority_state" certdb.sqlite
+    for file in ca.pem config.json db.json ocsp-request.pem; do
+        if [ -e "$authority/$file" ]; then cp "$authority/$file" "$work/backup/$file"; fi
+    done
+    for file in ocsp.pem ocsp.inputs ca.crl; do
+        if [ -e "$authority_state/$file" ]; then cp "$authority_state/$file" "$work/backup/$file"; fi
+    done
+    [ "$1" != keys ] || backup_keys
+    (cd "$work/backup" && openssl dgst -sha256 -r ./* >"$work/MANIFEST")
+    mv "$work/MANIFEST" "$work/backup/MANIFEST"
+    (cd "$work/backup" && tar -cf - ./*)
+}
+
+# With the keys, and what the join gate knows, a host can be made that nothing tells from this one.
+backup_keys() {
+    for file in ca-key.pem ocsp-key.pem gate.key operator.key; do
+        if [ -e "$authority/$file" ]; then cp "$authority/$file" "$work/backup/$file"; fi
+    done
+    [ -s "$gate_state/gate.sqlite" ] || return 0
+    for file in tls-key.pem request.pem tls.pem tls.inputs; do
+        cp "$gate/$file" "$work/backup/$file"
+    done
+    copy_database "$gate_user" "$gate_state/gate.sqlite" "$gate_state" gate.sqlite
+}
+
+# copy_database USER DATABASE FOLDER NAME: sqlite's own backup, whole whoever writes meanwhile.
+copy_database() {
+    rm -f "$3/backup.sqlite"
+    as_user "$1" sqlite3 -bail -cmd '.timeout 10000' "$2" ".backup '$3/backup.sqlite'" 2>"$work/certdb.log" ||
+        certdb_failed
+    [ "$(as_user "$1" sqlite3 "$3/backup.sqlite" 'PRAGMA quick_check; PRAGMA journal_mode=DELETE')" = "ok
+delete" ] || fail "$address: $2: its copy is damaged; nothing was saved"
+    mv "$3/backup.sqlite" "$work/backup/$4"
+}
+
+# Nothing that is there is replaced: a certdb is kept, a pair must be the same.
+restore() {
+    check_root
+    check_packages
+    check_space "$authority_state"
+    saved=$work/backup
+    [ ! -s "$certdb" ] || fail "$address: $certdb is here already; nothing was restored; \
+move it away, where what is in the backup is to replace it"
+    restored_pair ca.pem "$source_certificate" 644 certificate
+    restored_pair ca-key.pem "$source_key" 600 key
+    check_pair
+    user "$authority_user" 'CFSSL certificate authority'
+    folder "$configuration" 755 "$owner" "$owner_group"
+    folder "$authority" 750 "$owner" "$authority_user"
+    folder "$authority_state" 700 "$authority_user" "$authority_user"
+    changes "$work/restore-changed"
+    for file in gate.key operator.key; do
+        [ ! -s "$saved/$file" ] || place "$saved/$file" "$authority/$file" 640 "$owner" "$authority_user"
+    done
+    place "$saved/certdb.sqlite" "$certdb" 600 "$authority_user" "$authority_user"
+    as_authority sqlite3 "$certdb" 'PRAGMA journal_mode=WAL' >/dev/null
+    for file in ocsp.pem ocsp.inputs; do
+        [ ! -s "$saved/$file" ] ||
+            place "$saved/$file" "$authority_state/$file" 600 "$authority_user" "$authority_user"
+    done
+    say "$address: restored: $certdb, $source_certificate"
+    if [ -s "$saved/ocsp-key.pem" ]; then
+        cp "$saved/ocsp-key.pem" "$saved/ocsp-request.pem" "$work"
+        install_authority >/dev/null
+        restore_gate
+    fi
+}
+
+# restored_pair NAME PATH MODE SETTING: the backup's file in its place, or the same one there already.
+restored_pair() {
+    if [ ! -s "$saved/$1" ]; then
+        [ -e "$2" ] || fail "$where.$4: the backup was made without keys, and $2 is not there; put it there first"
+    elif [ -e "$2" ]; then
+        cmp -s "$saved/$1" "$2" ||
+            fail "$where.$4: $2 is there already, and is not the one of the backup; nothing was restored"
+    else
+        [ -d "$(dirname "$2")" ] || folder "$(dirname "$2")" 755 "$owner" "$owner_group"
+        cp "$saved/$1" "$2.new"
+        chmod "$3" "$2.new"
+        mv "$2.new" "$2"
+    fi
+}
+
+restore_gate() {
+    [ -s "$saved/gate.sqlite" ] || return 0
+    cp "$saved/tls-key.pem" "$saved/request.pem" "$work"
+    user "$gate_user" 'autojoin join gate'
+    folder "$gate" 750 "$owner" "$gate_user"
+    folder "$gate_state" 700 "$gate_user" "$gate_user"
+    changes "$work/restore-changed"
+    place "$saved/tls.pem" "$gate/tls.pem" 644 "$owner" "$gate_user"
+    place "$saved/tls.inputs" "$gate/tls.inputs" 600 "$owner" "$owner_group"
+    [ -s "$gate_state/gate.sqlite" ] ||
+        place "$saved/gate.sqlite" "$gate_state/gate.sqlite" 600 "$gate_user" "$gate_user"
+    sh "$work/join-gate.sh" install "$work"
+}
+
 # --- remove ---------------------------------------------------------------------------------------
 
 remove_authority() {
@@ -375,6 +483,11 @@ pair)
     make_pair
     ;;
 refresh) refresh ;;
+backup) backup "${2-}" ;;
+restore)
+    work=$2
+    restore
+    ;;
 remove) remove_authority ;;
-*) fail "usage: certificate-authority.sh install FOLDER | pair FOLDER | refresh | remove" ;;
+*) fail "usage: certificate-authority.sh install FOLDER | pair FOLDER | refresh | backup [keys] | restore FOLDER | remove" ;;
 esac

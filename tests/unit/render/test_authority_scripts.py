@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import json
 import re
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from commands.backup_file import Backup
 from render import authority_host, join_gate
 from render import certificate_authority as authority
 from render.platforms import PLATFORMS
@@ -483,3 +485,49 @@ def test_no_second_authority_is_made_beside_a_first(machine: Machine) -> None:
     result = generate(machine)
     assert result.returncode == 1 and "holds certificates of an earlier CA" in result.stderr
     assert not any(path.exists() for path in pair)
+
+
+@pytest.mark.parametrize("keys", [True, False])
+def test_a_backup_makes_the_same_authority_on_a_fresh_host(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: bool
+) -> None:
+    good(machine.install_authority())
+    good(machine.install_gate(*LISTENER))
+    stdin = join_gate.register_input("worker-1", ["10.0.0.1"], 1, "one", "aa" * 32, "bb" * 32)
+    good(machine.run(join_gate.register_command(machine.host, "worker-1"), stdin))
+    before = rows(machine)
+    command = authority.backup_command(machine.host, keys=keys)
+    answer = good(machine.run(f"{command} | base64 -w0"))
+    backup = Backup.of(base64.b64decode(answer.stdout))
+    assert backup.has_keys == keys
+    private = [name for name, file in backup.files.items() if b"PRIVATE KEY" in file.content]
+    assert sorted(private) == (["ca-key.pem", "ocsp-key.pem", "tls-key.pem"] if keys else [])
+    assert ("gate.key" in backup.files) == keys
+    assert not list(Path(machine.platform.authority_state).glob("backup*"))
+    restore = authority.restore_command(machine.host)
+    data = authority.restore_input(machine.host, backup.files, join_gate.files(machine.host))
+    refused = machine.run(restore, data)
+    assert refused.returncode == 1 and "certdb.sqlite is here already" in refused.stderr
+    machine.close()
+
+    fresh = Machine(tmp_path / "fresh")
+    monkeypatch.setitem(PLATFORMS, "linux", fresh.platform)
+    data = authority.restore_input(fresh.host, backup.files, join_gate.files(fresh.host))
+    try:
+        if not keys:
+            lacking = fresh.run(restore, data)
+            assert lacking.returncode == 1 and "made without keys" in lacking.stderr
+            (fresh.source / "ca-key.pem").write_bytes(key_pem(CA_KEY))
+        good(fresh.run(authority.restore_command(fresh.host), data))
+        assert rows(fresh) == before
+        if not keys:
+            assert good(fresh.install_authority()).stdout == CA.decode()
+            return
+        gate = f"{fresh.platform.programs}/gate --settings {fresh.etc('join-gate')}/gate.json"
+        status = good(fresh.run(f"{gate} status worker-1"))
+        assert json.loads(status.stdout)["node"] == "worker-1"
+        fresh.forget()
+        assert good(fresh.install_authority()).stderr == ""
+        assert good(fresh.install_gate(*LISTENER)).stderr == ""
+    finally:
+        fresh.close()

@@ -1,0 +1,49 @@
+"""Put a backup of the certificate authority onto a fresh host: the same CA, with its whole certdb.
+
+Nothing that is on the host is replaced. From a backup with keys everything runs at the end, the
+join gate included; from one without, the CA's pair must be there, and `pulumi up` does the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from commands import authority_host, backup_file
+from commands.stack_lab import LabAccess, access
+from config.load import ConfigError
+from lab.errors import LabError
+from render import certificate_authority, from_lab, join_gate
+
+
+def restore(found: LabAccess, source: Path, passphrase: str) -> str:
+    """Restore `source` onto the CA's host; what was restored, as lines for a person."""
+    content = backup_file.Backup.of(backup_file.decrypted(source, passphrase))
+    settings = found.lab.certificate_authority
+    host = from_lab.authority_host(settings)
+    stdin = certificate_authority.restore_input(host, content.files, join_gate.files(host))
+    command = certificate_authority.restore_command(host)
+    authority_host.run(settings.host, found.private_key, command, stdin.encode())
+    rest = "it runs" if content.has_keys else "`pulumi up` sets up the services"
+    return f"{settings.host.address}: {content.summary()}; {rest}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="commands.ca_restore", description=__doc__)
+    parser.add_argument("file", type=Path, help="a Pulumi stack file, such as Pulumi.dev.yaml")
+    parser.add_argument("backup", type=Path, help="a file that `make ca-backup` wrote")
+    parser.add_argument("--passphrase-file", type=Path, help="its first line is the pass phrase")
+    given = parser.parse_args(arguments)
+    try:
+        passphrase = backup_file.passphrase(given.passphrase_file, twice=False)
+        print(f"autojoin: {restore(access(given.file), given.backup, passphrase)}")
+    except (ConfigError, LabError) as error:
+        for line in str(error).splitlines():
+            print(f"autojoin: {line}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
