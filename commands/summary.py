@@ -333,6 +333,7 @@ _SECTIONS = {
     "bgp": "BGP and pools",
 }
 _WHAT = {
+    "ca-pair": "certificate of the authority",
     "ca-cfssl": "CFSSL and its services on the CA host",
     "gate-service": "the gate's service on the CA host",
     "gate-key": "key of the gate's listener",

@@ -7,6 +7,7 @@ import hashlib
 
 import pulumi
 import pulumi_tls as tls
+from pulumi_command.remote import Command
 
 from components import remote
 from config.models import CertificateAuthority as Settings
@@ -25,34 +26,33 @@ class CertificateAuthority(pulumi.ComponentResource):
         super().__init__("autojoin:index:CertificateAuthority", name, None, opts)
         self.settings = settings
         self.host = from_lab.authority_host(settings)
+        pair = self._pair(name)
         self.ready = remote.run(
             f"{name}-cfssl",
             settings.host,
             create=render.install_command(self.host),
-            stdin=self._input(*self._signer(name)),
+            stdin=self._input(*self._signer(name), pair.stdout),
             delete=render.remove_command(self.host),
             quiet=True,
             parent=self,
-            depends_on=self._pair(name),
+            depends_on=[pair],
         )
-        self.certificate_pem: pulumi.Output[str] = self.ready.stdout
+        # Not of `ready`: whatever changes there, preview then knows that nothing changes for nodes.
+        self.certificate_pem: pulumi.Output[str] = pair.stdout
         self.fingerprint = self.certificate_pem.apply(fingerprint)
         self.register_outputs({"fingerprint": self.fingerprint})
 
-    def _pair(self, name: str) -> list[pulumi.Resource]:
-        """With `source: generate`, the CA itself: protected, and without a way to delete it."""
-        if self.settings.source != "generate":
-            return []
-        pair = remote.run(
+    def _pair(self, name: str) -> Command:
+        """The CA itself; with `source: generate` protected. There is no way to delete it."""
+        return remote.run(
             f"{name}-pair",
             self.settings.host,
             create=render.pair_command(self.host),
             stdin=render.pair_input(self.host),
             quiet=True,
             parent=self,
-            protect=True,
+            protect=self.settings.source == "generate",
         )
-        return [pair]
 
     def _signer(self, name: str) -> tuple[tls.PrivateKey, tls.CertRequest]:
         """The key of the OCSP signer, and what the CA is to sign."""
@@ -70,10 +70,11 @@ class CertificateAuthority(pulumi.ComponentResource):
         )
         return key, request
 
-    def _input(self, key: tls.PrivateKey, request: tls.CertRequest) -> pulumi.Output[str]:
-        return pulumi.Output.all(key.private_key_pem, request.cert_request_pem).apply(
-            lambda pems: render.install_input(self.host, *pems)
-        )
+    def _input(
+        self, key: tls.PrivateKey, request: tls.CertRequest, authority_pem: pulumi.Output[str]
+    ) -> pulumi.Output[str]:
+        values = pulumi.Output.all(key.private_key_pem, request.cert_request_pem, authority_pem)
+        return values.apply(lambda pems: render.install_input(self.host, *pems))
 
 
 def fingerprint(certificate_pem: str) -> str:

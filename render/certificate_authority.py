@@ -48,32 +48,42 @@ def install_command(host: AuthorityHost) -> str:
     return script_command(host, _SCRIPT)
 
 
-def install_input(host: AuthorityHost, signer_key_pem: str, signer_request_pem: str) -> str:
+def install_input(
+    host: AuthorityHost, signer_key_pem: str, signer_request_pem: str, authority_pem: str
+) -> str:
     """Standard input for `install_command`: a base64 tar.
 
-    It holds the OCSP signer's key: a secret.
+    It holds the OCSP signer's key: a secret. `authority_pem` is the CA's certificate as the graph
+    gives it to nodes; where the host has another one, nothing is changed there.
     """
     return archive.pack(
         {
             **files(host),
             "ocsp-key.pem": archive.text(signer_key_pem.strip() + "\n"),
             "ocsp-request.pem": archive.text(signer_request_pem.strip() + "\n"),
+            "known-ca.pem": archive.text(authority_pem.strip() + "\n"),
         }
     )
 
 
 def pair_command(host: AuthorityHost) -> str:
-    """The remote command that makes the CA's pair on the host, once; it prints the certificate."""
+    """The remote command that prints the CA's certificate, once its pair is found to be good.
+
+    With source `generate` it makes the pair where there is none.
+    """
     return script_command(host, _SCRIPT, "pair")
 
 
 def pair_input(host: AuthorityHost) -> str:
-    """Standard input for `pair_command`: a base64 tar without secrets."""
+    """Standard input for `pair_command`: a base64 tar without secrets.
+
+    Nothing in it depends on what CFSSL is told, so that a change of that leaves it alone.
+    """
     return archive.pack(
         {
             _SCRIPT: script(_SCRIPT),
             **common_files(host),
-            "certificate-authority.env": settings(_settings(host)),
+            "certificate-authority.env": settings({**_settings(host), "setup": ""}),
             **_request(host),
         }
     )
@@ -161,6 +171,7 @@ def _settings(host: AuthorityHost) -> dict[str, str]:
     certificate, key = pair_paths(host)
     return {
         **common_settings(host),
+        "source": host.source,
         "source_certificate": certificate,
         "source_key": key,
         "info_port": str(cfssl.PORT),

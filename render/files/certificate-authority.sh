@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sets up CFSSL and the OCSP and CRL responder on the certificate authority's host, or removes them.
 # usage: certificate-authority.sh install FOLDER   FOLDER: what render/certificate_authority.py packs
-#        certificate-authority.sh pair FOLDER      makes the CA's certificate and key, once
+#        certificate-authority.sh pair FOLDER      checks the CA's pair; makes it, once, with generate
 #        certificate-authority.sh refresh          a new CRL; the OCSP signer's certificate where due
 #        certificate-authority.sh backup [keys]    a tar of certdb, configuration and public parts on
 #                                                  standard output; every private key too with `keys`
@@ -24,7 +24,7 @@ export PATH
 # Set by certificate-authority.env and platform.sh:
 # shellcheck disable=SC2154
 : "$address" "$python" "$cfssl" "$programs" "$authority_user" "$configuration" "$authority" "$authority_state" \
-    "$gate" "$gate_state" "$gate_user" "$certdb" "$owner" "$owner_group" "$source_certificate" "$source_key" "$info_url" "$info_port" "$responder_url" \
+    "$gate" "$gate_state" "$gate_user" "$certdb" "$owner" "$owner_group" "$source" "$source_certificate" "$source_key" "$info_url" "$info_port" "$responder_url" \
     "$responder_port"
 
 # A third of the three years that profile ocsp gives.
@@ -43,6 +43,11 @@ check_pair() {
     # An empty pass phrase, rather than a question that nobody answers.
     openssl pkey -in "$source_key" -passin pass: -pubout -out "$work/ca-key.pub" 2>/dev/null ||
         fail "$where.key: $source_key is no private key in PEM, or has a pass phrase; give it plain"
+    if [ -s "$work/known-ca.pem" ]; then
+        cmp -s "$work/known-ca.pem" "$work/ca.pem" ||
+            fail "$where.certificate: $source_certificate is another one than nodes were given; \
+where that is meant: pulumi up --replace '**::ca-pair'"
+    fi
     openssl x509 -in "$work/ca.pem" -noout -pubkey >"$work/ca.pub"
     cmp -s "$work/ca.pub" "$work/ca-key.pub" ||
         fail "$where.key: $source_key does not belong to $source_certificate"
@@ -130,12 +135,18 @@ check_everything() {
     check_port "$responder_port" ocsp-responder
 }
 
-# --- the CA's pair, with `source: generate` --------------------------------------------------------
+# --- the CA's pair ----------------------------------------------------------------------------------
+
+pair() {
+    check_root
+    check_packages
+    [ "$source" != generate ] || make_pair
+    check_pair
+    cat "$work/ca.pem"
+}
 
 # Never replaces anything: what is there is checked and told.
 make_pair() {
-    check_root
-    check_packages
     if [ -e "$source_certificate" ]; then
         [ -e "$source_key" ] ||
             fail "$where.key: $source_key is not there, but its certificate $source_certificate is; \
@@ -147,8 +158,6 @@ put its pair back (make ca-restore), or move the certdb away for a new CA"
         check_space "$source_certificate"
         sign_itself
     fi
-    check_pair
-    cat "$work/ca.pem"
 }
 
 # A key without a certificate is one that an interrupted run left: it is used.
@@ -480,7 +489,7 @@ install)
     ;;
 pair)
     work=$2
-    make_pair
+    pair
     ;;
 refresh) refresh ;;
 backup) backup "${2-}" ;;

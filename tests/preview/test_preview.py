@@ -87,7 +87,7 @@ def names(found: list[dict[str, Any]]) -> set[str]:
 def test_everything_is_to_be_created(engine: Engine) -> None:
     found = steps(engine.preview(nothing))
     assert {step["op"] for step in found} == {"create"}
-    assert "ca-pair" not in names(found)
+    assert not any(step["newState"].get("protect") for step in found)
     assert {"ca-cfssl", "ca-ocsp-key", "ca-ocsp-request"} <= names(found)
     assert {"gate-service", "cilium-release", "crd-gate"} <= names(found)
     assert {"machine", "machine-registration", "machine-machine"} <= names(found)

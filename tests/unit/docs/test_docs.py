@@ -16,7 +16,7 @@ from config.load import examine_content
 from lab.pins import CHECKOUT
 
 DOCUMENTS = [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").glob("*.md"))]
-TARGETS = set(re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
 OMNIOS = yaml.safe_load((CHECKOUT / "Pulumi.omnios.yaml").read_text())["config"]
 IDS = [str(path.relative_to(CHECKOUT)) for path in DOCUMENTS]
 
@@ -29,7 +29,7 @@ def blocks(text: str, language: str) -> list[str]:
 def test_commands_modules_and_links_are_there(path: Path) -> None:
     text = path.read_text()
     code = "\n".join([*re.findall(r"`([^`\n]+)`", text), *blocks(text, "sh")])
-    unknown = set(re.findall(r"\bmake ([a-z]+)\b", code)) - TARGETS
+    unknown = set(re.findall(r"\bmake ([a-z-]+)\b", code)) - TARGETS
     assert not unknown, f"no such make target: {unknown}"
     for module in set(re.findall(r"python3? -m ([a-z_.]+)", code)):
         assert importlib.util.find_spec(module), f"no such module: {module}"
@@ -63,7 +63,7 @@ def test_configuration_snippets_pass_the_check(path: Path) -> None:
 
 def test_every_command_is_in_the_readme_and_has_help() -> None:
     readme = (CHECKOUT / "README.md").read_text()
-    helped = re.findall(r"^([a-z]+):.*##", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
+    helped = re.findall(r"^([a-z-]+):.*##", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
     assert set(helped) == TARGETS
     missing = {target for target in helped if f"make {target}" not in readme} - {"help"}
     assert not missing, "the README's table of commands lacks them"

@@ -189,7 +189,8 @@ class Machine:
             "ocsp-request.pem": archive.text(SIGNER[1]),
         }
         if not self._files:
-            assert archive.pack(files) == authority.install_input(host, *SIGNER)
+            known = {"known-ca.pem": archive.text("CA\n")}
+            assert archive.pack({**files, **known}) == authority.install_input(host, *SIGNER, "CA")
         for name, text in self._files.items():
             files[name] = archive.text(text, 0o755)
         return archive.pack(files)

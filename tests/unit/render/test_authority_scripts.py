@@ -24,7 +24,7 @@ from commands.backup_file import Backup
 from render import authority_host, join_gate
 from render import certificate_authority as authority
 from render.platforms import PLATFORMS
-from tests.unit.render.authority_machine import ADDRESS, Machine, key_pem, listener
+from tests.unit.render.authority_machine import ADDRESS, SIGNER, Machine, key_pem, listener
 
 
 def certificate(
@@ -317,6 +317,17 @@ def test_an_older_certdb_is_migrated(machine: Machine) -> None:
     with sqlite3.connect(f"{certdb}.before-migration") as copy:
         assert copy.execute("SELECT count(*) FROM certificates").fetchall() == [(1,)]
     assert "older schema" not in good(machine.install_authority()).stderr
+
+
+def test_another_certificate_than_nodes_were_given_changes_nothing(machine: Machine) -> None:
+    good(machine.install_authority())
+    (machine.source / "ca.pem").write_bytes(certificate(CA_KEY, days=50))
+    before = machine.snapshot()
+    given = authority.install_input(machine.host, *SIGNER, CA.decode().strip())
+    result = machine.run(authority.install_command(machine.host), given)
+    assert result.returncode == 1
+    assert "is another one than nodes were given; where that is meant: pulumi up" in result.stderr
+    assert machine.snapshot() == before
 
 
 def test_missing_packages_are_named_all_at_once(

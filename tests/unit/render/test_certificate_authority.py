@@ -63,7 +63,7 @@ def test_every_profile_needs_a_key_and_the_gates_key_opens_kubelet_only() -> Non
 
 
 def test_cfssl_is_on_the_loopback_with_two_endpoints() -> None:
-    unit = unpacked(authority.install_input(HOST, *PAIR))["cfssl.service"][0].decode()
+    unit = unpacked(authority.install_input(HOST, *PAIR, "CA"))["cfssl.service"][0].decode()
     words = shlex.split(unit.partition("ExecStart=")[2].splitlines()[0])
     assert words[words.index("-address") + 1] == "127.0.0.1"
     disabled = set(words[words.index("-disable") + 1].split(","))
@@ -97,17 +97,25 @@ def test_a_value_cannot_become_a_directive() -> None:
 
 
 def test_input_is_deterministic_and_follows_the_configuration() -> None:
-    assert authority.install_input(HOST, *PAIR) == authority.install_input(replace(HOST), *PAIR)
+    assert authority.install_input(HOST, *PAIR, "CA") == authority.install_input(
+        replace(HOST), *PAIR, "CA"
+    )
     other = replace(HOST, node_certificate_hours=24)
-    assert authority.install_input(HOST, *PAIR) != authority.install_input(other, *PAIR)
+    assert authority.install_input(HOST, *PAIR, "CA") != authority.install_input(other, *PAIR, "CA")
     assert join_gate.install_input(HOST, *PAIR) == join_gate.install_input(HOST, *PAIR)
+    # What nodes pin comes from the other command: preview then knows that it stays.
+    assert authority.pair_input(HOST) == authority.pair_input(replace(other, setup=2))
 
 
 def test_keys_travel_on_standard_input_only() -> None:
-    for module, name in ((authority, "ocsp-key.pem"), (join_gate, "tls-key.pem")):
-        assert name not in module.files(HOST)
-        files = unpacked(module.install_input(HOST, "THE KEY", "THE REQUEST"))
-        assert files[name] == (b"THE KEY\n", 0o600)
+    words = ("THE KEY", "THE REQUEST")
+    for name, text in {
+        "ocsp-key.pem": authority.install_input(HOST, *words, "CA"),
+        "tls-key.pem": join_gate.install_input(HOST, *words),
+    }.items():
+        assert unpacked(text)[name] == (b"THE KEY\n", 0o600)
+    assert not any("-key" in name for name in {**authority.files(HOST), **join_gate.files(HOST)})
+    for module in (authority, join_gate):
         assert "KEY" not in module.install_command(HOST) + module.remove_command(HOST)
     assert not any("key" in name for name in unpacked(authority.pair_input(HOST)))
 
@@ -130,7 +138,9 @@ def test_commands_survive_any_login_shell() -> None:
 
 def test_settings_are_quoted_for_the_shell() -> None:
     odd = replace(HOST, certificate="/etc/o'clock $(touch x)/ca.pem")
-    script = unpacked(authority.install_input(odd, *PAIR))["certificate-authority.env"][0].decode()
+    script = unpacked(authority.install_input(odd, *PAIR, "CA"))["certificate-authority.env"][
+        0
+    ].decode()
     result = subprocess.run(
         ["dash", "-euc", script + 'printf %s "$source_certificate"'],
         capture_output=True,

@@ -2,7 +2,7 @@
 
 Their installers, their rc.d scripts and the commands of their manifests really run, with the real
 CFSSL; only the service tools are stood in for (platform_tools.py). What the real platform would say
-to them was never heard; docs/certificate-authority.md says so.
+to them was never heard; docs/ca.md says so.
 """
 
 from __future__ import annotations
