@@ -67,6 +67,15 @@ def _holds(item: dict[str, Any], kind: str) -> bool:
     return bool(_condition(item, kind).get("status") == "True")
 
 
+def _stale(item: dict[str, Any]) -> bool:
+    """Whether conditions are of an earlier generation of the object than it has now."""
+    now = item["metadata"].get("generation", 0)
+    return any(
+        each.get("observedGeneration", now) < now
+        for each in item.get("status", {}).get("conditions", [])
+    )
+
+
 def _listed(text: str) -> str:
     """The names in a message that ends in `[one two]`, with commas."""
     return ", ".join(text.rpartition("[")[2].rstrip("]").split())
@@ -108,6 +117,12 @@ def _cluster_configs(objects: Objects) -> Iterator[Finding]:
         if not item.get("status", {}).get("conditions"):
             text = "Cilium's operator has not looked at it; does it run, with BGP enabled?"
             yield Finding(subject, text, True)
+        elif _stale(item):
+            text = (
+                "Cilium's operator has not looked at it since it changed; a moment, or does it run?"
+            )
+            yield Finding(subject, text, True)
+            continue  # what the conditions say is of what it was before
         if _holds(item, "NoMatchingNode"):
             text = (
                 f"no node matches its selector {selector}, so nobody speaks BGP; label a node, or "

@@ -282,6 +282,21 @@ def objects(**some: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {name: some.get(name, []) for name in READ}
 
 
+def test_a_condition_of_the_spec_before_is_not_taken_for_all_well() -> None:
+    """Right after an up that restarts the operator, its conditions are of what was there before."""
+    condition = {"type": "cilium.io/NoMatchingNode", "status": "False", "observedGeneration": 1}
+    item = {
+        "metadata": {"name": "cilium-bgp", "generation": 2},
+        "spec": {"nodeSelector": {"matchLabels": {"bgp": "wroker"}}},
+        "status": {"conditions": [condition]},
+    }
+    (found,) = findings(objects(clusterConfigs=[item]))
+    assert found.problem
+    assert "has not looked at it since it changed" in found.text
+    condition["observedGeneration"] = 2
+    assert findings(objects(clusterConfigs=[item])) == []
+
+
 def test_a_session_that_is_down_is_a_problem() -> None:
     """Sessions are reported by the agents."""
     peers = [
