@@ -38,6 +38,8 @@ GATE_DOWN_SECONDS = 60
 @pytest.fixture(scope="module")
 def mixed(lab: Lab) -> Any:
     """The lab with all five types; the text of `make up`. Afterwards it is as it was."""
+    lab.make("up")  # other tests of this lab may have ended with it down
+    vars(lab).pop("_environment", None)
     before = lab.file.read_text()
 
     def add(config: dict[str, Any]) -> None:
