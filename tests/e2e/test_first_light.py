@@ -163,7 +163,9 @@ def test_prerequisites_are_installed_and_a_mistake_is_told(lab: Lab) -> None:
     lab.edit(change)
     lab.make("up")
     wanted = "problem: CiliumBGPClusterConfig cilium-bgp: no node matches its selector bgp=wroker"
-    assert until(60, lambda: wanted in lab.make("status", expect=1))
+    # The operator needs a moment to say so.
+    assert until(60, lambda: wanted in lab.run("make", "status", check=False))
+    lab.make("status", expect=1)
 
     def accepted() -> bool:
         (condition,) = lab.kubectl("get", "gatewayclass", "cilium")["status"]["conditions"]
