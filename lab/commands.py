@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,36 @@ def lint() -> None:
     run(["mypy", "."])
 
 
+END_TO_END = "tests/e2e"
+
+
+def test(wanted: list[str]) -> None:
+    """The tests named; else the checks of style and types, and all tests in two halves at once.
+
+    The end-to-end half waits for its lab most of the time, and leaves a core to the other one.
+    """
+    pytest = [sys.executable, "-m", "pytest"]
+    if wanted:
+        run([*pytest, *wanted])
+        return
+    with tempfile.TemporaryFile("w+") as output:
+        labs = subprocess.Popen(
+            [*pytest, END_TO_END, "-p", "no:cacheprovider"],
+            cwd=CHECKOUT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            lint()
+            run([*pytest, "tests", f"--ignore={END_TO_END}"])
+        finally:
+            status = labs.wait()
+            output.seek(0)
+            print(output.read(), end="", flush=True)
+    if status:
+        sys.exit(status)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -193,7 +224,7 @@ def main() -> int:
         "lint": lint,
         "down": lambda: down(given.all),
         "check": lambda: check(given.file),
-        "test": lambda: run([sys.executable, "-m", "pytest", *given.tests]),
+        "test": lambda: test(given.tests),
     }
     try:
         actions[given.command]()
