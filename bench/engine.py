@@ -25,7 +25,7 @@ from bench.measure import Run, timed
 from bench.table import Row
 from lab import stack
 from lab.pins import Layout
-from tests.unit.plugins.kubernetes_server import ApiServer
+from tests.unit.plugins.kubernetes_server import ApiServer, running
 
 _SECRET = "4dabf18193072939515e22adb298388d"  # the engine's mark on a secret in the state
 _PROGRAM = "pulumi-language-python-exec"
@@ -56,14 +56,14 @@ class Bed:
 
 @contextmanager
 def bed() -> Iterator[Bed]:
-    with tempfile.TemporaryDirectory(prefix="autojoin-bench-") as folder:
-        api = ApiServer(Path(folder))
+    with (
+        tempfile.TemporaryDirectory(prefix="autojoin-bench-") as folder,
+        running(Path(folder)) as api,
+    ):
         server = hosts.start(Path(folder) / "host")
         try:
-            api.start()
             yield Bed(Path(folder), hosts.described(server), api)
         finally:
-            api.stop()
             server.stop()
 
 

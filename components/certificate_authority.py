@@ -10,6 +10,7 @@ import pulumi_tls as tls
 from pulumi_command.remote import Command
 
 from components import remote
+from components.certificate_request import certificate_request
 from config.models import CertificateAuthority as Settings
 from render import certificate_authority as render
 from render import from_lab
@@ -27,11 +28,12 @@ class CertificateAuthority(pulumi.ComponentResource):
         self.settings = settings
         self.host = from_lab.authority_host(settings)
         pair = self._pair(name)
+        signer = certificate_request(f"{name}-ocsp", "OCSP signer", parent=self)
         self.ready = remote.run(
             f"{name}-cfssl",
             settings.host,
             create=render.install_command(self.host),
-            stdin=self._input(*self._signer(name), pair.stdout),
+            stdin=self._input(*signer, pair.stdout),
             delete=render.remove_command(self.host),
             quiet=True,
             parent=self,
@@ -53,22 +55,6 @@ class CertificateAuthority(pulumi.ComponentResource):
             parent=self,
             protect=self.settings.source == "generate",
         )
-
-    def _signer(self, name: str) -> tuple[tls.PrivateKey, tls.CertRequest]:
-        """The key of the OCSP signer, and what the CA is to sign."""
-        key = tls.PrivateKey(
-            f"{name}-ocsp-key",
-            algorithm="ECDSA",
-            ecdsa_curve="P256",
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-        request = tls.CertRequest(
-            f"{name}-ocsp-request",
-            private_key_pem=key.private_key_pem,
-            subject=tls.CertRequestSubjectArgs(common_name="OCSP signer"),
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-        return key, request
 
     def _input(
         self, key: tls.PrivateKey, request: tls.CertRequest, authority_pem: pulumi.Output[str]

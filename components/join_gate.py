@@ -7,6 +7,7 @@ import pulumi_tls as tls
 
 from components import remote
 from components.certificate_authority import CertificateAuthority
+from components.certificate_request import certificate_request
 from config.models import JoinGate as Settings
 from render import join_gate as render
 
@@ -30,7 +31,7 @@ class JoinGate(pulumi.ComponentResource):
         self.settings = settings
         self.host = authority.settings.host
         self.url = render.url(authority.host)
-        key, request = self._listener(name)
+        key, request = certificate_request(name, "autojoin join gate", parent=self)
         self.ready = remote.run(
             f"{name}-service",
             self.host,
@@ -46,21 +47,6 @@ class JoinGate(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         ).private_key_pem
         self.register_outputs({"url": self.url})
-
-    def _listener(self, name: str) -> tuple[tls.PrivateKey, tls.CertRequest]:
-        key = tls.PrivateKey(
-            f"{name}-key",
-            algorithm="ECDSA",
-            ecdsa_curve="P256",
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-        request = tls.CertRequest(
-            f"{name}-request",
-            private_key_pem=key.private_key_pem,
-            subject=tls.CertRequestSubjectArgs(common_name="autojoin join gate"),
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-        return key, request
 
     def _input(self, key: tls.PrivateKey, request: tls.CertRequest) -> pulumi.Output[str]:
         host = self.authority.host

@@ -11,6 +11,7 @@ from itertools import combinations
 from config.bgp import DEFAULT_ADVERTISEMENT, Bgp, Instance, LoadBalancerPool, Override, Peer
 from config.models import Lab
 from config.problem import Problem
+from config.repeats import twins
 from config.types import Address, Network
 from render import bgp as render
 from render import cilium_versions
@@ -423,17 +424,6 @@ def _same_overrides(bgp: Bgp) -> Iterator[Problem]:
 
 
 # --- helpers --------------------------------------------------------------------------------
-
-
-def twins(values: Sequence[object]) -> Iterator[tuple[int, int]]:
-    """Pairs of indexes at which the same value, None aside, stands; the earliest one first."""
-    seen: dict[object, int] = {}
-    for index, value in enumerate(values):
-        if value is None:
-            continue
-        if value in seen:
-            yield seen[value], index
-        seen.setdefault(value, index)
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:

@@ -19,11 +19,6 @@ from config.problem import Problem
 _RED, _YELLOW, _GREEN, _PLAIN = "\033[31m", "\033[33m", "\033[32m", "\033[0m"
 
 
-def check(path: Path) -> Report:
-    """All about one file."""
-    return examine(path)
-
-
 def show(path: Path, report: Report, *, strict: bool = False) -> bool:
     """Print what was found in a file; whether it passes."""
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -76,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="for a program: one list, files in it")
     parser.add_argument("--strict", action="store_true", help="warnings are problems too")
     given = parser.parse_args(arguments)
-    reports = {path: check(path) for path in given.files}
+    reports = {path: examine(path) for path in given.files}
     if given.json:
         data = [as_data(path, report, strict=given.strict) for path, report in reports.items()]
         print(json.dumps(data, indent=2, ensure_ascii=False))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from config.models import Lab, Worker
 from config.problem import Problem
+from config.repeats import twins
 from config.types import Address, Network
 
 # Folders of `make render` beside those of the nodes.
@@ -172,14 +173,3 @@ def _odd_values(value: object, path: str = "") -> Iterator[str]:
             yield from _odd_values(item, f"{path}[{index}]")
     elif not (value is None or isinstance(value, (str, int, float, bool))):
         yield path
-
-
-def twins(values: Sequence[object]) -> Iterator[tuple[int, int]]:
-    """Pairs of indexes at which the same value, None aside, stands; the earliest one first."""
-    seen: dict[object, int] = {}
-    for index, value in enumerate(values):
-        if value is None:
-            continue
-        if value in seen:
-            yield seen[value], index
-        seen.setdefault(value, index)

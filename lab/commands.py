@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from config.check import check as check_config
 from config.check import show
-from config.load import from_stack_file
+from config.load import examine, from_stack_file
 from config.problem import ConfigError
 from lab import facts, lab, place, stack, tools
 from lab.errors import LabError
@@ -158,7 +157,7 @@ def check(path: Path) -> None:
         where = place.allocate(CHECKOUT)
         facts.prepare(where)
         stack.write_file(where)
-    if not show(path, check_config(path)):
+    if not show(path, examine(path)):
         sys.exit(1)
 
 

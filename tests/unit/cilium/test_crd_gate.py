@@ -12,7 +12,7 @@ import pytest
 import render
 from lab.pins import Layout
 from render.cilium_versions import VERSIONS
-from tests.unit.plugins.kubernetes_server import ApiServer, free_port
+from tests.unit.plugins.kubernetes_server import ApiServer, free_port, running
 
 GATE = Path(render.__path__[0]) / "files" / "crd-gate.sh"
 POOL = "ciliumloadbalancerippools.cilium.io"
@@ -20,12 +20,8 @@ POOL = "ciliumloadbalancerippools.cilium.io"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    server = ApiServer(tmp_path_factory.mktemp("crd-gate"))
-    try:
-        server.start()
+    with running(tmp_path_factory.mktemp("crd-gate")) as server:
         yield server
-    finally:
-        server.stop()
 
 
 def command(*words: str) -> list[str]:

@@ -20,7 +20,7 @@ from config.models import Lab
 from lab.pins import Layout
 from lab.plugins.kubernetes_client import ApiError, Client
 from render import bgp
-from tests.unit.plugins.kubernetes_server import ApiServer
+from tests.unit.plugins.kubernetes_server import ApiServer, running
 from tests.unit.render import bgp_examples
 
 RELEASES = {"1.17": "1.17.0", "1.18": "1.18.4", "1.20": "1.20.2"}
@@ -64,12 +64,8 @@ def listed(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    server = ApiServer(tmp_path_factory.mktemp("custom-resources"))
-    try:
-        server.start()
+    with running(tmp_path_factory.mktemp("custom-resources")) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module", params=sorted(RELEASES))

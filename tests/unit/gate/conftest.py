@@ -7,33 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.gate.gate_host import Host, TestNode, registered
+from tests.unit.gate.gate_host import Host, TestNode, registered, running
 
 
 @pytest.fixture(scope="session")
 def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """One host for all tests that only add nodes of their own."""
-    host = Host(tmp_path_factory.mktemp("authority"))
-    try:
-        host.start_cfssl()
-        host.start_gate()
+    with running(tmp_path_factory.mktemp("authority")) as host:
         yield host
-    finally:
-        for name in list(host.processes):
-            host.stop(name)
 
 
 @pytest.fixture
 def own_host(tmp_path: Path) -> Iterator[Host]:
     """A host for a test that stops or breaks something."""
-    host = Host(tmp_path)
-    try:
-        host.start_cfssl()
-        host.start_gate()
+    with running(tmp_path) as host:
         yield host
-    finally:
-        for name in list(host.processes):
-            host.stop(name)
 
 
 @pytest.fixture

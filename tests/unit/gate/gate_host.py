@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import getpass
 import hashlib
@@ -18,6 +19,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -388,6 +390,19 @@ class TestNode:
 
 
 _numbers = itertools.count(1)
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Host]:
+    """A host in `folder` with CFSSL and the gate started; all that runs on it is stopped."""
+    host = Host(folder)
+    try:
+        host.start_cfssl()
+        host.start_gate()
+        yield host
+    finally:
+        for name in list(host.processes):
+            host.stop(name)
 
 
 def registered(host: Host) -> TestNode:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from cryptography import x509
 
-from tests.unit.gate.gate_host import Host, TestNode
+from tests.unit.gate.gate_host import Host, TestNode, running
 
 # A join takes about 10 ms here; the last ones hit a gate that has answered.
 MOMENTS = [0.0, 0.002, 0.004, 0.006, 0.008, 0.010, 0.013, 0.025]
@@ -22,14 +22,8 @@ AT_ONCE = 4
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    host = Host(tmp_path_factory.mktemp("crashes"))
-    try:
-        host.start_cfssl()
-        host.start_gate()
+    with running(tmp_path_factory.mktemp("crashes")) as host:
         yield host
-    finally:
-        for name in list(host.processes):
-            host.stop(name)
 
 
 def kill(host: Host, victim: str) -> None:

@@ -7,18 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.plugins.kubernetes_server import ApiServer, Engine, install_plugin
+from tests.unit.plugins.kubernetes_server import ApiServer, Engine, install_plugin, running
 
 
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """A real kube-apiserver, without a controller manager."""
-    server = ApiServer(tmp_path_factory.mktemp("api-server"))
-    try:
-        server.start()
+    with running(tmp_path_factory.mktemp("api-server")) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import ipaddress
 import json
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,17 @@ class ApiServer:
     def remove(self, api_version: str, kind: str, namespace: str | None, name: str) -> None:
         client = self.client
         client.delete(client.resource(api_version, kind), namespace, name, "Background")
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[ApiServer]:
+    """An API server with its state in `folder`, stopped at the end."""
+    server = ApiServer(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 class Engine:
