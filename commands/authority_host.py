@@ -7,6 +7,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from pydantic import SecretStr
+
+from commands import ssh
 from config.models import Host
 from lab.errors import LabError
 
@@ -23,11 +26,11 @@ def run(host: Host, private_key: str | None, command: str, stdin: bytes = b"") -
     `private_key` is the key to log in with, in the clear; None leaves it to the SSH agent.
     """
     with tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as folder:
-        words = ssh_command(host, private_key, Path(folder))
+        given = SecretStr(private_key) if private_key is not None else None
+        there = host.model_copy(update={"private_key": given, "private_key_file": None})
+        words = ["ssh", *ssh.options(there, Path(folder)), f"{host.user}@{host.address}", command]
         try:
-            answer = subprocess.run(
-                [*words, command], input=stdin, capture_output=True, timeout=SECONDS
-            )
+            answer = subprocess.run(words, input=stdin, capture_output=True, timeout=SECONDS)
         except subprocess.TimeoutExpired:
             raise HostError(f"{host.address}: no answer within {SECONDS} s") from None
         except OSError as error:
@@ -40,38 +43,6 @@ def run(host: Host, private_key: str | None, command: str, stdin: bytes = b"") -
     if answer.returncode:
         raise HostError(said or f"{host.address}: exit status {answer.returncode}")
     return answer.stdout
-
-
-def ssh_command(host: Host, private_key: str | None, folder: Path) -> list[str]:
-    """ssh's words, up to the command; the keys lie in `folder`."""
-    known = folder / "known_hosts"
-    name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
-    known.write_text(f"{name} {host.host_key}\n")
-    options = {
-        "BatchMode": "yes",
-        "StrictHostKeyChecking": "yes",
-        "UserKnownHostsFile": str(known),
-        "GlobalKnownHostsFile": "/dev/null",
-        "HostKeyAlgorithms": host_key_algorithms(host.host_key),
-        "ConnectTimeout": "10",
-        "LogLevel": "ERROR",
-    }
-    words = ["ssh", "-F", "/dev/null", "-T", "-p", str(host.port), "-l", host.user]
-    if private_key is not None:
-        key = folder / "key"
-        key.touch(0o600)
-        key.write_text(private_key.rstrip("\n") + "\n")
-        words += ["-i", str(key)]
-        options["IdentitiesOnly"] = "yes"
-    for option, value in options.items():
-        words += ["-o", f"{option}={value}"]
-    return [*words, host.address]
-
-
-def host_key_algorithms(host_key: str) -> str:
-    """Only of the pinned key's type, or the server offers another, which then looks wrong."""
-    kind = host_key.split()[0]
-    return "rsa-sha2-512,rsa-sha2-256" if kind == "ssh-rsa" else kind
 
 
 def refusal(host: Host, said: str) -> str:

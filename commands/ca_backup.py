@@ -15,7 +15,7 @@ from pathlib import Path
 from commands import authority_host, backup_file
 from commands.stack_lab import LabAccess, access
 from config.load import ConfigError
-from lab.errors import LabError
+from lab.errors import LabError, tell
 from render import certificate_authority, from_lab
 
 
@@ -49,8 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         passphrase = backup_file.passphrase(given.passphrase_file, twice=True)
         print(f"autojoin: {backup(access(given.file), target, passphrase, given.keys)}")
     except (ConfigError, LabError) as error:
-        for line in str(error).splitlines():
-            print(f"autojoin: {line}", file=sys.stderr)
+        tell(error)
         return 1
     return 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from commands import authority_host, backup_file
 from commands.stack_lab import LabAccess, access
 from config.load import ConfigError
-from lab.errors import LabError
+from lab.errors import LabError, tell
 from render import certificate_authority, from_lab, join_gate
 
 
@@ -39,8 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         passphrase = backup_file.passphrase(given.passphrase_file, twice=False)
         print(f"autojoin: {restore(access(given.file), given.backup, passphrase)}")
     except (ConfigError, LabError) as error:
-        for line in str(error).splitlines():
-            print(f"autojoin: {line}", file=sys.stderr)
+        tell(error)
         return 1
     return 0
 

@@ -26,6 +26,7 @@ from config.load import from_stack_file
 from config.models import Lab
 from config.problem import ConfigError
 from lab import tools
+from lab.errors import tell
 from lab.pins import Layout
 from render import bgp, certificate_authority, documents, from_lab
 from render.authority_host import platform
@@ -272,8 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found, silent = everything(from_stack_file(given.file))
     except ConfigError as error:
-        for line in str(error).splitlines():
-            print(f"autojoin: {line}", file=sys.stderr)
+        tell(error)
         return 1
     if given.json:
         data = {"differences": [asdict(each) for each in found], "unreachable": silent}

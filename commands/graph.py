@@ -14,6 +14,7 @@ from pathlib import Path
 from config.load import from_stack_file
 from config.models import Lab, Worker
 from config.problem import ConfigError
+from lab.errors import tell
 from render import from_lab
 from render.picture import Box, Card, Picture, grouped, svg
 
@@ -137,8 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = picture(from_stack_file(given.file))
         write(Path(given.out).expanduser(), svg(found))
     except (ConfigError, GraphError) as error:
-        for line in str(error).splitlines():
-            print(f"autojoin: {line}", file=sys.stderr)
+        tell(error)
         return 1
     groups = {box.title: len(box.cards) + box.more for box in found.groups}
     if given.json:

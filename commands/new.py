@@ -21,6 +21,7 @@ from commands import stack_text
 from config.load import examine_content, examine_values
 from config.models import Hardware
 from config.wording import field_at
+from lab.errors import tell
 from lab.pins import CHECKOUT
 
 EXAMPLE_HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExam"
@@ -350,8 +351,7 @@ def main(arguments: list[str] | None = None) -> int:
         answers = gather(given, interactive and not given.json)
         path = create(stack, given.folder, content(stack, answers))
     except NewError as error:
-        for line in str(error).splitlines():
-            print(f"autojoin: {line}", file=sys.stderr)
+        tell(error)
         return 1
     except (KeyboardInterrupt, EOFError):
         print("\nautojoin: nothing was written", file=sys.stderr)

@@ -23,7 +23,7 @@ from commands import summary
 from config.load import from_stack_file
 from config.problem import ConfigError
 from lab import place, stack, tools
-from lab.errors import LabError
+from lab.errors import LabError, tell
 from lab.pins import CHECKOUT, Layout
 
 
@@ -154,8 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         preview(given.stack, file, as_json=given.json)
     except (LabError, ConfigError) as error:
-        for line in str(error).splitlines():
-            print(f"autojoin: {line}", file=sys.stderr)
+        tell(error)
         return 1
     except KeyboardInterrupt:
         print("autojoin: interrupted; nothing was changed", file=sys.stderr)

@@ -18,8 +18,9 @@ from pathlib import Path, PurePosixPath
 
 from cryptography import x509
 
-from config.load import NAMESPACE, ConfigError, from_stack_file, from_values
+from config.load import ConfigError, from_stack_file
 from config.models import Lab
+from lab.errors import tell
 from render.archive import File
 from render.documents import tree
 
@@ -53,7 +54,7 @@ def known(file: Path, stack: str, certificate: Path | None, show_secrets: bool) 
     from commands import state  # needs the engine, which plain rendering does not
 
     try:
-        sections = state.configuration(stack, file)
+        lab = state.lab(stack, file)
         made = {
             resource["urn"].rpartition("::")[2]: resource for resource in state.resources(stack)
         }
@@ -66,9 +67,7 @@ def known(file: Path, stack: str, certificate: Path | None, show_secrets: bool) 
             f"SECRETS=show: the state of stack {stack} has no {error.args[0]}; "
             "`pulumi up` makes the join secret and learns the authority's certificate"
         ) from None
-    prefix = f"{NAMESPACE}:"
-    values = {key.removeprefix(prefix): it for key, it in sections.items() if prefix in key}
-    return Known(from_values(values), plain(secret), authority_pem or plain(authority))
+    return Known(lab, plain(secret), authority_pem or plain(authority))
 
 
 def plain(value: object) -> str:
@@ -195,8 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         files = tree(found.lab, found.secret_pem, found.authority_pem)
         write(files, Path(given.out).expanduser())
     except (ConfigError, RenderError, ValueError) as error:
-        for line in str(error).splitlines():
-            print(f"autojoin: {line}", file=sys.stderr)
+        tell(error)
         return 1
     except OSError as error:
         print(f"autojoin: OUT: {error.filename}: {error.strerror}", file=sys.stderr)

@@ -46,6 +46,7 @@ def options(host: Host, folder: Path) -> list[str]:
         "UserKnownHostsFile": str(known),
         "GlobalKnownHostsFile": "/dev/null",
         "ConnectTimeout": str(_DIAL_SECONDS),
+        "HostKeyAlgorithms": host_key_algorithms(host.host_key),
         "LogLevel": "ERROR",
         "Port": str(host.port),
     }
@@ -62,3 +63,9 @@ def options(host: Host, folder: Path) -> list[str]:
         path = Path(host.private_key_file).expanduser()
         words += ["-o", "IdentitiesOnly=yes", "-i", str(path)]
     return words
+
+
+def host_key_algorithms(host_key: str) -> str:
+    """Only of the pinned key's type, or the server offers another, which then looks wrong."""
+    kind = host_key.split()[0]
+    return "rsa-sha2-512,rsa-sha2-256" if kind == "ssh-rsa" else kind

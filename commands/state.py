@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from config.load import NAMESPACE, from_values
+from config.models import Lab
 from lab import place, stack
 from lab.pins import CHECKOUT
 
@@ -36,6 +38,15 @@ def configuration(name: str, file: Path) -> dict[str, Any]:
     """The sections of a stack's configuration by full key, secrets decrypted."""
     values = _pulumi(name, "config", "--show-secrets", "--json", "--config-file", str(file))
     return {key: entry.get("objectValue", entry.get("value")) for key, entry in values.items()}
+
+
+def lab(name: str, file: Path) -> Lab:
+    """The stack's lab, secrets decrypted; StateError, or ConfigError, where it can't be had."""
+    prefix = f"{NAMESPACE}:"
+    sections = configuration(name, file)
+    return from_values(
+        {key.removeprefix(prefix): it for key, it in sections.items() if prefix in key}
+    )
 
 
 def _pulumi(name: str, *words: str) -> dict[str, Any]:

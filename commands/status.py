@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from commands import bgp_status, ssh, state
-from config.load import NAMESPACE, from_stack_file, from_values
+from config.load import from_stack_file
 from config.models import Lab
 from config.problem import ConfigError
 from lab import tools
+from lab.errors import tell
 from lab.pins import CHECKOUT, Layout
 from render import from_lab, join_gate
 
@@ -57,12 +58,7 @@ class Line:
 def read_lab(name: str, file: Path) -> Lab:
     """The stack's lab; its secrets are decrypted where the way to the CA host needs one."""
     lab = from_stack_file(file)
-    if lab.certificate_authority.host.private_key is None:
-        return lab
-    prefix = f"{NAMESPACE}:"
-    sections = state.configuration(name, file)
-    values = {key.removeprefix(prefix): it for key, it in sections.items() if prefix in key}
-    return from_values(values)
+    return lab if lab.certificate_authority.host.private_key is None else state.lab(name, file)
 
 
 def registered(lab: Lab) -> dict[str, dict[str, Any]]:
@@ -183,8 +179,7 @@ def main() -> int:
         lab = read_lab(given.stack, file)
         nodes = registered(lab)
     except (ConfigError, state.StateError, StatusError) as error:
-        for text in str(error).splitlines():
-            print(f"autojoin: {text}", file=sys.stderr)
+        tell(error)
         return 2
     readiness, trouble = ready(lab)
     shown = lines(lab, nodes, None if trouble else readiness)

@@ -17,7 +17,7 @@ from config.check import show
 from config.load import examine, from_stack_file
 from config.problem import ConfigError
 from lab import facts, lab, place, stack, tools
-from lab.errors import LabError
+from lab.errors import LabError, tell
 from lab.pins import CHECKOUT, Layout
 from lab.plugins import install as plugins
 
@@ -228,8 +228,7 @@ def main() -> int:
     try:
         actions[given.command]()
     except (LabError, ConfigError) as error:
-        for line in str(error).splitlines():
-            print(f"autojoin: {line}", file=sys.stderr)
+        tell(error)
         return 1
     except KeyboardInterrupt:
         print("autojoin: interrupted; the same command goes on", file=sys.stderr)

@@ -32,6 +32,7 @@ if __package__ in (None, ""):  # run as a file, before anything is installed
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lab import pins
+from lab.errors import tell
 from lab.pins import CHECKOUT, GO_FILES, GO_TOOLS, MODULES, GoFile, GoTool, Layout
 
 NEEDED_GO = (1, 26)
@@ -432,8 +433,7 @@ def main() -> int:
     try:
         install(arguments.set)
     except SetupError as error:
-        for line in str(error).splitlines():
-            print(f"autojoin: {line}", file=sys.stderr)
+        tell(error)
         return 1
     except KeyboardInterrupt:
         print("autojoin: interrupted; run it again to go on", file=sys.stderr)

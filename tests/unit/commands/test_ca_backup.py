@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from commands import backup_file, ca_backup, ca_restore
-from commands.authority_host import host_key_algorithms, refusal
+from commands.authority_host import refusal
+from commands.ssh import host_key_algorithms
 from config.models import Host
 from lab.errors import LabError
 
