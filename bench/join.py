@@ -8,6 +8,7 @@ appeared and when it was Ready.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -99,6 +100,8 @@ class Bed:
     where: Place
     watch: NodeWatch
     image: str
+    # A name that joined and was removed comes back with a higher one.
+    generations: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
     def machines(self) -> Path:
@@ -142,12 +145,14 @@ def without_workers(config: dict[str, Any]) -> None:
 def ours(bed: Bed, count: int) -> list[Join]:
     """`count` workers by one `pulumi up`, then gone by another."""
     names = [f"ours-{number}" for number in range(count)]
+    generation = next(bed.generations)
 
     def add(config: dict[str, Any]) -> None:
         config["autojoin:workers"] = {
             name: {
                 "hardware": "nspawn",
                 "address": bed.address(number),
+                "generation": generation,
                 "image": facts.WORKER_IMAGE,
                 "bridge": facts.BRIDGE,
             }

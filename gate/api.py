@@ -182,9 +182,11 @@ class Application:
             raise Refusal(400, "node: must be text")
         node = self._authentic_node(name, signed)
         secrets = (node.join_key, node.status_token)
-        phase, state, message = progress.checked_report(data, secrets)
-        self._progress.report(name, phase, state, message)
-        journal.record("progress", node=name, phase=phase, state=state, message=message or None)
+        reports = progress.checked_reports(data, secrets)
+        self._progress.report(name, reports)
+        for it in reports:
+            message = it.message or None
+            journal.record("progress", node=name, phase=it.phase, state=it.state, message=message)
         return Response(204)
 
     def _status(self, request: Request, remote: str) -> Response:

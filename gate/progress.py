@@ -6,7 +6,8 @@ import base64
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gate.errors import Refusal
@@ -15,26 +16,56 @@ from gate.store import Event, Store
 PHASES = ("clock", "packages", "authority", "certificate", "runtime", "kubelet", "node", "ready")
 STATES = ("started", "done", "failed")
 MESSAGE_LIMIT = 500
+REPORTS_LIMIT = 16
+AGE_LIMIT = 3600
 WAIT_LIMIT_SECONDS = 30.0
 # The registration may be replaced by a command in another process, which cannot notify.
 _LOOK_AGAIN_SECONDS = 5.0
 
 
-def checked_report(data: dict[str, Any], secrets: Iterable[bytes]) -> tuple[str, str, str]:
-    """Phase, state and message of a report; the message on one line and of bounded length.
+@dataclass(frozen=True)
+class Report:
+    """One event as a node tells it; `age` is how many seconds before the telling it happened."""
 
-    `secrets` are what the node was given; they are taken out of the message.
+    phase: str
+    state: str
+    message: str
+    age: float = 0.0
+
+
+def checked_reports(data: dict[str, Any], secrets: Iterable[bytes]) -> list[Report]:
+    """The reports in `data`: one, or a list of them under `events`, oldest first.
+
+    `secrets` are what the node was given; they are taken out of the messages.
     """
-    for key in sorted(set(data) - {"node", "phase", "state", "message"}):
-        raise Refusal(400, f"{key[:40]}: unknown key; known: node, phase, state, message")
+    if "events" not in data:
+        return [checked_report({key: data[key] for key in data if key != "node"}, secrets)]
+    for key in sorted(set(data) - {"node", "events"}):
+        raise Refusal(400, f"{key[:40]}: unknown key; known: node, events")
+    events = data["events"]
+    if not isinstance(events, list) or not 1 <= len(events) <= REPORTS_LIMIT:
+        raise Refusal(400, f"events: must be a list of 1 to {REPORTS_LIMIT} reports")
+    for event in events:
+        if not isinstance(event, dict):
+            raise Refusal(400, "events: each report must be a JSON object")
+    return [checked_report(event, secrets) for event in events]
+
+
+def checked_report(data: dict[str, Any], secrets: Iterable[bytes]) -> Report:
+    """A report with its message on one line and of bounded length."""
+    for key in sorted(set(data) - {"phase", "state", "message", "age"}):
+        raise Refusal(400, f"{key[:40]}: unknown key; known: phase, state, message, age")
     phase, state, message = data.get("phase"), data.get("state"), data.get("message", "")
+    age = data.get("age", 0)
     if phase not in PHASES:
         raise Refusal(400, f"phase: must be one of {', '.join(PHASES)}, found {phase!r:.40}")
     if state not in STATES:
         raise Refusal(400, f"state: must be one of {', '.join(STATES)}, found {state!r:.40}")
     if not isinstance(message, str):
         raise Refusal(400, "message: must be text")
-    return phase, state, one_line(without_secrets(message, secrets))
+    if isinstance(age, bool) or not isinstance(age, (int, float)) or not 0 <= age <= AGE_LIMIT:
+        raise Refusal(400, f"age: must be a number of seconds from 0 to {AGE_LIMIT}")
+    return Report(phase, state, one_line(without_secrets(message, secrets)), age)
 
 
 _HIDDEN = "REDACTED"
@@ -71,8 +102,11 @@ class Progress:
         self._places = threading.BoundedSemaphore(most_waiting)
         self._stopping = False
 
-    def report(self, name: str, phase: str, state: str, message: str) -> None:
-        self._store.append_event(name, phase, state, message)
+    def report(self, name: str, reports: Sequence[Report]) -> None:
+        now = time.time()
+        self._store.append_events(
+            name, [(now - it.age, it.phase, it.state, it.message) for it in reports]
+        )
         with self._changed:
             self._changed.notify_all()
 

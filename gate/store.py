@@ -266,23 +266,27 @@ class Store:
             )
         return kept
 
-    def append_event(self, name: str, phase: str, state: str, message: str) -> int:
-        """Add an event, dropping the oldest over EVENTS_KEPT; its number (0: no such node)."""
+    def append_events(self, name: str, events: Sequence[tuple[float, str, str, str]]) -> None:
+        """Add events (at, phase, state, message), dropping the oldest over EVENTS_KEPT.
+
+        Where there is no such node any more, nothing happens.
+        """
         with self._transaction() as database:
             if not database.execute("SELECT 1 FROM nodes WHERE name = ?", (name,)).fetchone():
-                return 0
-            number: int = database.execute(
-                "SELECT coalesce(max(number), 0) + 1 FROM events WHERE node = ?", (name,)
+                return
+            last: int = database.execute(
+                "SELECT coalesce(max(number), 0) FROM events WHERE node = ?", (name,)
             ).fetchone()[0]
-            database.execute(
+            rows = [(name, number, *event) for number, event in enumerate(events, last + 1)]
+            database.executemany(
                 "INSERT INTO events (node, number, at, phase, state, message)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (name, number, time.time(), phase, state, message),
+                rows,
             )
             database.execute(
-                "DELETE FROM events WHERE node = ? AND number <= ?", (name, number - EVENTS_KEPT)
+                "DELETE FROM events WHERE node = ? AND number <= ?",
+                (name, last + len(rows) - EVENTS_KEPT),
             )
-        return number
 
     def events(self, name: str, after: int) -> list[Event]:
         """The node's events with a number above `after`, oldest first."""

@@ -109,11 +109,16 @@ def _user_data(node: Node, files: list[dict[str, Any]]) -> dict[str, Any]:
     }
     if node.storage_disk:
         data |= _storage(node.storage_disk)
-    if node.plain or node.storage_disk or node.extra_user_data:
+    if not _needs_few_modules(node):
         return data
     first = MODULES["cloud_init_modules"]
     grow = ["growpart", "resizefs"] if node.grow_root else []
     return data | MODULES | {"cloud_init_modules": [*first, *grow]}
+
+
+def _needs_few_modules(node: Node) -> bool:
+    """Whether MODULES are all that cloud-init has to run."""
+    return not (node.plain or node.storage_disk or node.extra_user_data)
 
 
 def _storage(disk: str) -> dict[str, Any]:
@@ -176,7 +181,7 @@ def _files(
         _file(JOIN_KEY, join_key, "0600"),
         _file(JOIN_ENVIRONMENT, _shell(environment), "0600"),
         _file(JOIN_PROGRAM, JOIN_SCRIPT.read_text(), "0700"),
-        _file(f"/etc/systemd/system/{JOIN_UNIT}", _join_service(), "0644"),
+        _file(f"/etc/systemd/system/{JOIN_UNIT}", _join_service(node), "0644"),
         _file(kubelet.CONFIGURATION, to_yaml(configuration), "0600"),
         _file(kubelet.KUBECONFIG, to_yaml(kubelet.kubeconfig(cluster, node)), "0600"),
         _file("/etc/systemd/system/kubelet.service", kubelet.service(node), "0644"),
@@ -212,17 +217,19 @@ def _file(path: str, content: str, permissions: str) -> dict[str, Any]:
     return {"path": path, "permissions": permissions, "owner": "root:root", "content": content}
 
 
-def _join_service() -> str:
+def _join_service(node: Node) -> str:
     """Without default dependencies: the join waits for what it needs, and for no more of the boot.
 
-    Status 3 is a refusal, which asking again does not change.
+    Where the rest of cloud-init has nothing to do for the node, it waits for the join instead of
+    taking the processor from it. Status 3 is a refusal, which asking again does not change.
     """
+    later = "cloud-config.service " if _needs_few_modules(node) else ""
     return f"""\
 [Unit]
 Description=Join this machine to its Kubernetes cluster
 DefaultDependencies=no
 Conflicts=shutdown.target
-Before=shutdown.target
+Before={later}shutdown.target
 After=network.target
 ConditionPathExists={JOIN_KEY}
 StartLimitIntervalSec=3600

@@ -32,7 +32,10 @@ PHASE=clock told=''
 # A seed that was written to be read has no key in it, and no retry will put one there.
 check_join_key() {
     read -r word <"$JOIN_KEY" || [ -n "$word" ]
-    [ "${#word}" -eq 64 ] && [ -z "$(printf '%s' "$word" | tr -d '0-9a-f')" ] && return 0
+    case $word in
+        *[!0-9a-f]*) ;;
+        *) [ "${#word}" -ne 64 ] || return 0 ;;
+    esac
     printf '%s: the seed holds no join key (%.8s); take one of make render with SECRETS=show, or of pulumi up\n' "$NODE" "$word"
     exit "$REFUSED"
 }
@@ -72,12 +75,19 @@ hmac() {
     printf '%b' "$escapes" | base64 -w 0
 }
 
+# Sets `uptime`, a clock that nobody sets, in hundredths of a second.
+look_at_clock() {
+    read -r uptime rest </proc/uptime
+    uptime=$((${uptime%.*} * 100 + 1${uptime#*.} - 100))
+}
+
 # report PHASE STATE [MESSAGE]: queue one event; it goes out with the next `flush`.
 report() {
     message=''
     [ -z "${3:-}" ] || message=$(printf '%s' "$3" | tr '"\\\t' "'/ " | tr -cd '\40-\176' | cut -c 1-500)
     printf '%s %s %s%s\n' "$NODE" "$1" "$2" "${message:+: $message}"
-    printf '%s\t%s\t%s\n' "$1" "$2" "$message" >&4
+    look_at_clock
+    printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$uptime" "$message" >&4
 }
 
 flush() {
@@ -88,27 +98,31 @@ finished() {
     report "$1" 'done' "${2:-}"
 }
 
-# One process sends what was queued, in order, while the join goes on.
+# One process sends what was queued, in order, while the join goes on. `age` is in seconds.
 send_reports() {
-    requests=''
-    while IFS=$TAB read -r event_phase event_state event_message; do
-        if [ "$event_phase" = flush ]; then
-            printf '%s' "$requests" | curl --config - >/dev/null 2>&1 || true
-            requests=''
+    queued=''
+    while IFS=$TAB read -r event_phase event_state event_time event_message; do
+        if [ "$event_phase" != flush ]; then
+            queued="$queued$event_phase$TAB$event_state$TAB$event_time$TAB$event_message
+"
             continue
         fi
-        event="{\"node\":\"$NODE\",\"phase\":\"$event_phase\",\"state\":\"$event_state\",\"message\":\"$event_message\"}"
-        token=$(hmac "$event")
-        event=$(printf '%s' "$event" | base64 -w 0)
-        requests="$requests${requests:+next
-}url = \"$GATE_URL/v1/progress\"
-cacert = \"$AUTHORITY\"
-header = \"Content-Type: application/json\"
-data-binary = \"{\\\"token\\\":\\\"$token\\\",\\\"request\\\":\\\"$event\\\"}\"
-output = /dev/null
-max-time = 10
-silent
-"
+        [ -n "$queued" ] || continue
+        look_at_clock
+        events=''
+        while IFS=$TAB read -r event_phase event_state event_time event_message; do
+            [ -n "$event_phase" ] || continue
+            age=$((uptime - event_time))
+            age=$((age / 100)).$((age / 10 % 10))$((age % 10))
+            events="$events${events:+,}{\"phase\":\"$event_phase\",\"state\":\"$event_state\",\"age\":$age,\"message\":\"$event_message\"}"
+        done <<QUEUED
+$queued
+QUEUED
+        queued=''
+        request="{\"node\":\"$NODE\",\"events\":[$events]}"
+        printf '{"token":"%s","request":"%s"}' "$(hmac "$request")" "$(printf '%s' "$request" | base64 -w 0)" |
+            curl --silent --max-time 10 --cacert "$AUTHORITY" --header 'Content-Type: application/json' \
+                --data-binary @- "$GATE_URL/v1/progress" >/dev/null 2>&1 || true
     done
 }
 
@@ -234,12 +248,12 @@ forget_other_identity() {
     mv "$STATE/identity.new" "$STATE/identity"
 }
 
-# Sets `public_key` and `request`. The key must be on the disk before the gate binds the join key to
-# it; an unreadable one (a cut while it was written, so never used) is made anew.
+# Sets `public_key` and `request`; with a new key, `keeping` is the process that puts it on the disk.
+# An unreadable key (a cut while it was written, so never used) is made anew.
 make_request() {
     names="DNS:$NODE"
     for address in $ADDRESSES; do names=$names,IP:$address; done
-    made=''
+    made='' keeping=''
     if [ -s "$KEY" ]; then
         made=$(signing_request -key "$KEY" 2>/dev/null) || made=''
     fi
@@ -250,13 +264,18 @@ make_request() {
         esac
         made=$(signing_request "$@" -nodes -keyout "$KEY.new") ||
             fail 1 "openssl could not make a key and a request: $made"
-        sync "$KEY.new"
-        mv "$KEY.new" "$KEY"
-        sync "$PKI"
+        keep_key &
+        keeping=$!
     fi
     public_key=-----BEGIN\ PUBLIC\ KEY-----${made#*-----BEGIN PUBLIC KEY-----}
     public_key=${public_key%%-----BEGIN CERTIFICATE REQUEST-----*}
     request=-----BEGIN\ CERTIFICATE\ REQUEST-----${made#*-----BEGIN CERTIFICATE REQUEST-----}
+}
+
+keep_key() {
+    sync "$KEY.new"
+    mv "$KEY.new" "$KEY"
+    sync "$PKI"
 }
 
 signing_request() {
@@ -365,6 +384,8 @@ get_certificate() {
     fi
     make_request
     make_body
+    # The key must be on the disk before the gate binds the join key to it.
+    [ -z "$keeping" ] || wait "$keeping"
     obtain_certificate
     install_certificate
     install_client_pair
@@ -372,14 +393,20 @@ get_certificate() {
 }
 
 # Any answer will do: the runtime speaks HTTP/2, and 7 and 28 are "nobody there" and "no answer".
+runtime_answers() {
+    [ -S "$ROOT$RUNTIME_SOCKET" ] || return 1
+    answered=0
+    curl --silent --max-time 1 --unix-socket "$ROOT$RUNTIME_SOCKET" http://localhost/ >/dev/null 2>&1 ||
+        answered=$?
+    [ "$answered" -ne 7 ] && [ "$answered" -ne 28 ]
+}
+
+# The first look was in the background, beside the certificate.
 check_runtime() {
     begin runtime 120
-    while :; do
-        answered=0
-        [ ! -S "$ROOT$RUNTIME_SOCKET" ] ||
-            curl --silent --max-time 1 --unix-socket "$ROOT$RUNTIME_SOCKET" http://localhost/ >/dev/null 2>&1 ||
-            answered=$?
-        [ ! -S "$ROOT$RUNTIME_SOCKET" ] || [ "$answered" -eq 7 ] || [ "$answered" -eq 28 ] || break
+    answers=''
+    ! wait "$preparing" || answers=yes
+    until [ -n "$answers" ] || runtime_answers; do
         wait_more "the container runtime does not answer at $RUNTIME_SOCKET"
     done
     finished runtime
@@ -397,11 +424,13 @@ start_kubelet() {
         [ ! -f "$unit" ] || { systemctl daemon-reload && break; }
     done
     started=$(systemctl "$action" --no-block kubelet.service 2>&1) || fail 1 "systemd cannot start the kubelet: $started"
-    ready_pause=0
+    # No kubelet is healthy sooner, and looking takes from its time.
+    sleep 0.25
+    looks=0
     until curl --silent --fail --max-time 2 "$KUBELET_HEALTH" >/dev/null 2>&1; do
-        ready_pause=$((ready_pause + 1))
+        looks=$((looks + 1))
         # Only a kubelet that takes much longer than it should is worth a word to the gate.
-        if [ "$ready_pause" -lt 60 ]; then sleep 0.05; else wait_more "the kubelet is not healthy: $(kubelet_says)"; fi
+        if [ "$looks" -lt 30 ]; then sleep 0.1; else wait_more "the kubelet is not healthy: $(kubelet_says)"; fi
     done
     finished kubelet
     flush
@@ -443,7 +472,6 @@ follow_node() {
         esac
         if [ "$PHASE" = node ]; then
             finished node
-            flush
             begin ready 300
             trouble='the node is not Ready'
         fi
@@ -454,6 +482,7 @@ follow_node() {
                 ;;
             *'"type":"Ready","status":"False"'*)
                 trouble="the node is not Ready: $(api_message "${line#*'"type":"Ready","status":"False"'}")"
+                flush
                 ;;
         esac
     done
@@ -479,6 +508,13 @@ start_at_boot() {
     ln -sf "/etc/systemd/system/$1" "$UNITS/multi-user.target.wants/$1"
 }
 
+# What needs no certificate. Ends 0 where the container runtime answers already.
+prepare() {
+    start_at_boot autojoin-join.service
+    prepare_kernel
+    runtime_answers
+}
+
 main() {
     mkdir -p "$STATE" "$PKI" "$RUN"
     exec 9>"$RUN/lock"
@@ -490,15 +526,12 @@ main() {
     prepare_hmac
     start_reports
     trap on_exit EXIT
-    start_at_boot autojoin-join.service
     check_clock
     install_packages
-    prepare_kernel 4>&- 9>&- &
-    kernel=$!
+    prepare 4>&- 9>&- &
+    preparing=$!
     get_certificate
     check_runtime
-    wait "$kernel" || true
-    flush
     start_kubelet
     await_node
     start_at_boot kubelet.service

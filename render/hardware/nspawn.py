@@ -17,8 +17,13 @@ from render.hardware.base import Delivery, Emission, Hardware
 from render.seed import Seed
 
 PROGRAM = "/usr/local/lib/autojoin/machine"
-# A machine shares its host's control groups and swap: the kubelet has nothing to enforce.
-KUBELET_OVERRIDES: dict[str, Any] = {"cgroupsPerQOS": False, "enforceNodeAllocatable": []}
+# A machine shares its host's control groups, swap and memory: the kubelet has nothing to enforce,
+# and does not put itself before the host's own services. Where it may not, it would sleep 0.2 s.
+KUBELET_OVERRIDES: dict[str, Any] = {
+    "cgroupsPerQOS": False,
+    "enforceNodeAllocatable": [],
+    "oomScoreAdj": 0,
+}
 MACHINE_SCRIPT = Path(__file__).parent.parent / "files" / "machine.sh"
 
 

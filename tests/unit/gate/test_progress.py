@@ -39,6 +39,18 @@ def test_reports_come_back_in_order(shared_host: Host, node: TestNode) -> None:
     assert [event["number"] for event in events(shared_host, node, "?after=2")] == [3]
 
 
+def test_several_reports_at_once_tell_when_each_happened(shared_host: Host, node: TestNode) -> None:
+    ages = {"clock": 30, "certificate": 1.5, "kubelet": 0}
+    told = [{"phase": phase, "state": "done", "age": age} for phase, age in ages.items()]
+    sealed = node.sealed({"node": node.name, "events": told})
+    assert shared_host.post("/v1/progress", sealed) == (204, None)
+    now = time.time()
+    found = events(shared_host, node)
+    assert [event["phase"] for event in found] == list(ages)
+    for event, age in zip(found, ages.values(), strict=True):
+        assert now - age - 5 < event["at"] <= now - age
+
+
 def test_lines_for_shells(shared_host: Host, node: TestNode) -> None:
     shared_host.post("/v1/progress", node.report("runtime", "failed", "no\tsocket\n\x1b[31mred"))
     status, body = shared_host.ask(
@@ -98,6 +110,16 @@ def test_following_gives_up_in_time(shared_host: Host, node: TestNode) -> None:
         {"phase": "ready", "state": "done", "message": 5},
         {"phase": "ready", "state": "done", "more": "x"},
         {"phase": ["ready"], "state": "done"},
+        {"phase": "ready", "state": "done", "age": -1},
+        {"phase": "ready", "state": "done", "age": 3601},
+        {"phase": "ready", "state": "done", "age": True},
+        {"phase": "ready", "state": "done", "age": "1"},
+        {"events": []},
+        {"events": [{"phase": "ready", "state": "done"}] * 17},
+        {"events": ["ready"]},
+        {"events": [{"phase": "ready", "state": "done"}, {"phase": "coffee", "state": "done"}]},
+        {"events": [{"phase": "ready", "state": "done", "node": "other"}]},
+        {"events": [{"phase": "ready", "state": "done"}], "phase": "ready"},
     ],
 )
 def test_wrong_reports_are_refused(

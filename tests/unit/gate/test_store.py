@@ -21,13 +21,16 @@ def store(tmp_path: Path) -> Store:
 def test_old_events_make_room(store: Store) -> None:
     store.register(registration(), [])
     for _ in range(EVENTS_KEPT + 10):
-        last = store.append_event("worker-1", "node", "started", "")
-    numbers = [event.number for event in store.events("worker-1", 0)]
-    assert numbers == list(range(last - EVENTS_KEPT + 1, last + 1))
+        store.append_events("worker-1", [(1.0, "node", "started", "")])
+    store.append_events("worker-1", [(2.0, "node", "done", ""), (3.0, "ready", "done", "")])
+    events = store.events("worker-1", 0)
+    last = EVENTS_KEPT + 12
+    assert [event.number for event in events] == list(range(last - EVENTS_KEPT + 1, last + 1))
+    assert [(event.at, event.phase) for event in events[-2:]] == [(2.0, "node"), (3.0, "ready")]
 
 
 def test_events_of_unknown_nodes_are_not_kept(store: Store) -> None:
-    assert store.append_event("nobody", "node", "started", "") == 0
+    store.append_events("nobody", [(1.0, "node", "started", "")])
     assert store.events("nobody", 0) == []
 
 
@@ -56,7 +59,7 @@ def test_the_same_identity_keeps_the_join(store: Store) -> None:
     store.register(registration(), [])
     store.claim("worker-1", "one", "a")
     assert store.issued("worker-1", "one", "a", "PEM", Serial("1", "aa"))
-    store.append_event("worker-1", "ready", "done", "")
+    store.append_events("worker-1", [(1.0, "ready", "done", "")])
     assert store.register(registration(), []) is False
     node = store.node("worker-1")
     assert node is not None and node.certificate == "PEM" and node.public_key == "a"

@@ -233,9 +233,11 @@ class _GateHandler(_Handler):
         if self.path == "/api/v1/cfssl/authsign":
             self.answer(*cluster.authsign(body))
         elif self.path == "/v1/progress":
-            event = cluster.opened(body)
-            assert event["node"] == cluster.node
-            cluster.events.append((event["phase"], event["state"], event["message"]))
+            told = cluster.opened(body)
+            assert told["node"] == cluster.node
+            for event in told["events"]:
+                assert 0 <= event["age"] < 60
+                cluster.events.append((event["phase"], event["state"], event["message"]))
             self.answer(204)
         else:
             self.answer(404)
