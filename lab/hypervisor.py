@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import socket
 import subprocess
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import cgroup, image, pki
+from lab import arm64_image, cgroup, emulation, image, pki
 from lab.errors import LabError
 from lab.facts import LabFacts as LabFacts
 from lab.facts import prepare as prepare
@@ -27,6 +29,18 @@ FILES = Path(__file__).resolve().parent / "files"
 MACHINE_SCRIPT = FILES.parent.parent / "render" / "files" / "machine.sh"
 SERVICES = ("etcd", "kube-apiserver", "kube-controller-manager", "cilium-operator-generic")
 LAYERS: dict[str, tuple[str, ...]] = {"worker": ("kubelet",), "ca": ("cfssl", "cfssljson")}
+ARM64_KUBELET = "kubelet-arm64"
+# What an arm64 machine has of the other image: qemu-user knows neither what containerd's shim asks
+# of the kernel nor generic netlink, which systemd-networkd can't do without.
+NOT_EMULATED = (
+    "/usr/bin/containerd",
+    "/usr/bin/containerd-shim-runc-v2",
+    "/usr/sbin/runc",
+    *(f"/usr/lib/cni/{plugin}" for plugin in ("bridge", "host-local", "loopback", "portmap")),
+    "/usr/lib/systemd/systemd-networkd",
+)
+LIBRARIES = "/usr/lib/x86_64-linux-gnu"
+LOADER = f"{LIBRARIES}/ld-linux-x86-64.so.2"
 HOST_COMMANDS = ("systemd-nspawn", "unshare", "mount", "ip", "ssh", "depmod")
 UNITS = (
     "autojoin-network",
@@ -63,7 +77,10 @@ class Binaries:
 
 
 def find_binaries() -> Binaries:
-    """Every tool by its name on PATH; LabError names all that are missing at once."""
+    """Every tool by its name on PATH; LabError names all that are missing at once.
+
+    The arm64 kubelet is among them where arm64 machines can be had (tool set `arm64`).
+    """
     names = (*SERVICES, *(name for group in LAYERS.values() for name in group))
     found = {name: shutil.which(name) for name in names}
     missing = [name for name, path in found.items() if not path]
@@ -73,6 +90,8 @@ def find_binaries() -> Binaries:
         lines.append("this kernel has no overlay file system: run `modprobe overlay`")
     if lines:
         raise LabError("\n".join(lines))
+    if arm64_image.is_done() and emulation.RULE.exists():
+        found[ARM64_KUBELET] = shutil.which(ARM64_KUBELET)
     return Binaries({name: Path(os.path.realpath(path)) for name, path in found.items() if path})
 
 
@@ -90,6 +109,8 @@ def fingerprint(place: Place, binaries: Binaries) -> str:
     for path in sorted(FILES.rglob("*")):
         if path.is_file() and "image" not in path.relative_to(FILES).parts[:1]:
             state.update(str(path).encode() + path.read_bytes())
+    if ARM64_KUBELET in binaries.paths:
+        state.update(str(arm64_image.root()).encode())
     for name, path in sorted(binaries.paths.items()):
         facts = path.stat()
         state.update(f"{name} {path} {facts.st_size} {facts.st_mtime_ns}".encode())
@@ -100,7 +121,8 @@ def fingerprint(place: Place, binaries: Binaries) -> str:
 
 
 def write_layers(place: Place, binaries: Binaries) -> Path:
-    """The thin folders that lie over the image: `worker` and `ca`. Made anew at every start."""
+    """The thin folders that lie over an image: `worker`, `ca`, and `worker-arm64` where it can be
+    had. Made anew at every start."""
     target = place.state / "layers"
     remove_tree(target)
     for layer, names in LAYERS.items():
@@ -111,12 +133,37 @@ def write_layers(place: Place, binaries: Binaries) -> Path:
         (root / "usr/bin").mkdir(parents=True, exist_ok=True)
         for name in names:
             link_or_copy(binaries.paths[name], root / "usr/bin" / name)
-    worker = target / "worker"
-    enable(worker, "sysinit.target", "autojoin-shims.service")
-    link(worker / "etc/systemd/system/multi-user.target.wants/containerd.service",
-         "/lib/systemd/system/containerd.service")  # fmt: skip
-    write_modules(worker)
+    settle_worker(target / "worker")
+    if ARM64_KUBELET in binaries.paths:
+        write_arm64_layer(target / "worker-arm64", binaries)
     return target
+
+
+def write_arm64_layer(root: Path, binaries: Binaries) -> None:
+    shutil.copytree(FILES / "worker", root)
+    unit = "/usr/lib/systemd/system/containerd.service"
+    for name in (*NOT_EMULATED, unit, LOADER, *libraries(NOT_EMULATED)):
+        source = Path(os.path.realpath(image.root() / name.lstrip("/")))
+        target = root / name.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(source, target)
+    link(root / "lib64", LIBRARIES)  # where these programs look for their loader
+    link_or_copy(binaries.paths[ARM64_KUBELET], root / "usr/bin/kubelet")
+    settle_worker(root)
+
+
+def libraries(programs: Sequence[str]) -> list[str]:
+    """The paths of all that `programs` of the image are linked with."""
+    answer = run(["chroot", str(image.root()), "ldd", *programs], "ldd")
+    found = re.findall(r" => (?:/usr)?(/lib/\S+) ", answer)
+    return sorted({f"/usr{path}" for path in found})
+
+
+def settle_worker(root: Path) -> None:
+    enable(root, "sysinit.target", "autojoin-shims.service")
+    link(root / "etc/systemd/system/multi-user.target.wants/containerd.service",
+         "/lib/systemd/system/containerd.service")  # fmt: skip
+    write_modules(root)
 
 
 def write_modules(root: Path) -> None:
@@ -231,8 +278,9 @@ def start(place: Place, binaries: Binaries) -> Place:
 def launch_command(place: Place, binaries: Binaries, group: Path, layers: Path) -> list[str]:
     own = folder(place)
     launch = [which("unshare") or "unshare", "--mount", "--propagation", "private"]
-    launch += ["sh", "-euc", LAUNCH, "autojoin-hypervisor"]
-    launch += [str(group), str(image.root()), str(own)]
+    enter = ["sh", "-euc", LAUNCH, "autojoin-hypervisor"]
+    enter += [str(group), str(image.root()), str(own)]
+    launch += emulation.entering(enter) if ARM64_KUBELET in binaries.paths else enter
     settings = {
         "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
         "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",
@@ -257,6 +305,8 @@ def launch_command(place: Place, binaries: Binaries, group: Path, layers: Path) 
         bind(data(place, "etcd"), "/var/lib/etcd"),
     ]
     nspawn += [bind(binaries.paths[name], f"/usr/bin/{name}", read_only=True) for name in SERVICES]
+    if ARM64_KUBELET in binaries.paths:
+        nspawn += [bind(arm64_image.root(), "/var/lib/autojoin/image-arm64", read_only=True)]
     return [*launch, *environment, *nspawn]
 
 
@@ -347,8 +397,10 @@ def mounts_below(path: Path) -> list[str]:
     return sorted((point for point in points if point.startswith(f"{path}/")), reverse=True)
 
 
-def run(command: list[str], what: str) -> None:
+def run(command: list[str], what: str) -> str:
+    """The output of `command`; LabError where it fails."""
     environment = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
     answer = subprocess.run(command, capture_output=True, text=True, env=environment)
     if answer.returncode:
         raise LabError(f"{what} failed (`{' '.join(command)}`): {answer.stderr.strip()}")
+    return answer.stdout

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,19 +126,20 @@ def install() -> Path:
     """Build the image unless it is there; its root. LabError has the end of the log."""
     if is_done():
         return root()
-    missing = [
-        name
-        for name in ("debootstrap", "setpriv", "unshare", "chroot", "apt-get")
-        if not tool(name)
-    ]
-    if missing:
-        raise LabError(f"{', '.join(missing)} not found on PATH: run `make tools`")
-    if os.geteuid() != 0:
-        raise LabError("the machine image is built as root: run it with sudo")
+    require(("debootstrap", "setpriv", "unshare", "chroot", "apt-get"))
     with only_builder():
         if not is_done():
             build()
     return root()
+
+
+def require(commands: Sequence[str]) -> None:
+    """LabError unless an image can be built here, with `commands`."""
+    missing = [name for name in commands if not tool(name)]
+    if missing:
+        raise LabError(f"{', '.join(missing)} not found on PATH: run `make tools`")
+    if os.geteuid() != 0:
+        raise LabError("the machine image is built as root: run it with sudo")
 
 
 def tool(name: str) -> str | None:

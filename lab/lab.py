@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import authority, cgroup, control_plane, hypervisor, image
+from lab import authority, cgroup, control_plane, emulation, hypervisor, image
 from lab.errors import LabError
 from lab.facts import LabFacts, prepare
 from lab.place import (
@@ -159,6 +159,7 @@ def tidy(root: Path = STATE_ROOT) -> None:
     """Remove the common folder where no lab is left in it."""
     if root.is_dir() and not any(entry.is_dir() for entry in root.iterdir()):
         shutil.rmtree(root, ignore_errors=True)
+        emulation.forget()
 
 
 # --- status ---------------------------------------------------------------------------------

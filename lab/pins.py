@@ -27,6 +27,7 @@ class GoTool:
 
     `version` is what `version_arguments` must print for a binary that is already on PATH to be
     taken instead; tools whose print-out does not tell their version are always built.
+    `architecture` is Go's name of another than this machine's; the tool's name tells it too.
     """
 
     name: str
@@ -37,6 +38,7 @@ class GoTool:
     cgo: bool = False
     version: str = ""
     version_arguments: tuple[str, ...] = ()
+    architecture: str = field(default="", repr=False)  # no part of the keys of what is built
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,17 @@ TEST_TOOLS: tuple[GoTool | GoFile, ...] = (
     ),
 )
 
+# What the lab's arm64 machines need, which stand in for Turing Pi RK1 and CM4.
+ARM64_TOOLS = (
+    GoTool(
+        "kubelet-arm64",
+        "kubernetes",
+        "k8s.io/kubernetes/cmd/kubelet",
+        linker_flags=_KUBERNETES_FLAGS,
+        architecture="arm64",
+    ),
+)
+
 # Debian package -> a file that is there once it is installed.
 DEBIAN_PACKAGES = {
     "systemd-container": "/usr/bin/systemd-nspawn",
@@ -177,6 +190,14 @@ DEBIAN_PACKAGES = {
     "xz-utils": "/usr/bin/xz",
     "util-linux": "/usr/bin/flock",
     "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
+}
+
+# What runs arm64 programs on another machine, and what makes a root folder of them. Where systemd
+# runs, Debian registers qemu with the kernel; the lab does so for itself where nobody has.
+ARM64_PACKAGES = {
+    "qemu-user-static": "/usr/lib/binfmt.d/qemu-aarch64.conf",
+    "mmdebstrap": "/usr/bin/mmdebstrap",  # apt outside the root: debootstrap's is emulated
+    "arch-test": "/usr/bin/arch-test",
 }
 
 # What the tests need besides; openssh-server starts a service where systemd runs.

@@ -4,6 +4,7 @@ A set is one of
     check    the virtual environment: enough for `make check`
     engine   and the Pulumi engine with its plugins: enough for `make preview`
     all      and Debian packages, the lab's binaries and its machine image
+    arm64    and what the lab's stand-ins of arm64 boards need to be arm64 themselves
     test     and what the tests need besides
     bench    and what the benchmark is measured against
 
@@ -46,8 +47,9 @@ ENGINE_TOOLS = {
     "helm",
     "kubectl",
 }
-SETS = ("check", "engine", "all", "test", "bench")
-LAB_SETS = ("all", "test", "bench")
+SETS = ("check", "engine", "all", "arm64", "test", "bench")
+LAB_SETS = ("all", "arm64", "test", "bench")
+ARM64_SETS = ("arm64", "test")
 
 
 class SetupError(Exception):
@@ -178,11 +180,14 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
         return found
     everything: list[GoTool | GoFile] = [*GO_TOOLS, *GO_FILES]
     tools = [tool for tool in everything if wanted in LAB_SETS or tool.name in ENGINE_TOOLS]
+    tools += pins.ARM64_TOOLS if wanted in ARM64_SETS else []
     tools += pins.TEST_TOOLS if wanted in ("test", "bench") else []
     tools += pins.BENCH_TOOLS if wanted == "bench" else []
     if wanted in LAB_SETS:
-        extra = {} if wanted == "all" else pins.TEST_PACKAGES
-        found.insert(0, debian_step({**pins.DEBIAN_PACKAGES, **extra}))
+        packages = dict(pins.DEBIAN_PACKAGES)
+        packages |= pins.ARM64_PACKAGES if wanted in ARM64_SETS else {}
+        packages |= pins.TEST_PACKAGES if wanted in ("test", "bench") else {}
+        found.insert(0, debian_step(packages))
     for tool in tools:
         make = go_tool_step if isinstance(tool, GoTool) else go_file_step
         found.append(make(layout, tool))  # type: ignore[arg-type]
@@ -190,6 +195,8 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
     found.append(module_step(layout, "Pulumi plugins", "lab.plugins.install", []))
     if wanted in LAB_SETS:
         found.append(module_step(layout, "machine image", "lab.image", []))
+    if wanted in ARM64_SETS:
+        found.append(module_step(layout, "arm64 machine image", "lab.arm64_image", []))
     return found
 
 
@@ -203,6 +210,8 @@ def build(tool: GoTool, target: Path, log: Path) -> None:
         "GOFLAGS": "-mod=readonly -buildvcs=false",
         "GOTOOLCHAIN": "local",
     }
+    if tool.architecture:
+        environment["GOARCH"] = tool.architecture
     flags = ["-trimpath", f"-ldflags=-s -w {tool.linker_flags}".rstrip()]
     if tool.tags:
         flags += ["-tags", tool.tags]

@@ -69,6 +69,15 @@ def test_all_five_types_join_in_one_up(lab: Lab, mixed: str) -> None:
         assert "certificate" in outputs[name]["joined"]["phases"]
 
 
+def test_the_boards_are_arm64(lab: Lab, mixed: str) -> None:
+    for name in ("rk1-1", "cm4-1"):
+        facts = lab.kubectl("get", "node", name)
+        assert facts["status"]["nodeInfo"]["architecture"] == "arm64"
+        assert facts["metadata"]["labels"]["kubernetes.io/arch"] == "arm64"
+        skipped = lab.on_hypervisor(f"cat /var/lib/autojoin/rack/{name}.skipped")
+        assert "run as amd64" not in skipped
+
+
 def test_what_hardware_alone_does_is_skipped_by_name(lab: Lab, mixed: str) -> None:
     skipped = {
         name: lab.on_hypervisor(f"cat /var/lib/autojoin/rack/{name}.skipped").splitlines()
