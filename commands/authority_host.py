@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -39,21 +38,7 @@ def run(host: Host, private_key: str | None, command: str, stdin: bytes = b"") -
             ) from None
     said = answer.stderr.decode(errors="replace").strip()
     if answer.returncode == 255:
-        raise HostError(refusal(host, said))
+        raise HostError(ssh.refusal(host, said))
     if answer.returncode:
         raise HostError(said or f"{host.address}: exit status {answer.returncode}")
     return answer.stdout
-
-
-def refusal(host: Host, said: str) -> str:
-    """ssh's own failure in the words of the configuration."""
-    key = "autojoin:certificateAuthority.host"
-    last = said.splitlines()[-1] if said else "no reason given"
-    if "Host key verification failed" in said:
-        return (
-            f"{key}.hostKey: {host.address} shows another host key; where the host is new: "
-            f"{shlex.join(('ssh-keyscan', '-p', str(host.port), host.address))}"
-        )
-    if "Permission denied" in said:
-        return f"{key}: {host.address} refuses the login of {host.user} ({last}); give its key"
-    return f"{key}: {host.address} port {host.port} can't be reached ({last})"

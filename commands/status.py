@@ -69,7 +69,7 @@ def registered(lab: Lab) -> dict[str, dict[str, Any]]:
         answer = ssh.run(authority.host, command)
         return {node["node"]: node for node in json.loads(answer)["nodes"]}
     except ssh.SshError as error:
-        raise StatusError(f"the join gate on {error}") from None
+        raise StatusError(f"the join gate can't be asked: {error}") from None
     except (ValueError, LookupError, TypeError):
         raise StatusError(
             f"the join gate on {authority.host.address}: its answer is not understood"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pulumi
 from pulumi_command import local, remote
 
+from components import reach
 from config.models import Host
 
 # A machine that is just starting refuses a few times; wide parallel dials meet sshd's MaxStartups.
@@ -34,9 +36,10 @@ def run(
     prints is streamed; `quiet` keeps its standard output, meant for the program alone, out of it.
     `protect` keeps it from being deleted or replaced.
     """
+    login = private_key(host)
     return remote.Command(
         name,
-        connection=connection(host),
+        connection=connection(host, login),
         create=create,
         delete=delete,
         stdin=stdin,
@@ -47,6 +50,7 @@ def run(
             protect=protect or None,
             # Created first, a replacement would be removed by the `delete` of the one before.
             delete_before_replace=True,
+            hooks=reach.before_commands(host, login),
         ),
     )
 
@@ -79,9 +83,8 @@ def run_here(
     )
 
 
-def connection(host: Host) -> remote.ConnectionArgs:
-    """SSH to `host` with its key pinned."""
-    key = private_key(host)
+def connection(host: Host, key: str | None) -> remote.ConnectionArgs:
+    """SSH to `host`, its host key pinned, with the private key `key`; None is the SSH agent."""
     return remote.ConnectionArgs(
         host=host.address,
         port=host.port,
@@ -99,7 +102,12 @@ def private_key(host: Host) -> str | None:
         return host.private_key.get_secret_value()
     if host.private_key_file is None:
         return None
-    path = Path(host.private_key_file).expanduser()
+    return _read_key(Path(host.private_key_file).expanduser())
+
+
+@functools.cache
+def _read_key(path: Path) -> str | None:
+    """A key file's text, and once for all commands a warning where it can't be read."""
     try:
         return path.read_text()
     except OSError as error:

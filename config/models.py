@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
 from config.bgp import Bgp
 from config.section import Section, key
@@ -89,6 +89,12 @@ class Host(Section):
         "~/.ssh/id_ed25519",
         default=None,
     )
+    _where: str = PrivateAttr(default="autojoin:certificateAuthority.host")
+
+    @property
+    def where(self) -> str:
+        """Its key in the configuration, for messages."""
+        return self._where
 
 
 class Subject(Section):
@@ -328,6 +334,10 @@ class Lab(Section):
     workers: dict[WorkerName, Worker] = Field(default={})
     boards: dict[NodeName, Board] = Field(default={})
     provisioning: dict[NodeName, ProvisioningHost] = Field(default={})
+
+    def model_post_init(self, context: object, /) -> None:
+        for name, host in self.provisioning.items():
+            host._where = f"autojoin:provisioning.{name}"
 
     def provisioner(self, worker: Worker) -> ProvisioningHost | None:
         """The provisioning host of a worker; the only one there is where it names none."""

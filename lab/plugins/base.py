@@ -588,7 +588,9 @@ def main(name: str, version: str, provider: Provider) -> None:
     warnings.simplefilter("ignore")  # stderr of a plugin is shown as its messages
     server, port = serve(provider, version, Engine(addresses[0]))
     print(port, flush=True)
-    signal.signal(signal.SIGTERM, lambda number, frame: _end())
+    # The engine interrupts its plugins when it is done with them, and kills them 5 s later.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: _end())
     while server.wait_for_termination(timeout=ORPHAN_SECONDS):  # true: the time is over
         if os.getppid() != engine:  # it was killed, and could not tell
             _end()

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import backup_file, ca_backup, ca_restore
-from commands.authority_host import refusal
-from commands.ssh import host_key_algorithms
+from commands.ssh import host_key_algorithms, refusal
 from config.models import Host
 from lab.errors import LabError
 
@@ -105,7 +104,7 @@ def test_pass_phrases(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ("x\nHost key verification failed.", "host.hostKey: 192.0.2.2 shows another host key"),
+        ("x\nHost key verification failed.", "host.hostKey: 192.0.2.2 port 22 shows another host"),
         ("root@h: Permission denied (publickey).", "refuses the login of root"),
         ("ssh: connect to host h port 22: Connection refused", "can't be reached"),
         ("", "can't be reached (no reason given)"),

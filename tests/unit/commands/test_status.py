@@ -95,7 +95,9 @@ def test_a_host_that_does_not_answer_is_one_line(
     (tmp_path / "Pulumi.home.yaml").write_text(text)
     assert run(monkeypatch, tmp_path / "Pulumi.home.yaml") == 2
     shown = capsys.readouterr().err
-    assert shown.startswith("autojoin: the join gate on 127.0.0.1: ")
+    assert shown.startswith(
+        "autojoin: the join gate can't be asked: autojoin:certificateAuthority."
+    )
     assert len(shown.splitlines()) == 1 and "Connection refused" in shown
 
 

@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,7 @@ start() {
 case $verb in
 start) alive || start ;;
 restart) stop; start ;;
+stop) stop ;;
 disable) stop; rm -f "$STATE/$unit.enabled" ;;
 enable) : >"$STATE/$unit.enabled" ;;
 is-enabled) [ -e "$STATE/$unit.enabled" ] ;;
@@ -214,6 +217,20 @@ class Machine:
         )
         self._processes.append(process)
         assert process.stdout is not None and process.stdout.readline()
+
+    @contextmanager
+    def running(self, words: list[str]) -> Iterator[None]:
+        """A program on this host, from its first line of output to the end of the block."""
+        self.start(words)
+        try:
+            yield
+        finally:
+            self._processes.pop().communicate(b"\n", timeout=10)
+
+    @property
+    def process(self) -> int:
+        """Whose network namespace is this host's."""
+        return self._namespace.pid
 
     def snapshot(self) -> dict[str, bytes]:
         """Every file of the host, but for what the running services write by themselves."""
