@@ -26,7 +26,7 @@ LEAST_PASSPHRASE = 12
 PUBLIC = (
     *("MANIFEST", "certdb.sqlite", "ca.pem", "config.json", "db.json"),
     *("ocsp.pem", "ocsp.inputs", "ocsp-request.pem", "ca.crl"),
-    *("tls.pem", "tls.inputs", "request.pem", "gate.sqlite"),
+    *("tls.pem", "tls.inputs", "renewal", "request.pem", "gate.sqlite"),
 )
 PRIVATE = ("ca-key.pem", "ocsp-key.pem", "gate.key", "operator.key", "tls-key.pem")
 REQUIRED = ("MANIFEST", "certdb.sqlite", "ca.pem")

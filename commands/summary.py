@@ -337,6 +337,7 @@ _WHAT = {
     "ca-cfssl": "CFSSL and its services on the CA host",
     "gate-service": "the gate's service on the CA host",
     "gate-key": "key of the gate's listener",
+    "gate-renewal": "certificate of the gate's listener, due for renewal (its key stays)",
     "gate-request": "request for the certificate of the gate's listener",
     "gate-join-secret": "the secret from which join keys derive",
     "admission-revoked": "what is revoked, read from the gate",

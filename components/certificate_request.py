@@ -1,4 +1,7 @@
-"""A key and the certificate request for it: resources of the graph, signed by the CA's host."""
+"""A key, the certificate request for it, and when its certificate is due: resources of the graph.
+
+The certificate itself is signed by the CA's host.
+"""
 
 from __future__ import annotations
 
@@ -19,3 +22,24 @@ def certificate_request(
         opts=options,
     )
     return key, request
+
+
+def renewal(
+    prefix: str, common_name: str, key: tls.PrivateKey, hours: int, parent: pulumi.Resource
+) -> pulumi.Output[str]:
+    """When a certificate of `hours` for `key` was last to be renewed; another time means: renew it.
+
+    A self-signed certificate that nobody uses keeps this time in the graph. It lives as long as the
+    one that the CA signs, and in the last third of its life the tls provider replaces it, which a
+    preview shows; the key stays.
+    """
+    clock = tls.SelfSignedCert(
+        f"{prefix}-renewal",
+        private_key_pem=key.private_key_pem,
+        subject=tls.SelfSignedCertSubjectArgs(common_name=common_name),
+        allowed_uses=[],
+        validity_period_hours=hours,
+        early_renewal_hours=hours // 3,
+        opts=pulumi.ResourceOptions(parent=parent),
+    )
+    return clock.validity_start_time

@@ -7,9 +7,12 @@ import pulumi_tls as tls
 
 from components import remote
 from components.certificate_authority import CertificateAuthority
-from components.certificate_request import certificate_request
+from components.certificate_request import certificate_request, renewal
 from config.models import JoinGate as Settings
+from render import cfssl
 from render import join_gate as render
+
+_COMMON_NAME = "autojoin join gate"
 
 
 class JoinGate(pulumi.ComponentResource):
@@ -31,12 +34,13 @@ class JoinGate(pulumi.ComponentResource):
         self.settings = settings
         self.host = authority.settings.host
         self.url = render.url(authority.host)
-        key, request = certificate_request(name, "autojoin join gate", parent=self)
+        key, request = certificate_request(name, _COMMON_NAME, parent=self)
+        renewed = renewal(name, _COMMON_NAME, key, cfssl.SERVER_HOURS, parent=self)
         self.ready = remote.run(
             f"{name}-service",
             self.host,
             create=render.install_command(authority.host),
-            stdin=self._input(key, request),
+            stdin=self._input(key, request, renewed),
             delete=render.remove_command(authority.host),
             parent=self,
             depends_on=[authority.ready],
@@ -48,8 +52,11 @@ class JoinGate(pulumi.ComponentResource):
         ).private_key_pem
         self.register_outputs({"url": self.url})
 
-    def _input(self, key: tls.PrivateKey, request: tls.CertRequest) -> pulumi.Output[str]:
-        host = self.authority.host
-        return pulumi.Output.all(key.private_key_pem, request.cert_request_pem).apply(
-            lambda pems: render.install_input(host, *pems, allow_tls12=self.settings.allow_tls12)
+    def _input(
+        self, key: tls.PrivateKey, request: tls.CertRequest, renewed: pulumi.Output[str]
+    ) -> pulumi.Output[str]:
+        host, allow_tls12 = self.authority.host, self.settings.allow_tls12
+        values = pulumi.Output.all(key.private_key_pem, request.cert_request_pem, renewed)
+        return values.apply(
+            lambda known: render.install_input(host, *known, allow_tls12=allow_tls12)
         )

@@ -35,6 +35,8 @@ DISABLED = (
 )
 
 _YEAR_HOURS = 8760
+# The life of a server's certificate: profile www.
+SERVER_HOURS = _YEAR_HOURS
 # Anchored: CFSSL searches, it does not match. It reads CN and DNS names only.
 _NODE_NAMES = r"^(system:node:)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
@@ -74,7 +76,7 @@ def configuration(
                     "ocsp_no_check": True,
                 },
                 "www": profile(
-                    OPERATOR_KEY, _YEAR_HOURS, ["signing", "key encipherment", "server auth"]
+                    OPERATOR_KEY, SERVER_HOURS, ["signing", "key encipherment", "server auth"]
                 ),
                 "client": profile(
                     OPERATOR_KEY, _YEAR_HOURS, ["signing", "key encipherment", "client auth"]

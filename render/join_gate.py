@@ -52,15 +52,20 @@ def install_input(
     host: AuthorityHost,
     private_key_pem: str,
     certificate_request_pem: str,
+    renewed: str = "",
     *,
     allow_tls12: bool = False,
 ) -> str:
-    """Standard input for `install_command`: a base64 tar. It holds the gate's key: a secret."""
+    """Standard input for `install_command`: a base64 tar. It holds the gate's key: a secret.
+
+    `renewed` is when the graph last had the certificate renewed; another time has it renewed.
+    """
     return archive.pack(
         {
             **files(host, allow_tls12=allow_tls12),
             "tls-key.pem": archive.text(private_key_pem.strip() + "\n"),
             "request.pem": archive.text(certificate_request_pem.strip() + "\n"),
+            **({"renewal": archive.text(f"{renewed}\n")} if renewed else {}),
         }
     )
 

@@ -377,8 +377,8 @@ backup_keys() {
         if [ -e "$authority/$file" ]; then cp "$authority/$file" "$work/backup/$file"; fi
     done
     [ -s "$gate_state/gate.sqlite" ] || return 0
-    for file in tls-key.pem request.pem tls.pem tls.inputs; do
-        cp "$gate/$file" "$work/backup/$file"
+    for file in tls-key.pem request.pem tls.pem tls.inputs renewal; do
+        [ ! -e "$gate/$file" ] || cp "$gate/$file" "$work/backup/$file"
     done
     copy_database "$gate_user" "$gate_state/gate.sqlite" "$gate_state" gate.sqlite
 }
@@ -444,6 +444,8 @@ restored_pair() {
 restore_gate() {
     [ -s "$saved/gate.sqlite" ] || return 0
     cp "$saved/tls-key.pem" "$saved/request.pem" "$work"
+    # Backups of before there was such a file have none.
+    [ ! -e "$saved/renewal" ] || cp "$saved/renewal" "$work"
     user "$gate_user" 'autojoin join gate'
     folder "$gate" 750 "$owner" "$gate_user"
     folder "$gate_state" 700 "$gate_user" "$gate_user"

@@ -3,6 +3,7 @@
 # usage: join-gate.sh install FOLDER   FOLDER: what render/join_gate.py packs
 #        join-gate.sh renew            signs anew where due: in the last third of the certificate's
 #                                      life, or after the certificate authority changed
+# FOLDER/renewal tells when the graph last had the certificate renewed; another time signs anew.
 #        join-gate.sh remove
 set -eu
 umask 077
@@ -43,6 +44,7 @@ check_pair() {
 inputs() {
     {
         cat "$gate/request.pem" "$authority/ca.pem"
+        [ ! -e "$gate/renewal" ] || cat "$gate/renewal"
         printf '%s\n' "$address"
     } | openssl dgst -sha256 -r
 }
@@ -100,6 +102,7 @@ place_gate() {
     place_authority
     place "$work/tls-key.pem" "$gate/tls-key.pem" 600 "$gate_user" "$gate_user"
     place "$work/request.pem" "$gate/request.pem" 640 "$owner" "$gate_user"
+    [ ! -e "$work/renewal" ] || place "$work/renewal" "$gate/renewal" 640 "$owner" "$gate_user"
     sign
     install_service join-gate
 }

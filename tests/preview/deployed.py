@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from lab import stack
-from lab.pins import CHECKOUT
+from lab import stack, tools
+from lab.pins import CHECKOUT, Layout
 from lab.plugins import VERSION_VARIABLE, package
 
 Config = dict[str, Any]
@@ -82,6 +82,9 @@ class Deployed:
         self.folder = folder
         self.config = config
         self.home = folder / "pulumi-home"
+        # Its hosts are nobody: whoever looks whether they let him in finds that they do.
+        (folder / "bin").mkdir()
+        (folder / "bin/ssh").symlink_to("/bin/true")
         shutil.copy(CHECKOUT / "Pulumi.yaml", folder)
         self._install()
         self.file = self._write("Pulumi.lab.yaml", config)
@@ -141,6 +144,7 @@ class Deployed:
         environment = {
             **os.environ,
             **stack.engine_environment(),
+            "PATH": f"{self.folder / 'bin'}:{tools.search_path(Layout())}",
             "PULUMI_HOME": str(self.home),
             "PULUMI_BACKEND_URL": f"file://{self.folder}",
             "PULUMI_CONFIG_PASSPHRASE": "test",

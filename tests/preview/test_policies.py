@@ -24,7 +24,7 @@ State = list[dict[str, Any]]
 _SECRET = "4dabf18193072939515e22adb298388d"
 _PRIVATE = re.compile(r"BEGIN [A-Z ]*PRIVATE KEY")
 # Whose private keys may be in the state: made there, or for the CA host alone.
-_KEYS = {"gate-key", "gate-request", "gate-join-secret", "gate-service"}
+_KEYS = {"gate-key", "gate-request", "gate-renewal", "gate-join-secret", "gate-service"}
 _KEYS |= {"ca-ocsp-key", "ca-ocsp-request"}
 
 

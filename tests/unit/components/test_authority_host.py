@@ -1,7 +1,8 @@
-"""What is wrong with the CA's host, as `pulumi up` tells it; nothing is lost there."""
+"""The CA's host by `pulumi up`: what is wrong is told, nothing lost; what is due is renewed."""
 
 from __future__ import annotations
 
+import datetime
 import re
 import shutil
 import sqlite3
@@ -9,8 +10,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from render.authority_host import FILES
@@ -191,3 +194,42 @@ def test_and_once_it_is_right_the_change_is_made(stack: AuthorityStack) -> None:
     assert f'"{stack.hours}h"' in stack.machine.etc("cfssl/config.json").read_text()
     assert "unchanged" in stack.up()
     assert Path(stack.machine.platform.certdb).exists()
+
+
+def certificate(stack: AuthorityStack) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(stack.machine.etc("join-gate/tls.pem").read_bytes())
+
+
+def age(hours: int) -> Callable[[dict[str, dict[str, Any]]], None]:
+    """Has the state's clock look as it will in that many hours."""
+
+    def change(resources: dict[str, dict[str, Any]]) -> None:
+        outputs = resources["gate-renewal"]["outputs"]
+        for name in ("validityStartTime", "validityEndTime"):
+            moment = datetime.datetime.fromisoformat(outputs[name])
+            earlier = moment - datetime.timedelta(hours=hours)
+            outputs[name] = earlier.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    return change
+
+
+def test_a_listener_certificate_is_renewed_within_its_last_third(stack: AuthorityStack) -> None:
+    """And not an hour before, and not again after; its key stays."""
+    stack.gate = True
+    stack.up()
+    first = certificate(stack)
+    stack.edit_state(age(5839))
+    assert "gate-renewal" not in stack.preview()
+    stack.edit_state(age(2))  # 5841 of 8760 hours
+    preview = stack.preview()
+    assert re.search(r"\+-tls:index/selfSignedCert:SelfSignedCert: \(replace", preview)
+    assert re.search(r"~ command:remote:Command: \(update\)[^+]*gate-service", preview)
+    assert "gate-key" not in preview
+    shown = stack.up()
+    assert "join-gate: restarted for: renewal tls.pem" in shown, shown
+    second = certificate(stack)
+    assert second.serial_number != first.serial_number
+    assert second.public_key() == first.public_key()
+    assert "unchanged" in stack.preview()
+    assert "unchanged" in stack.up()
+    assert certificate(stack) == second
