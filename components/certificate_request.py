@@ -42,4 +42,5 @@ def renewal(
         early_renewal_hours=hours // 3,
         opts=pulumi.ResourceOptions(parent=parent),
     )
-    return clock.validity_start_time
+    started: pulumi.Output[str] = clock.validity_start_time
+    return started
