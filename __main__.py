@@ -8,6 +8,7 @@ from components.bgp import Bgp
 from components.certificate_authority import CertificateAuthority
 from components.cilium import Cilium, kubeconfig
 from components.join_gate import JoinGate
+from components.rotation import allow_rotation
 from components.workers import MachineHost, Worker
 from config.stack import load
 
@@ -15,6 +16,7 @@ lab = load()
 provider = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab))
 
 authority = CertificateAuthority("ca", lab.certificate_authority)
+allow_rotation("rotation", provider)
 gate = JoinGate("gate", authority, lab.join_gate)
 cilium = Cilium("cilium", lab, provider)
 bgp = Bgp("bgp", lab.bgp, cilium, provider) if lab.bgp else None

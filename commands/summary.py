@@ -241,14 +241,17 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
             "the authority's certificate is asked for anew",
             False,
         )
-    started_here = (new or old).get("hardware") == "nspawn"
-    if registration is not None and "stdin" in _top(registration):
-        kind = "re-provisioned" if started_here else "to be provisioned anew"
+    kind = machine_change(
+        (new or old).get("hardware") == "nspawn",
+        _top(registration) if registration is not None else set(),
+        {name for step in rest for name in _inputs(step)},
+    )
+    if kind in ("re-provisioned", "to be provisioned anew"):
         return kind, _different(old, new) or "what it is made from changed", False
-    if not started_here and any("stdin" in _top(step) for step in rest):
+    if kind == "seed delivered anew":
         return _delivered(_seed(old, new))
-    if any({"stdin", "triggers"} & _top(step) or step.op == "replace" for step in rest):
-        return "rebooted", _different(old, new) or "its machine changed", False
+    if kind == "rebooted":
+        return kind, _different(old, new) or "its machine changed", False
     if registration is not None:
         return "registered again", _named([registration]), False
     if rest:
@@ -257,6 +260,28 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
         why = f"{_seed(old, new)}; carry it there, or raise its generation"
         return "seed changed, not delivered", why, False
     return "untouched", "", False
+
+
+def machine_change(started_here: bool, registration: set[str], delivery: set[str]) -> str:
+    """What an edit of a worker means for its machine, one of EFFECTS or "untouched".
+
+    By the inputs that change of its registration and of its delivery; `started_here` where the
+    graph itself restarts the machine (nspawn).
+    """
+    if "stdin" in registration:
+        return "re-provisioned" if started_here else "to be provisioned anew"
+    if not started_here and "stdin" in delivery:
+        return "seed delivered anew"
+    if {"stdin", "triggers"} & delivery:
+        return "rebooted"
+    if registration:
+        return "registered again"
+    return "settings changed" if delivery else "untouched"
+
+
+def _inputs(step: Step) -> set[str]:
+    """The inputs of a command that change; one that is replaced runs again, as by its triggers."""
+    return _top(step) | ({"triggers"} if step.op == "replace" else set())
 
 
 def _delivered(seed: str) -> tuple[str, str, bool]:
@@ -328,6 +353,7 @@ _SECTIONS = {
     "ca": "Certificate authority",
     "gate": "Join gate",
     "admission": "Admission",
+    "rotation": "Admission",
     "cilium": "Cilium",
     "crd": "BGP and pools",
     "bgp": "BGP and pools",
@@ -342,6 +368,7 @@ _WHAT = {
     "gate-join-secret": "the secret from which join keys derive",
     "admission-revoked": "what is revoked, read from the gate",
     "admission-bars": "the admission policy and its list of the barred",
+    "rotation": "leave for nodes to renew their own client certificates",
     "crd-gate": "wait for Cilium's custom resource definitions",
 }
 
@@ -427,7 +454,7 @@ def _shown(value: Any) -> str:
 
 # --- for a person, and for a program --------------------------------------------------------------
 
-_EFFECTS = {
+EFFECTS = {
     "added": ("create", "joins"),
     "removed": ("delete", "certificate revoked, name barred, Node deleted"),
     "re-provisioned": ("update", "starts and joins anew"),
@@ -467,7 +494,7 @@ def text(summary: Summary, *, colours: bool = False) -> str:
 
 def _node_lines(summary: Summary) -> list[str]:
     lines = []
-    for kind, (op, effect) in _EFFECTS.items():
+    for kind, (op, effect) in EFFECTS.items():
         for name, why in summary.nodes.get(kind, {}).items():
             lines.append(f"  {_MARKS[op]} {name}: {kind} ({why}): {effect}")
     untouched = list(summary.nodes.get("untouched", {}))
@@ -495,7 +522,7 @@ def _coloured(line: str) -> str:
 def as_data(summary: Summary) -> dict[str, Any]:
     """The summary for a program."""
     return {
-        "nodes": {kind: summary.nodes.get(kind, {}) for kind in [*_EFFECTS, "untouched"]},
+        "nodes": {kind: summary.nodes.get(kind, {}) for kind in [*EFFECTS, "untouched"]},
         "certificates": {"issued": summary.issued, "revoked": summary.revoked},
         "sections": {
             name: [asdict(change) for change in changes]

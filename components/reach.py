@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pulumi
 from pydantic import SecretStr
@@ -20,19 +21,24 @@ from config.models import Host
 TRIES = 8
 _DELAY_SECONDS, _FACTOR = 0.2, 1.7  # 12 s in all where a port is closed
 
-_looks: dict[str, pulumi.ResourceHookBinding] = {}
+_looks: dict[str, pulumi.ResourceHook] = {}
 
 
-def before_commands(host: Host, private_key: str | None) -> pulumi.ResourceHookBinding:
+def before_commands(
+    host: Host, private_key: str | None, before_update: list[Any] | None = None
+) -> pulumi.ResourceHookBinding:
     """Hooks for every command on `host`; they fail it with what is wrong, where and what to do.
 
     `private_key` is the key to log in with, in the clear; None leaves it to the SSH agent.
+    `before_update` are further hooks.
     """
     if host.where not in _looks:
         name = f"look at {host.where.removeprefix('autojoin:')}"
-        hook = pulumi.ResourceHook(name, _once(host, private_key))
-        _looks[host.where] = pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
-    return _looks[host.where]
+        _looks[host.where] = pulumi.ResourceHook(name, _once(host, private_key))
+    hook = _looks[host.where]
+    return pulumi.ResourceHookBinding(
+        before_create=[hook], before_update=[hook, *(before_update or [])]
+    )
 
 
 def _once(

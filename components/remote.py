@@ -27,6 +27,7 @@ def run(
     delete: str | None = None,
     quiet: bool = False,
     protect: bool = False,
+    before_update: list[Any] | None = None,
     parent: pulumi.Resource,
     depends_on: list[pulumi.Resource] | None = None,
 ) -> remote.Command:
@@ -34,7 +35,7 @@ def run(
 
     Secrets belong in `stdin`, which is never shown. `create` must be safe to run again. What it
     prints is streamed; `quiet` keeps its standard output, meant for the program alone, out of it.
-    `protect` keeps it from being deleted or replaced.
+    `protect` keeps it from being deleted or replaced. `before_update`: further hooks.
     """
     login = private_key(host)
     return remote.Command(
@@ -50,7 +51,7 @@ def run(
             protect=protect or None,
             # Created first, a replacement would be removed by the `delete` of the one before.
             delete_before_replace=True,
-            hooks=reach.before_commands(host, login),
+            hooks=reach.before_commands(host, login, before_update),
         ),
     )
 

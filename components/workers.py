@@ -8,6 +8,7 @@ import pulumi
 
 from components import remote
 from components.join_gate import JoinGate
+from components.marks import marks
 from config.models import Host, Lab
 from render import join_gate
 from render.hardware import HARDWARE, Emission, nspawn
@@ -46,6 +47,7 @@ class Worker(pulumi.ComponentResource):
         kind = "".join(word.capitalize() for word in settings.hardware.split("-"))
         super().__init__(f"autojoin:workers:{kind}", name, None, opts)
         self.hardware = HARDWARE[settings.hardware](lab, name)
+        self._marks = marks.of(name, self, settings.hardware == "nspawn")
         self._emitted = emission = self._emission(gate)
         self.registration = remote.run(
             f"{name}-registration",
@@ -54,6 +56,7 @@ class Worker(pulumi.ComponentResource):
             stdin=emission.apply(self.hardware.register_input),
             delete=join_gate.remove_node_command(gate.authority.host, name),
             quiet=True,
+            before_update=self._marks,
             parent=self,
             depends_on=[gate.ready],
         )
@@ -89,6 +92,7 @@ class Worker(pulumi.ComponentResource):
             create=delivery.create,
             stdin=emission.apply(self.hardware.delivery_input),
             delete=delivery.delete,
+            before_update=self._marks,
             parent=self,
             depends_on=needs,
         )

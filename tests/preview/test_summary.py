@@ -166,6 +166,28 @@ def test_no_secret_is_in_what_is_read_or_shown(previews: dict[str, str]) -> None
         assert "[secret]" not in data
 
 
+@pytest.mark.parametrize(
+    ("edit", "marks"),
+    [
+        (raise_a_generation, {"node-2": ("warning", "re-provisioned: starts and joins anew")}),
+        (wait_longer_for_a_join, {"node-2": ("info", "settings changed: keeps running")}),
+        (add_a_worker, {}),
+        (nothing, {}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_plain_preview_marks_what_an_edit_means(
+    edit: Change, marks: dict[str, tuple[str, str]], previews: dict[str, str]
+) -> None:
+    found = {}
+    for line in previews[edit.__name__].splitlines():
+        told = json.loads(line).get("diagnosticEvent", {}) if '"diagnosticEvent"' in line else {}
+        if "autojoin:workers:" in told.get("urn", ""):
+            shown = re.sub(r"<\{%.*?%\}>", "", told["message"]).strip()
+            found[told["urn"].rpartition("::")[2]] = told["severity"].split("#")[0], shown
+    assert found == marks
+
+
 def test_for_a_program(previews: dict[str, str]) -> None:
     data = summary.as_data(summary.summarise(summary.read(previews["add_and_remove_and_renew"])))
     nodes = {kind: sorted(found) for kind, found in data["nodes"].items() if found}
