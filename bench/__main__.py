@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import engine, gate, join, render, table
+from bench import engine, gate, join, render, setup, table
 from bench.measure import BenchError
 from lab import pins, tools
 
@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[[bool], list[table.Row]]] = {
     "join": join.rows,
     "engine": engine.rows,
     "gate": gate.rows,
+    "setup": setup.rows,
 }
 
 

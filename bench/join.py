@@ -81,6 +81,8 @@ class Join:
     first_line: float
     appeared: float
     ready: float
+    # Seconds from the machine's start to the end of each phase, as the node told the gate.
+    phases: dict[str, float] = field(default_factory=dict)
 
     @property
     def proper(self) -> float:
@@ -161,8 +163,14 @@ def ours(bed: Bed, count: int) -> list[Join]:
 
     bed.lab.edit(add)
     bed.lab.make("up")
+    nodes = json.loads(bed.lab.run("pulumi", "stack", "output", "nodes", "--json"))
     joins = [
-        join(bed, name, birth(bed.machines / name / "disk/upper/var/log/autojoin-join.log"))
+        join(
+            bed,
+            name,
+            birth(bed.machines / name / "disk/upper/var/log/autojoin-join.log"),
+            nodes[name]["joined"]["phases"],
+        )
         for name in names
     ]
     bed.lab.edit(without_workers)
@@ -199,9 +207,10 @@ def theirs(bed: Bed, count: int) -> list[Join]:
     return joins
 
 
-def join(bed: Bed, name: str, first_line: float) -> Join:
+def join(bed: Bed, name: str, first_line: float, phases: dict[str, float] | None = None) -> Join:
     started = float((bed.machines / name / "started").read_text())
-    return Join(started, first_line, bed.watch.appeared[name], bed.watch.ready[name])
+    times = bed.watch.appeared[name], bed.watch.ready[name]
+    return Join(started, first_line, *times, phases or {})
 
 
 def birth(path: Path) -> float:
@@ -222,7 +231,24 @@ def rows(full: bool) -> list[Row]:
             our_joins = [each for pair in pairs for each in pair[0]]
             their_joins = [each for pair in pairs for each in pair[1]]
             found += compared(count, our_joins, their_joins)
+            found += phase_by_phase(count, our_joins)
     return found
+
+
+def phase_by_phase(count: int, joins: list[Join]) -> list[Row]:
+    """Where the time of our joins goes: each phase from the end of the one before."""
+    names = ["boot, to the join's first line", *joins[0].phases]
+    spent: dict[str, list[float]] = {name: [] for name in names}
+    for each in joins:
+        before = each.first_line - each.started
+        spent[names[0]].append(before)
+        for phase in names[1:]:
+            spent[phase].append(each.phases[phase] - before)
+            before = each.phases[phase]
+    return [
+        Row(f"- {name}, {count} at once", values, "s", note="part of ours")
+        for name, values in spent.items()
+    ]
 
 
 def compared(count: int, ours: list[Join], theirs: list[Join]) -> list[Row]:

@@ -1,0 +1,101 @@
+"""The whole `make up`: warm, with eight machines; and cold, an empty cache, split by tool."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.measure import BenchError
+from bench.table import Row
+from lab import facts
+from lab.pins import CHECKOUT
+from tests.e2e.conftest import COPIES, Lab, copy_checkout
+
+_MACHINES = 8
+_FIRST_ADDRESS = 100
+_STEP_DONE = re.compile(r"^autojoin: \[\d+/\d+\] (.+) done in (\d+) s$", re.MULTILINE)
+# Steps below this are told together.
+_LEAST_SECONDS = 5
+
+
+def rows(full: bool) -> list[Row]:
+    found = [warm(3 if full else 1)]
+    return [*found, *cold()] if full else found
+
+
+def warm(repetitions: int) -> Row:
+    """`make up` of a lab that is not there yet, with all tools and the image in the cache."""
+    checkout = COPIES / f"bench-up-{os.getpid()}"
+    checkout.mkdir(parents=True)
+    copy_checkout(checkout)
+    lab = Lab(checkout)
+    seconds = []
+    try:
+        lab.make("check")  # writes the stack file
+        lab.edit(eight_machines)
+        lab.make("up")  # Python compiles the copy's files once
+        for _ in range(repetitions):
+            lab.make("down")
+            started = time.monotonic()
+            lab.make("up")
+            seconds.append(time.monotonic() - started)
+    except AssertionError as error:
+        raise BenchError(f"make up with {_MACHINES} machines: {error}") from None
+    finally:
+        subprocess.run(["make", "down"], cwd=checkout, capture_output=True)
+        shutil.rmtree(checkout)
+    return Row(f"make up, warm, {_MACHINES} machines", seconds, "s", note="lab and cluster")
+
+
+def eight_machines(config: dict[str, Any]) -> None:
+    workers = config["autojoin:workers"]
+    network = str(next(iter(workers.values()))["address"]).rpartition(".")[0]
+    config["autojoin:workers"] = {
+        f"worker-{number}": {
+            "hardware": "nspawn",
+            "address": f"{network}.{_FIRST_ADDRESS + number}",
+            "generation": 1,
+            "image": facts.WORKER_IMAGE,
+            "bridge": facts.BRIDGE,
+        }
+        for number in range(1, _MACHINES + 1)
+    }
+
+
+def cold() -> list[Row]:
+    """The set-up of `make up` with empty caches of ours, of Go and of pip, step by step."""
+    with tempfile.TemporaryDirectory(prefix="autojoin-bench-cold-", dir="/var/tmp") as folder:
+        names = {"XDG_CACHE_HOME": "cache", "GOCACHE": "build", "GOMODCACHE": "modules"}
+        environment = {name: str(Path(folder, value)) for name, value in names.items()}
+        started = time.monotonic()
+        answer = subprocess.run(
+            [sys.executable, "lab/tools.py", "install", "all"],
+            cwd=CHECKOUT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+        )
+        whole = time.monotonic() - started
+        if answer.returncode:
+            raise BenchError(f"cold set-up: {(answer.stdout + answer.stderr)[-1500:]}")
+        # Go keeps its modules read-only.
+        subprocess.run(["chmod", "-R", "u+w", folder], check=True)
+    return split(whole, answer.stdout + answer.stderr)
+
+
+def split(whole: float, output: str) -> list[Row]:
+    steps = [(name, float(seconds)) for name, seconds in _STEP_DONE.findall(output)]
+    if not steps:
+        raise BenchError(f"the set-up told no steps: {output[-500:]}")
+    long = [step for step in steps if step[1] >= _LEAST_SECONDS]
+    rest = whole - sum(seconds for _, seconds in long)
+    found = [Row("set-up, cold, all", [whole], "s", note="empty caches")]
+    found += [Row(f"- {name}", [seconds], "s") for name, seconds in long]
+    return [*found, Row(f"- {len(steps) - len(long)} others, and between", [rest], "s")]

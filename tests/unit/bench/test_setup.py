@@ -1,0 +1,33 @@
+"""The cold set-up's rows account for all of its time."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import setup
+from bench.measure import BenchError
+
+OUTPUT = """\
+autojoin: [1/4] Debian packages
+autojoin: [1/4] Debian packages done in 12 s
+autojoin: [2/4] kubelet
+autojoin: [2/4] kubelet … 30 s
+autojoin: [2/4] kubelet done in 31 s
+autojoin: [3/4] links done in 0 s
+autojoin: set-up done in 45 s
+"""
+
+
+def test_the_rows_add_up() -> None:
+    whole, *parts = setup.split(46.5, OUTPUT)
+    assert [(row.name, row.value) for row in parts] == [
+        ("- Debian packages", 12),
+        ("- kubelet", 31),
+        ("- 1 others, and between", 3.5),
+    ]
+    assert whole.value == sum(row.value for row in parts)
+
+
+def test_a_set_up_that_told_nothing_is_no_figure() -> None:
+    with pytest.raises(BenchError):
+        setup.split(1.0, "autojoin: set-up done in 1 s\n")
