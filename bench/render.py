@@ -16,6 +16,7 @@ from bench import labs
 from bench.measure import timed
 from bench.table import Row
 from config.load import NAMESPACE, from_values
+from render import yaml_text
 from render.hardware import HARDWARE
 from tests.unit.plugins.kubernetes_server import Authority
 
@@ -55,6 +56,7 @@ def render_all(count: int, authority_pem: str) -> float:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     ).decode()
+    yaml_text.forget()
     started = time.perf_counter()
     for name, settings in lab.workers.items():
         hardware = HARDWARE[settings.hardware](lab, name)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import shlex
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from cryptography import x509
 
 from render import kubelet
 from render.seed import Cluster, Node, Seed
+from render.yaml_text import to_yaml
 
 __all__ = ["Cluster", "Node", "Seed", "seed"]
 
@@ -75,13 +76,39 @@ def seed(
     replaces; with it all of cloud-init's own modules run, since it may need any.
     Raises ValueError where the values cannot make a node.
     """
-    files = _files(cluster, node, authority_pem, gate_url, join_key, kubelet_overrides or {})
+    data = user_data(
+        cluster,
+        node,
+        authority_pem=authority_pem,
+        gate_url=gate_url,
+        join_key=join_key,
+        kubelet_overrides=kubelet_overrides,
+    )
+    return texts(cluster, node, data)
+
+
+def texts(cluster: Cluster, node: Node, data: dict[str, Any]) -> Seed:
+    """The seed of `node` with `data` as its user-data."""
     return Seed(
-        user_data=cloud_config(_appended(_user_data(node, files), node.extra_user_data)),
+        user_data=cloud_config(data),
         meta_data=to_yaml({"instance-id": node.identity, "local-hostname": node.name}),
         network_config=to_yaml(network(cluster, node)),
         vendor_data=cloud_config({}),
     )
+
+
+def user_data(
+    cluster: Cluster,
+    node: Node,
+    *,
+    authority_pem: str,
+    gate_url: str,
+    join_key: str,
+    kubelet_overrides: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The user-data of `seed`, before it is text."""
+    files = _files(cluster, node, authority_pem, gate_url, join_key, kubelet_overrides or {})
+    return _appended(_user_data(node, files), node.extra_user_data)
 
 
 def _user_data(node: Node, files: list[dict[str, Any]]) -> dict[str, Any]:
@@ -282,6 +309,7 @@ def _with_prefix(address: str, cluster: Cluster, node: Node) -> str:
     )
 
 
+@lru_cache(maxsize=8)
 def _not_before(authority_pem: str) -> int:
     """The authority's first valid second since the epoch: no node's clock may be behind it."""
     if authority_pem == UNKNOWN_AUTHORITY:
@@ -307,28 +335,6 @@ def _appended(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML as a person would write it: scripts and certificates as literal blocks."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
-    if any(odd in text for odd in "\x85\u2028\u2029"):
-        style = '"'  # line breaks to YAML, which it would fold
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _text)
-
-
-def to_yaml(data: dict[str, Any]) -> str:
-    """YAML with scripts and certificates as literal blocks."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def cloud_config(data: dict[str, Any]) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from render import cloud_init
 from render.archive import File, text
 from render.hardware.base import Emission, Hardware
-from render.seed import Seed
+from render.seed import Cluster, Node
 
 GUARD_SCRIPT = Path(__file__).parent.parent / "files" / "install-guard.sh"
 # Where iPXE was booted from; its own setting, filled in by the machine.
@@ -58,32 +56,26 @@ class BareMetal(Hardware):
         script = text(self.boot_script(f"{self.seed_url}{folder}/"), 0o644)
         return {f"{self.mac}/boot.ipxe": script, **seed}
 
-    def seed(self, identity: str, authority_pem: str, join_key: str) -> Seed:
-        node = super().seed(identity, authority_pem, join_key)
-        return Seed(
-            user_data=cloud_init.cloud_config({"autoinstall": self.autoinstall(node, identity)}),
-            meta_data=node.meta_data,
-            network_config=node.network_config,
-            vendor_data=node.vendor_data,
-        )
-
-    def autoinstall(self, node: Seed, identity: str) -> dict[str, Any]:
+    def user_data(
+        self, cluster: Cluster, node: Node, authority_pem: str, join_key: str
+    ) -> dict[str, Any]:
         """The installer's answers, by Ubuntu's autoinstall schema. Its disk is the named one."""
         guard = ["sh", "-c", GUARD_SCRIPT.read_text(), "install-guard"]
         disk = self.settings.disk or ""
-        return {
+        answers = {
             "version": 1,
-            "early-commands": [[*guard, disk, identity]],
+            "early-commands": [[*guard, disk, node.identity]],
             "locale": "C.UTF-8",
             "keyboard": {"layout": "us"},
             "refresh-installer": {"update": False},
-            "network": yaml.safe_load(node.network_config),
+            "network": cloud_init.network(cluster, node),
             "storage": {"layout": {"name": "direct", "match": {"path": disk}}},
             "ssh": {"install-server": True, "allow-pw": False},
             "updates": "security",
             "shutdown": "reboot",
-            "user-data": yaml.safe_load(node.user_data),
+            "user-data": super().user_data(cluster, node, authority_pem, join_key),
         }
+        return {"autoinstall": answers}
 
     def boot_script(self, seed: str) -> str:
         """iPXE's script. The installer's kernel and disc lie beside the seeds in the web root."""

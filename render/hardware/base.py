@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from config.models import Host, Lab
 from render import cloud_init, delivery, from_lab, identity, iso, join_gate, kubelet
 from render.archive import File, text
-from render.seed import Node, Seed
+from render.seed import Cluster, Node, Seed
 
 # What stands in the files where the stack's secret is not to be shown, or not known.
 REDACTED = "REDACTED"
@@ -212,9 +212,19 @@ class Hardware:
         )
 
     def seed(self, node_identity: str, authority_pem: str, join_key: str) -> Seed:
-        return cloud_init.seed(
-            from_lab.cluster(self.lab),
-            self._node(node_identity),
+        """The seed as it is given to the machine."""
+        cluster, node = from_lab.cluster(self.lab), self._node(node_identity)
+        return cloud_init.texts(
+            cluster, node, self.user_data(cluster, node, authority_pem, join_key)
+        )
+
+    def user_data(
+        self, cluster: Cluster, node: Node, authority_pem: str, join_key: str
+    ) -> dict[str, Any]:
+        """cloud-init's user-data; a type may wrap it."""
+        return cloud_init.user_data(
+            cluster,
+            node,
             authority_pem=authority_pem,
             gate_url=self.gate_url,
             join_key=join_key,
