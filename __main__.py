@@ -24,10 +24,9 @@ bgp = Bgp("bgp", lab.bgp, cilium, provider) if lab.bgp else None
 workers = {name: Worker(name, lab, gate) for name in lab.workers}
 registrations = [worker.registration for worker in workers.values()]
 admission = Admission("admission", lab, gate, registrations)
-machine_hosts = {name: MachineHost(name, host) for name, host in lab.provisioning.items()}
-needs = [admission.ready, cilium.release, *(host.ready for host in machine_hosts.values())]
+hosts = {name: MachineHost(name, lab, authority.certificate_pem) for name in lab.provisioners()}
 for worker in workers.values():
-    worker.join(needs)
+    worker.join([admission.ready, cilium.release], hosts)
 
 pulumi.export(
     "certificateAuthority",

@@ -20,6 +20,7 @@ from lab.pins import KUBERNETES_VERSION
 from lab.place import Place
 from render import cloud_init, kubelet
 from render.hardware import nspawn
+from render.recipe import recipe
 from render.seed import Seed
 
 # A token of the bench's own throw-away cluster.
@@ -107,8 +108,7 @@ def _initial(place: Place, kubelet_overrides: dict[str, Any]) -> list[dict[str, 
 
 def machine_input(place: Place, name: str, address: str, image: str) -> str:
     """Standard input of `machine apply` for a machine that joins by kubeadm."""
-    return nspawn.apply_input(
-        name,
+    members = nspawn.parcel(
         _seed(place, name, address),
         image=image,
         bridge="br0",
@@ -116,6 +116,7 @@ def machine_input(place: Place, name: str, address: str, image: str) -> str:
         authority_pem=_authority(place),
         status_token="none",
     )
+    return recipe(members)
 
 
 def _authority(place: Place) -> str:

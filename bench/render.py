@@ -18,6 +18,7 @@ from bench.table import Row
 from config.load import NAMESPACE, from_values
 from render import yaml_text
 from render.hardware import HARDWARE
+from render.provisioning import Provisioning
 from tests.unit.plugins.kubernetes_server import Authority
 
 _MOST_MILLISECONDS = 10.0
@@ -58,9 +59,14 @@ def render_all(count: int, authority_pem: str) -> float:
     ).decode()
     yaml_text.forget()
     started = time.perf_counter()
+    host = Provisioning(lab, lab.provisioners()[0])
+    host.install_input(authority_pem)
     for name, settings in lab.workers.items():
         hardware = HARDWARE[settings.hardware](lab, name)
-        hardware.delivery_input(hardware.emit(secret_pem, authority_pem))
+        emission = hardware.emit(secret_pem, authority_pem)
+        hardware.register_input(emission)
+        hardware.delivery(hardware.marks(emission))
+        hardware.delivery_input(emission, host.book(hardware.name, authority_pem))
     return time.perf_counter() - started
 
 

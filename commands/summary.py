@@ -9,6 +9,7 @@ the stack's outputs hold anyway.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
@@ -341,7 +342,8 @@ def _other(step: Step, workers_change: bool) -> tuple[str, Change | None]:
         return "", None  # A component is told by what is in it.
     if _MACHINE_HOST in step.urn:
         host = step.parent.rpartition("::")[2]
-        return "Provisioning hosts", Change(step.op, host, _values(step))
+        values = [it for it in _values(step) if not it.startswith(_INPUTS["stdin"])]
+        return "Provisioning hosts", Change(step.op, host, [*values, *_shared(step)])
     if step.type.startswith("pulumi:providers:"):
         if step.type == "pulumi:providers:kubernetes":
             return "Cluster", Change(step.op, "how the API server is reached", _values(step))
@@ -376,6 +378,24 @@ _WHAT = {
 def _plain(step: Step) -> Change:
     what = _WHAT.get(step.name, f"{step.name} ({step.type.rpartition(':')[2]})")
     return Change(step.op, what, _values(step))
+
+
+def _shared(step: Step) -> list[str]:
+    """The changed lines of what a provisioning host gets for all its nodes; it holds no secret."""
+    old, new = (state.get("stdin") for state in (step.old, step.new))
+    if new == _UNKNOWN:
+        return ["known only after the CA host ran: the authority's certificate is asked for anew"]
+    if step.op != "update" or not (isinstance(old, str) and isinstance(new, str)):
+        return []
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")
+    # Text of the files begins with + in it; the rest is how they are put together.
+    changed = [_shortened(f"{it[0]} {it[2:]}") for it in lines if it[:2] in ("-+", "++")][1:]
+    more = len(changed) - _MOST_DETAILS
+    return [*changed[:_MOST_DETAILS], *([f"and {more} lines more"] if more > 0 else [])]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
 
 
 def _custom_resource(step: Step) -> Change:
@@ -449,7 +469,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "none"
     text = wording.dotted_example(value)
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+    return _shortened(text)
 
 
 # --- for a person, and for a program --------------------------------------------------------------

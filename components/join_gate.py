@@ -13,13 +13,17 @@ from render import cfssl
 from render import join_gate as render
 
 _COMMON_NAME = "autojoin join gate"
+# The PEM of the stack's secret, and that of the authority's certificate.
+SeedValues = tuple[str, str]
 
 
 class JoinGate(pulumi.ComponentResource):
     """The gate's listener, and the secret from which every node's join key is derived.
 
     `url` is known in preview; `secret` is a PEM that never leaves the state but as keys derived
-    from it. `ready` is the resource to depend on.
+    from it. `seed_values` are what every worker is rendered from: that PEM, a secret, and the
+    authority's certificate. `shown_seed_values` are the same, for what tells nothing of the secret:
+    a hash over a join key's 256 random bits, a keyed digest. `ready` is the resource to depend on.
     """
 
     def __init__(
@@ -50,6 +54,9 @@ class JoinGate(pulumi.ComponentResource):
             algorithm="ED25519",
             opts=pulumi.ResourceOptions(parent=self),
         ).private_key_pem
+        values = pulumi.Output.all(pulumi.Output.secret(self.secret), authority.certificate_pem)
+        self.seed_values = values.apply(lambda both: (both[0], both[1]))
+        self.shown_seed_values = pulumi.Output.unsecret(self.seed_values)
         self.register_outputs({"url": self.url})
 
     def _input(

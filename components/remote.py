@@ -22,7 +22,7 @@ def run(
     name: str,
     host: Host,
     *,
-    create: str,
+    create: pulumi.Input[str],
     stdin: pulumi.Input[str] | None = None,
     delete: str | None = None,
     quiet: bool = False,

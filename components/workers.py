@@ -7,23 +7,32 @@ from typing import Any
 import pulumi
 
 from components import remote
-from components.join_gate import JoinGate
+from components.join_gate import JoinGate, SeedValues
 from components.marks import marks
-from config.models import Host, Lab
+from config.models import Lab
 from render import join_gate
-from render.hardware import HARDWARE, Emission, nspawn
+from render.hardware import HARDWARE, Emission
+from render.provisioning import Provisioning
 
 
 class MachineHost(pulumi.ComponentResource):
-    """A Linux host on which nspawn machines run: the script and unit that start them."""
+    """A provisioning host: what its nodes' files share, and the programs that take them."""
 
-    def __init__(self, name: str, host: Host, opts: pulumi.ResourceOptions | None = None):
+    def __init__(
+        self,
+        name: str,
+        lab: Lab,
+        authority_pem: pulumi.Output[str],
+        opts: pulumi.ResourceOptions | None = None,
+    ):
         super().__init__("autojoin:workers:MachineHost", name, None, opts)
+        self.provisioning = provisioning = Provisioning(lab, name)
         self.ready = remote.run(
             f"{name}-machines",
-            host,
-            create=nspawn.install_command(),
-            stdin=nspawn.install_input(),
+            provisioning.host,
+            create=provisioning.install_command(),
+            stdin=authority_pem.apply(provisioning.install_input),
+            delete=provisioning.remove_command(),
             parent=self,
         )
         self.register_outputs({})
@@ -48,12 +57,15 @@ class Worker(pulumi.ComponentResource):
         super().__init__(f"autojoin:workers:{kind}", name, None, opts)
         self.hardware = HARDWARE[settings.hardware](lab, name)
         self._marks = marks.of(name, self, settings.hardware == "nspawn")
-        self._emitted = emission = self._emission(gate)
+        self._made: tuple[SeedValues, Emission] | None = None
+        # Many applies of one thing each keep the SDK busier than the rendering does.
+        self._values = gate.seed_values
+        self._shown_values = gate.shown_seed_values
         self.registration = remote.run(
             f"{name}-registration",
             gate.host,
             create=join_gate.register_command(gate.authority.host, name),
-            stdin=emission.apply(self.hardware.register_input),
+            stdin=gate.seed_values.apply(self._registration_input),
             delete=join_gate.remove_node_command(gate.authority.host, name),
             quiet=True,
             before_update=self._marks,
@@ -65,35 +77,53 @@ class Worker(pulumi.ComponentResource):
             "address": settings.address,
             "generation": settings.generation,
             # A hash over the join key's 256 random bits tells nothing of it.
-            "userDataSha256": pulumi.Output.unsecret(
-                emission.apply(lambda emitted: emitted.user_data_sha256)
+            "userDataSha256": gate.shown_seed_values.apply(
+                lambda values: self._emission(values).user_data_sha256
             ),
         }
 
-    def join(self, needs: list[pulumi.Resource]) -> None:
+    def join(self, needs: list[pulumi.Resource], hosts: dict[str, MachineHost]) -> None:
         """The second half: bring the files to where they make a node, once `needs` are there."""
-        self.summary["joined"] = self._deliver(self._emitted, [self.registration, *needs])
+        name = self.hardware.lab.provisioner_name(self.hardware.settings)
+        host = hosts[name] if name else None
+        self.summary["joined"] = self._deliver([self.registration, *needs], host)
         self.register_outputs({"address": self.summary["address"]})
 
-    def _emission(self, gate: JoinGate) -> pulumi.Output[Emission]:
-        values = pulumi.Output.all(gate.secret, gate.authority.certificate_pem)
-        return pulumi.Output.secret(values.apply(lambda known: self.hardware.emit(*known)))
-
-    def _deliver(
-        self, emission: pulumi.Output[Emission], needs: list[pulumi.Resource]
-    ) -> pulumi.Input[Any]:
+    def _deliver(self, needs: list[pulumi.Resource], host: MachineHost | None) -> pulumi.Input[Any]:
         """What is known of the join."""
-        delivery = self.hardware.delivery()
-        if delivery is None:
-            return self.hardware.undelivered() | {"readySeconds": None}
+        hardware = self.hardware
+        delivery = hardware.delivery()
+        if delivery is None or host is None:
+            return hardware.undelivered() | {"readySeconds": None}
         machine = remote.run(
-            f"{self.hardware.node}-machine",
+            f"{hardware.node}-machine",
             delivery.host,
-            create=delivery.create,
-            stdin=emission.apply(self.hardware.delivery_input),
+            create=self._shown_values.apply(self._delivery_command),
+            stdin=self._values.apply(
+                lambda values: self._delivery_input(values, host.provisioning)
+            ),
             delete=delivery.delete,
             before_update=self._marks,
             parent=self,
-            depends_on=needs,
+            depends_on=[*needs, host.ready],
         )
-        return machine.stdout.apply(self.hardware.joined)
+        return machine.stdout.apply(hardware.joined)
+
+    def _emission(self, values: SeedValues) -> Emission:
+        """Rendered once."""
+        if self._made is None or self._made[0] != values:
+            self._made = values, self.hardware.emit(*values)
+        return self._made[1]
+
+    def _registration_input(self, values: SeedValues) -> str:
+        return self.hardware.register_input(self._emission(values))
+
+    def _delivery_command(self, values: SeedValues) -> str:
+        delivery = self.hardware.delivery(self.hardware.marks(self._emission(values)))
+        assert delivery is not None
+        return delivery.create
+
+    def _delivery_input(self, values: SeedValues, host: Provisioning) -> str:
+        emission = self._emission(values)
+        book = host.book(self.hardware.name, emission.authority_pem)
+        return self.hardware.delivery_input(emission, book)

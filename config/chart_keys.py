@@ -57,11 +57,16 @@ def of_chart(folder: Path) -> Keys:
     schema = json.loads((folder / "values.schema.json").read_text())
     whole, references = _templates(folder / "templates")
     found = dict(_of_schema(schema, "", whole))
+    branches = {parent for key in found for parent in _parents(key)}
+    # In their order no key comes after what is below it.
     for key in sorted(references):
-        parents = {key[:end] for end in range(len(key)) if key[end] == "."}
-        if not any(found.get(parent) == "map" for parent in parents) and not _branch(found, key):
+        if key not in branches and not any(found.get(it) == "map" for it in _parents(key)):
             found.setdefault(key, "any")
     return dict(sorted(found.items()))
+
+
+def _parents(key: str) -> set[str]:
+    return {key[:end] for end in range(len(key)) if key[end] == "."}
 
 
 def of_release(minor: str) -> Keys:

@@ -341,9 +341,18 @@ class Lab(Section):
 
     def provisioner(self, worker: Worker) -> ProvisioningHost | None:
         """The provisioning host of a worker; the only one there is where it names none."""
-        if worker.provisioner:
-            return self.provisioning.get(worker.provisioner)
-        return next(iter(self.provisioning.values())) if len(self.provisioning) == 1 else None
+        return self.provisioning.get(self.provisioner_name(worker) or "")
+
+    def provisioner_name(self, worker: Worker) -> str | None:
+        """The name of that host; None where there is none, or several to choose from."""
+        if worker.provisioner or len(self.provisioning) != 1:
+            return worker.provisioner
+        return next(iter(self.provisioning))
+
+    def provisioners(self) -> list[str]:
+        """The names of the hosts that feed a worker."""
+        names = {self.provisioner_name(worker) for worker in self.workers.values()}
+        return sorted(name for name in names if name)
 
 
 def inner_model(annotation: Any) -> type[BaseModel] | None:

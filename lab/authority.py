@@ -5,9 +5,6 @@ It is started from a seed by the same machine script that the graph uses for wor
 
 from __future__ import annotations
 
-import base64
-import io
-import tarfile
 import time
 
 import yaml
@@ -17,6 +14,8 @@ from lab.errors import LabError
 from lab.facts import AUTHORITY_IMAGE, BRIDGE
 from lab.place import Place
 from lab.remote import remote
+from render.archive import File, text
+from render.recipe import recipe
 
 NAME = "ca"
 FOLDER = "etc/kubernetes-ca"
@@ -50,25 +49,19 @@ def network_config(place: Place) -> str:
 
 
 def seed(place: Place) -> str:
-    """The machine's whole input, for `machine apply`: base64 of a tar. Holds the CA's key."""
+    """The machine's whole input, for `machine apply`. Holds the CA's key."""
     keys = pki.folder(place)
     meta_data = {"instance-id": f"{NAME}-{place.identifier}", "local-hostname": NAME}
     files = {
-        "seed/user-data": (user_data(place).encode(), 0o600),
-        "seed/meta-data": (yaml.safe_dump(meta_data).encode(), 0o600),
-        "seed/network-config": (network_config(place).encode(), 0o600),
-        "seed/vendor-data": (b"", 0o600),
-        "machine.env": (f"IMAGE={AUTHORITY_IMAGE}\nBRIDGE={BRIDGE}\n".encode(), 0o600),
-        f"files/{FOLDER}/ca.pem": ((keys / "ca.pem").read_bytes(), 0o644),
-        f"files/{FOLDER}/ca-key.pem": ((keys / "ca-key.pem").read_bytes(), 0o600),
+        "seed/user-data": text(user_data(place)),
+        "seed/meta-data": text(yaml.safe_dump(meta_data)),
+        "seed/network-config": text(network_config(place)),
+        "seed/vendor-data": File(b""),
+        "machine.env": text(f"IMAGE={AUTHORITY_IMAGE}\nBRIDGE={BRIDGE}\n"),
+        f"files/{FOLDER}/ca.pem": File((keys / "ca.pem").read_bytes(), 0o644),
+        f"files/{FOLDER}/ca-key.pem": File((keys / "ca-key.pem").read_bytes()),
     }
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, (content, mode) in sorted(files.items()):
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(content), mode
-            archive.addfile(entry, io.BytesIO(content))
-    return base64.b64encode(buffer.getvalue()).decode()
+    return recipe(files)
 
 
 def start(place: Place) -> None:

@@ -27,6 +27,7 @@ from lab.place import Place, Process, start_time, with_process
 
 FILES = Path(__file__).resolve().parent / "files"
 MACHINE_SCRIPT = FILES.parent.parent / "render" / "files" / "machine.sh"
+ASSEMBLE_SCRIPT = MACHINE_SCRIPT.with_name("assemble.sh")
 SERVICES = ("etcd", "kube-apiserver", "kube-controller-manager", "cilium-operator-generic")
 LAYERS: dict[str, tuple[str, ...]] = {"worker": ("kubelet",), "ca": ("cfssl", "cfssljson")}
 ARM64_KUBELET = "kubelet-arm64"
@@ -207,10 +208,11 @@ def write_root(place: Place) -> None:
 
 
 def install_machine_script(upper: Path) -> None:
-    """The same script that the graph installs; the CA host is started by it before any graph."""
-    target = upper / "usr/local/lib/autojoin/machine"
-    shutil.copyfile(MACHINE_SCRIPT, target)
-    target.chmod(0o755)
+    """The same scripts that the graph installs; the CA host is started by them before any graph."""
+    for script in (MACHINE_SCRIPT, ASSEMBLE_SCRIPT):
+        target = upper / "usr/local/lib/autojoin" / script.stem
+        shutil.copyfile(script, target)
+        target.chmod(0o755)
 
 
 def enable(root: Path, target: str, unit: str) -> None:

@@ -5,44 +5,58 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from render.archive import File, pack, text
+from render.recipe import Book, recipe
 
+# Of the host's folder of nodes' files: what is no node's.
+RECORDS = ".autojoin"
 DELIVER_SCRIPT = Path(__file__).parent / "files" / "deliver.sh"
 
 
-def apply_command(node: str, directory: str, await_seconds: int | None) -> str:
+def apply_command(
+    node: str, directory: str, await_seconds: int | None, marks: Iterable[str] = ()
+) -> str:
     """Puts the files of `apply_input` (standard input) in place in `directory` on the host.
 
     With `await_seconds` it then follows the node's join until it is Ready, and ends with a line
-    of JSON; see `joined`. Needs a POSIX sh, tar, base64 or openssl, and curl for the wait.
+    of JSON; see `joined`. Needs what render/provisioning.py installs there. `marks` change nothing.
     """
+    script = shlex.quote(_script(directory))
     where = shlex.join((node, directory))
     body = (
-        "set -eu; umask 077; work=$(mktemp -d); trap 'rm -rf \"$work\"' EXIT; "
-        'trap "exit 1" HUP INT TERM; cd "$work"; '
-        "if command -v base64 >/dev/null 2>&1; then base64 -d; else openssl base64 -d; fi "
-        f'>.tar; umask 022; tar -xpf .tar; rm .tar; sh deliver.sh apply {where} "$work"'
+        f"set -eu; [ -e {script} ] || {{ echo {shlex.quote(_script(directory))} is not there: the "
+        "step of this host, NAME-machines, brings it >&2; exit 1; }; "
+        f'sh {script} apply {where} "$@"'
     )
     if await_seconds is not None:
-        body += f"; sh deliver.sh await {where} {int(await_seconds)}"
-    return f"sh -c {shlex.quote(body)}"
+        body += f"; sh {script} await {where} {int(await_seconds)}"
+    return with_marks(f"sh -c {shlex.quote(body)} deliver", marks)
+
+
+def with_marks(command: str, marks: Iterable[str]) -> str:
+    """A command with further words, each on a line of its own, as a diff shows them best."""
+    return " \\\n  ".join([command, *map(shlex.quote, marks)])
 
 
 def remove_command(node: str, directory: str) -> str:
     """Removes the node's files; nothing where there are none."""
-    script = shlex.quote(f"{directory}/.autojoin/deliver")
+    script = shlex.quote(_script(directory))
     body = f"[ ! -e {script} ] || exec sh {script} remove {shlex.join((node, directory))}"
     return f"sh -c {shlex.quote(body)}"
 
 
-def apply_input(
+def _script(directory: str) -> str:
+    return f"{directory}/{RECORDS}/deliver"
+
+
+def parcel(
     files: Mapping[str, File], *, gate_url: str, authority_pem: str, status_token: str
-) -> str:
-    """Standard input for `apply_command`: a base64 tar. It holds the join key: a secret.
+) -> dict[str, File]:
+    """All that goes to the host for one node. It holds the join key: a secret.
 
     The first parts of the paths of `files` are folders of this node alone.
     """
@@ -50,10 +64,16 @@ def apply_input(
     members["await/gate-url"] = text(gate_url.rstrip("/") + "\n")
     members["await/ca.pem"] = text(authority_pem)
     members["await/status-token"] = text(status_token + "\n")
-    digest = hashlib.sha256(pack(members).encode()).hexdigest()
-    members["sum"] = text(digest + "\n")
-    members["deliver.sh"] = File(DELIVER_SCRIPT.read_bytes(), 0o755)
-    return pack(members)
+    return members
+
+
+def apply_input(parcel: Mapping[str, File], book: Book | None = None) -> str:
+    """Standard input for `apply_command`. It holds the join key: a secret.
+
+    `book` is what render/provisioning.py puts on the host for all nodes of the kind.
+    """
+    digest = hashlib.sha256(pack(parcel).encode()).hexdigest()
+    return recipe({**parcel, "sum": text(digest + "\n")}, book)
 
 
 def joined(output: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -31,6 +32,12 @@ def join_key(secret_pem: str, identity: str) -> str:
 def status_token(secret_pem: str, identity: str) -> str:
     """What reads the node's status at the gate: 64 hexadecimal digits. It cannot join anything."""
     return _derived(secret_pem, f"autojoin status token {identity}")
+
+
+@lru_cache(maxsize=8)
+def mark_key(secret_pem: str) -> str:
+    """What the digests in a preview are keyed with, so that no file can be guessed from its own."""
+    return _derived(secret_pem, "autojoin marks of files")
 
 
 def _derived(secret_pem: str, purpose: str) -> str:

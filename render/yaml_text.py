@@ -39,7 +39,8 @@ _Dumper.add_representer(str, _string)
 
 def to_yaml(data: dict[str, Any]) -> str:
     """YAML with scripts and certificates as literal blocks."""
-    return "".join(_pieces(data, ()))
+    *pieces, last = _pieces(data, ())
+    return "".join([*(_unended(piece) for piece in pieces), last])
 
 
 def dump(data: Any) -> str:
@@ -66,6 +67,11 @@ def _pieces(value: Any, above: tuple[str, ...]) -> Iterator[str]:
                 yield from _pieces(inner, (*above, key))
             else:
                 yield _text({key: inner}, above)
+
+
+def _unended(piece: str) -> str:
+    """Without the mark that the emitter puts behind a document that ends in empty lines."""
+    return piece.removesuffix("...\n") if piece.endswith("\n...\n") else piece
 
 
 def _simple(key: Any) -> bool:

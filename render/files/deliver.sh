@@ -1,14 +1,15 @@
 #!/bin/sh
 # Keeps the nodes' files on a provisioning host: hypervisor, boot server or web root. Any Unix.
 #
-#   deliver apply NODE DIRECTORY WORK    what WORK holds becomes NODE's files in DIRECTORY
+#   deliver apply NODE DIRECTORY [FILE:DIGEST ...]  stdin: a recipe (see assemble); its files become
+#                                        NODE's in DIRECTORY. The digests are for who reads a preview
 #   deliver await NODE DIRECTORY SECONDS follow NODE's phases at the join gate until it is Ready
 #   deliver remove NODE DIRECTORY        remove NODE's files
 #
-# WORK has a folder files/, whose entries (folders of this node alone) go to DIRECTORY, and a folder
-# await/ (gate-url, ca.pem, status-token), which stays with the records in DIRECTORY/.autojoin. A
-# record lists what NODE has in DIRECTORY; it is written last, so that who watches the records sees
-# whole nodes only.
+# The recipe has a folder files/, whose entries (folders of this node alone) go to DIRECTORY, and a
+# folder await/ (gate-url, ca.pem, status-token), which stays with the records in DIRECTORY/.autojoin,
+# beside this script, assemble and its books. A record lists what NODE has in DIRECTORY; it is written
+# last, so that who watches the records sees whole nodes only.
 set -eu
 umask 022
 
@@ -35,13 +36,14 @@ owned() {
 }
 
 apply() {
-    work=$1
-    mkdir -p "$RECORDS"
     chmod 755 "$DIRECTORY"
     chmod 700 "$RECORDS"
-    cp "$work/deliver.sh" "$RECORDS/.deliver.new"
-    mv "$RECORDS/.deliver.new" "$RECORDS/deliver"
-    cd "$work/files"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    trap 'exit 1' HUP INT TERM
+    cd "$work"
+    sh "$RECORDS/assemble" unpack "$RECORDS/books"
+    cd files
     : >"$work/list"
     for entry in *; do
         printf '%s\n' "$entry" >>"$work/list"
@@ -118,7 +120,7 @@ remove() {
     rm -rf "$RECORD" "$KEPT" "$CLAIM"
 }
 
-[ "$#" -ge 3 ] || die "usage: deliver apply NODE DIRECTORY WORK | await NODE DIRECTORY SECONDS | remove NODE DIRECTORY"
+[ "$#" -ge 3 ] || die "usage: deliver apply NODE DIRECTORY | await NODE DIRECTORY SECONDS | remove NODE DIRECTORY"
 command=$1 NODE=$2 DIRECTORY=$3
 RECORDS=$DIRECTORY/.autojoin
 RECORD=$RECORDS/$NODE.list
@@ -126,7 +128,7 @@ CLAIM=$RECORDS/.$NODE.claim
 KEPT=$RECORDS/$NODE
 shift 3
 case $command in
-    apply | await) "$command" "$1" ;;
-    remove) remove ;;
+    apply | remove) "$command" ;;
+    await) await "$1" ;;
     *) die "deliver: unknown command $command" ;;
 esac

@@ -2,15 +2,19 @@
 # Keeps the systemd-nspawn machines of one provisioning host; runs as root where systemd is PID 1.
 #
 #   machine install                write the unit template that holds every machine
-#   machine apply NAME             stdin: base64 of a tar (seed/, machine.env, files/, await.env,
-#                                  ca.pem, status-token); makes NAME run from exactly that
+#   machine uninstall              remove what is not one machine's; all of it with the last machine
+#   machine apply NAME [FILE:DIGEST ...]
+#                                  stdin: a recipe (see assemble) of seed/, machine.env, files/,
+#                                  await.env, ca.pem, status-token; makes NAME run from exactly that.
+#                                  The digests are for who reads a preview
 #   machine await NAME SECONDS     follow NAME's phases at the join gate until it is Ready
 #   machine remove NAME            stop NAME hard and delete all that belongs to it
 #   machine run|unmount NAME       what the unit itself calls
 set -eu
 umask 077
 
-PROGRAM=/usr/local/lib/autojoin/machine
+PROGRAMS=/usr/local/lib/autojoin
+PROGRAM=$PROGRAMS/machine
 MACHINES=/var/lib/autojoin/machines
 LOCKS=/run/autojoin
 UNITS=/etc/systemd/system
@@ -115,14 +119,25 @@ unmount_disk() {
     done
 }
 
-# unpack DIRECTORY: stdin to DIRECTORY/{seed.tar,seed/,machine.env,...}, with every name checked.
+# What belongs to the definition of a machine: modes and contents of its input, by path.
+definition() {
+    (
+        cd "$1"
+        set --
+        for part in seed files machine.env await.env ca.pem status-token; do
+            [ ! -e "$part" ] || set -- "$@" "$part"
+        done
+        find "$@" -type f -exec sha256sum '{}' +
+        find "$@" -type f -printf '%m %p\n'
+    ) | sort
+}
+
+# unpack DIRECTORY: stdin to DIRECTORY/{seed/,machine.env,...}, with every name checked.
 unpack() {
     rm -rf "$1"
     mkdir -p "$1"
-    base64 -d >"$1/seed.tar" || die "machine $NAME: the input is not base64; nothing was changed"
-    # Folders that the tar only implies become ordinary ones; $1 itself is root's alone.
-    (umask 022 && tar -C "$1" --no-same-owner -xpf "$1/seed.tar") ||
-        die "machine $NAME: the input is not a tar archive; nothing was changed"
+    # Folders that are only implied become ordinary ones; $1 itself is root's alone.
+    (cd "$1" && exec sh "$PROGRAMS/assemble" unpack "$PROGRAMS/books") || exit 1
     for needed in seed/user-data seed/meta-data machine.env; do
         [ -f "$1/$needed" ] || die "machine $NAME: the input has no $needed; nothing was changed"
     done
@@ -148,16 +163,27 @@ write_disk() {
     fi
 }
 
+# Whether all that the machine is made from is there; seed.tar is the mark of earlier versions.
+is_whole() {
+    [ -f "$HOME_DIRECTORY/complete" ] || [ -f "$HOME_DIRECTORY/seed.tar" ]
+}
+
 replace() {
-    # Without seed.tar the machine counts as unfinished: a cut from here on leads to a full repeat.
-    rm -f "$HOME_DIRECTORY/seed.tar"
+    # Without its mark the machine counts as unfinished: a cut from here on leads to a full repeat.
+    rm -f "$HOME_DIRECTORY/complete" "$HOME_DIRECTORY/seed.tar"
     stop_hard
     rm -rf --one-file-system "$HOME_DIRECTORY"
     mkdir -p "$HOME_DIRECTORY"
-    mv "$1/seed.tar" "$MACHINES/.$NAME.tar"
     mv "$1"/* "$HOME_DIRECTORY/"
     write_disk
-    mv "$MACHINES/.$NAME.tar" "$HOME_DIRECTORY/seed.tar"
+    definition "$HOME_DIRECTORY" | sha256sum | cut -c 1-32 >"$HOME_DIRECTORY/.complete"
+    mv "$HOME_DIRECTORY/.complete" "$HOME_DIRECTORY/complete"
+}
+
+# 32 hexadecimal digits of the machine's own, the same at each of its boots.
+identifier() {
+    cat "$HOME_DIRECTORY/complete" 2>/dev/null ||
+        sha256sum "$HOME_DIRECTORY/seed.tar" | cut -c 1-32
 }
 
 start() {
@@ -185,7 +211,7 @@ apply() {
     lock
     incoming=$MACHINES/.$NAME.incoming
     unpack "$incoming"
-    if ! cmp -s "$incoming/seed.tar" "$HOME_DIRECTORY/seed.tar"; then
+    if ! is_whole || [ "$(definition "$incoming")" != "$(definition "$HOME_DIRECTORY")" ]; then
         replace "$incoming"
         start
     elif ! systemctl is-active --quiet "$UNIT"; then
@@ -198,18 +224,17 @@ apply() {
 }
 
 run() {
-    [ -f "$HOME_DIRECTORY/seed.tar" ] || die "machine $NAME: its data is incomplete; apply it again"
+    is_whole || die "machine $NAME: its data is incomplete; apply it again"
     date +%s.%N >"$HOME_DIRECTORY/.started"
     mv "$HOME_DIRECTORY/.started" "$HOME_DIRECTORY/started"
     mount_disk
     bridge=$(setting "$HOME_DIRECTORY/machine.env" BRIDGE)
     await_bridge "$bridge"
     drop_link
-    identifier=$(sha256sum "$HOME_DIRECTORY/seed.tar" | cut -c 1-32)
     plug_in "$bridge"
     # shellcheck disable=SC2086 # one option
     exec systemd-nspawn --quiet --directory="$DISK/root" --boot --machine="$NAME" \
-        --uuid="$identifier" --register=no --keep-unit --console=read-only --link-journal=no \
+        --uuid="$(identifier)" --register=no --keep-unit --console=read-only --link-journal=no \
         --resolv-conf=off --timezone=off $network \
         --bind="$HOME_DIRECTORY/containerd:/var/lib/containerd" \
         --system-call-filter='@keyring bpf'
@@ -360,17 +385,28 @@ remove() {
     lock
     systemctl disable --quiet --no-reload "$UNIT" 2>/dev/null || true
     stop_hard
-    rm -rf --one-file-system "$HOME_DIRECTORY" "$MACHINES/.$NAME.incoming" "$MACHINES/.$NAME.tar"
+    rm -rf --one-file-system "$HOME_DIRECTORY" "$MACHINES/.$NAME.incoming"
+}
+
+# The graph's own part of the host. A machine that is left, of whomever, keeps what it runs by.
+uninstall() {
+    rm -rf "$PROGRAMS/books"
+    for machine in "$MACHINES"/*; do
+        [ ! -d "$machine" ] || return 0
+    done
+    rm -f "$UNITS/autojoin-machine@.service" "$PROGRAMS/assemble" "$PROGRAM"
+    systemctl daemon-reload
 }
 
 command=${1:-}
 [ "$#" -eq 0 ] || shift
 case $command in
     install) install_unit ;;
+    uninstall) uninstall ;;
     apply) use_name "${1:-}"; apply ;;
     await) use_name "${1:-}"; await "${2:-}" ;;
     remove) use_name "${1:-}"; remove ;;
     run) use_name "${1:-}"; run ;;
     unmount) use_name "${1:-}"; unmount_disk ;;
-    *) die "usage: machine install | apply NAME | await NAME SECONDS | remove NAME" ;;
+    *) die "usage: machine install | uninstall | apply NAME | await NAME SECONDS | remove NAME" ;;
 esac

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from config.models import Host, Lab
 from render import cloud_init, delivery, from_lab, identity, iso, join_gate, kubelet
 from render.archive import File, text
+from render.recipe import Book
 from render.seed import Cluster, Node, Seed
 
 # What stands in the files where the stack's secret is not to be shown, or not known.
@@ -18,10 +21,12 @@ REDACTED = "REDACTED"
 
 @dataclass(frozen=True)
 class Keys:
-    """The two secrets of a node in one generation: what joins, and what reads its progress."""
+    """The secrets of a node in one generation: what joins, and what reads its progress."""
 
     join_key: str = REDACTED
     status_token: str = REDACTED
+    # Of the whole stack: keys the digests that a preview shows.
+    mark_key: str = REDACTED
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Hardware:
     # needs beside them.
     plain: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ()
+    # Whether a machine takes its seed from a disc on its provisioning host.
+    starts_from_disc: ClassVar[bool] = False
     # Whether the root file system is smaller than its disk at first.
     grow_root: ClassVar[bool] = True
     # Whether a changed seed reaches the machine without a person. Where it does, the change is a
@@ -99,28 +106,47 @@ class Hardware:
 
         The first parts of the paths are folders of this node alone.
         """
-        return {f"{self.node}/{path}": file for path, file in self.files(emission).items()}
+        files = self.files(emission, with_disc=self.starts_from_disc)
+        return {f"{self.node}/{path}": file for path, file in files.items()}
 
-    def delivery(self) -> Delivery | None:
-        """The commands that bring the files to the machine; None leaves that to a person."""
+    def delivery(self, marks: Iterable[str] = ()) -> Delivery | None:
+        """The commands that bring the files to the machine; None leaves that to a person.
+
+        `marks` are shown in the command, and change nothing there.
+        """
         host = self.lab.provisioner(self.settings)
         if host is None:
             return None
         seconds = self.settings.join_timeout if self.settings.await_join else None
         return Delivery(
             host,
-            delivery.apply_command(self.node, host.directory, seconds),
+            delivery.apply_command(self.node, host.directory, seconds, marks),
             delivery.remove_command(self.node, host.directory),
         )
 
-    def delivery_input(self, emission: Emission) -> str:
-        """Standard input of the delivery. It holds the join key: a secret."""
-        return delivery.apply_input(
+    def parcel(self, emission: Emission) -> dict[str, File]:
+        """All that goes to the provisioning host, by path. It holds the join key: a secret."""
+        return delivery.parcel(
             self.delivered_files(emission),
             gate_url=self.gate_url,
             authority_pem=emission.authority_pem,
             status_token=emission.keys.status_token,
         )
+
+    def delivery_input(self, emission: Emission, book: Book | None = None) -> str:
+        """Standard input of the delivery. It holds the join key: a secret.
+
+        `book` is what the nodes of this type share on the host; see render/provisioning.py.
+        """
+        return delivery.apply_input(self.parcel(emission), book)
+
+    def marks(self, emission: Emission) -> list[str]:
+        """`path:digest` for each delivered file, for who reads a preview; they tell no content."""
+        key = emission.keys.mark_key.encode()
+        return [
+            f"{path.removeprefix('files/')}:{hmac.digest(key, file.content, 'sha256').hex()[:8]}"
+            for path, file in sorted(self.parcel(emission).items())
+        ]
 
     def joined(self, output: str) -> dict[str, Any]:
         """What the output of the delivery tells of the join, for the stack's outputs."""
@@ -146,16 +172,21 @@ class Hardware:
         keys = Keys()
         if secret_pem is not None:
             keys = Keys(
-                identity.join_key(secret_pem, name), identity.status_token(secret_pem, name)
+                identity.join_key(secret_pem, name),
+                identity.status_token(secret_pem, name),
+                identity.mark_key(secret_pem),
             )
         return Emission(name, keys, authority_pem, self.seed(name, authority_pem, keys.join_key))
 
-    def files(self, emission: Emission) -> dict[str, File]:
+    def files(self, emission: Emission, *, with_disc: bool = True) -> dict[str, File]:
         """Every file of the worker, by path relative to its folder: its seed and the type's own."""
         seed = {name: text(content) for name, content in emission.seed.files().items()}
-        image = iso.image({name: file.content for name, file in seed.items()})
         about = text(self.description(emission), 0o644)
-        return {**seed, "seed.iso": File(image), "node.json": about, **self.own_files(emission)}
+        found = {**seed, "node.json": about, **self.own_files(emission)}
+        if with_disc:
+            image = iso.image({name: file.content for name, file in seed.items()})
+            found["seed.iso"] = File(image)
+        return found
 
     def description(self, emission: Emission) -> str:
         """node.json: what the folder it lies in is, for programs and people on that host."""

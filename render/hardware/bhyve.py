@@ -16,6 +16,7 @@ class Bhyve(Hardware):
     """The seed is attached as a disc. Neither zadm nor vm-bhyve is started by the graph."""
 
     name = "bhyve"
+    starts_from_disc = True
 
     @property
     def mac(self) -> str:

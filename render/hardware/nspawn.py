@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from render import delivery
 from render.archive import File as File
-from render.archive import pack, text
+from render.archive import text
 from render.hardware.base import Delivery, Emission, Hardware
+from render.recipe import Book, recipe
 from render.seed import Seed
 
-PROGRAM = "/usr/local/lib/autojoin/machine"
+PROGRAMS = "/usr/local/lib/autojoin"
+PROGRAM = f"{PROGRAMS}/machine"
 # A machine shares its host's control groups, swap and memory: the kubelet has nothing to enforce,
 # and does not put itself before the host's own services. Where it may not, it would sleep 0.2 s.
 KUBELET_OVERRIDES: dict[str, Any] = {
@@ -38,18 +41,17 @@ class Nspawn(Hardware):
     def kubelet_overrides(self) -> dict[str, Any]:
         return KUBELET_OVERRIDES
 
-    def delivery(self) -> Delivery:
+    def delivery(self, marks: Iterable[str] = ()) -> Delivery:
         host = self.lab.provisioner(self.settings)
         assert host is not None, "config/checks.py lets no nspawn worker pass without one"
         return Delivery(
             host,
-            apply_command(self.node, self.settings.join_timeout),
+            apply_command(self.node, self.settings.join_timeout, marks),
             remove_command(self.node),
         )
 
-    def delivery_input(self, emission: Emission) -> str:
-        return apply_input(
-            self.node,
+    def parcel(self, emission: Emission) -> dict[str, File]:
+        return parcel(
             emission.seed,
             image=self.settings.image or "",
             bridge=self.settings.bridge,
@@ -59,6 +61,9 @@ class Nspawn(Hardware):
             status_token=emission.keys.status_token,
         )
 
+    def delivery_input(self, emission: Emission, book: Book | None = None) -> str:
+        return recipe(self.parcel(emission), book)
+
     def joined(self, output: str) -> dict[str, Any]:
         """The summary with which `machine await` ends: seconds to Ready, phase by phase."""
         lines = output.strip().splitlines()
@@ -66,33 +71,18 @@ class Nspawn(Hardware):
         return {"readySeconds": summary.get("readySeconds"), "phases": summary.get("phases")}
 
 
-def install_command() -> str:
-    """Puts the machine script (standard input) in place whole, and lets it write its unit."""
-    directory = shlex.quote(str(Path(PROGRAM).parent))
-    new = shlex.quote(PROGRAM + ".new")
-    program = shlex.quote(PROGRAM)
-    return (
-        f"set -eu; mkdir -p {directory}; cat >{new}; chmod 0755 {new}; "
-        f"mv -f {new} {program}; {program} install"
-    )
-
-
-def install_input() -> str:
-    """The machine script."""
-    return MACHINE_SCRIPT.read_text()
-
-
-def apply_command(name: str, timeout_seconds: int) -> str:
+def apply_command(name: str, timeout_seconds: int, marks: Iterable[str] = ()) -> str:
     """Makes machine `name` run from the input, and follows its join for `timeout_seconds`.
 
-    The last line of its output is JSON: `{"node", "readySeconds", "phases": {phase: seconds}}`.
+    `marks` change nothing. The last line of its output is JSON:
+    `{"node", "readySeconds", "phases": {phase: seconds}}`.
     """
     machine = shlex.quote(name)
-    return f"{PROGRAM} apply {machine} && {PROGRAM} await {machine} {int(timeout_seconds)}"
+    apply = delivery.with_marks(f"{PROGRAM} apply {machine}", marks)
+    return f"{apply} && {PROGRAM} await {machine} {int(timeout_seconds)}"
 
 
-def apply_input(
-    name: str,
+def parcel(
     seed: Seed,
     *,
     image: str,
@@ -102,8 +92,8 @@ def apply_input(
     status_token: str,
     mac: str | None = None,
     files: Mapping[str, File] | None = None,
-) -> str:
-    """The machine as base64 of a tar. It holds the join key and the status token: a secret.
+) -> dict[str, File]:
+    """All that a machine is made from. It holds the join key and the status token: a secret.
 
     `image` is a list of folders, the topmost first, with colons between; `files` are the
     machine's own by absolute path.
@@ -117,7 +107,7 @@ def apply_input(
     members["status-token"] = text(status_token + "\n")
     for path, file in (files or {}).items():
         members[f"files/{_inside(path)}"] = file
-    return pack(members)
+    return members
 
 
 def remove_command(name: str) -> str:

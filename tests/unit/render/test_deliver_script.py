@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from render import delivery
 from render.archive import File, text
+from render.recipe import ASSEMBLE_SCRIPT
 
 SHELLS = ["dash", "bash", "busybox"]
 MORE = {"gate_url": "https://127.0.0.1:1/", "authority_pem": "PEM\n", "status_token": "ab" * 32}
@@ -35,9 +37,22 @@ def shells(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["PYTEST_SHELLS"] = str(folder)
 
 
+def given(files: dict[str, File]) -> str:
+    return delivery.apply_input(delivery.parcel(files, **MORE))
+
+
+def install(directory: Path) -> None:
+    """What the host's own step brings; see test_provisioning.py."""
+    records = directory / ".autojoin"
+    records.mkdir(parents=True, exist_ok=True)
+    for script in (delivery.DELIVER_SCRIPT, ASSEMBLE_SCRIPT):
+        shutil.copy(script, records / script.stem)
+
+
 def apply(node: str, directory: Path, files: dict[str, File], shell: str = "dash") -> None:
-    command = delivery.apply_command(node, str(directory), None)
-    done = sh(command, delivery.apply_input(files, **MORE), shell)
+    install(directory)
+    command = delivery.apply_command(node, str(directory), None, [f"{node}/a:12"])
+    done = sh(command, given(files), shell)
     assert done.returncode == 0, done.stderr
 
 
@@ -86,8 +101,9 @@ def test_what_is_somebody_elses_is_not_overwritten(tmp_path: Path) -> None:
     where = tmp_path / "n"
     (where / "one").mkdir(parents=True)
     (where / "one/letter").write_text("mine\n")
+    install(where)
     command = delivery.apply_command("one", str(where), None)
-    done = sh(command, delivery.apply_input({"one/user-data": text("a\n")}, **MORE))
+    done = sh(command, given({"one/user-data": text("a\n")}))
     assert done.returncode == 1
     assert f"{where}/one is there and not of one" in done.stderr
     assert visible(where) == {"one/letter": ("mine\n", "0644")}
@@ -102,6 +118,12 @@ def test_an_apply_that_was_cut_off_is_repeated(tmp_path: Path) -> None:
     apply("one", where, {"one/user-data": text("b\n"), "02:bb/boot.ipxe": text("b\n")})
     assert visible(where)["one/user-data"][0] == "b\n"
     assert not (where / ".autojoin/.one.claim").exists()
+
+
+def test_without_the_hosts_own_step_the_error_names_it(tmp_path: Path) -> None:
+    done = sh(delivery.apply_command("one", str(tmp_path / "n"), None), given({}))
+    assert done.returncode == 1
+    assert "deliver is not there: the step of this host, NAME-machines" in done.stderr
 
 
 def test_a_record_never_points_outside(tmp_path: Path) -> None:
@@ -147,8 +169,9 @@ def test_the_wait_ends_ready_or_names_the_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[str], status: int, shown: str
 ) -> None:
     monkeypatch.setenv("PATH", f"{fake_gate(tmp_path, answers)}:{os.environ['PATH']}")
+    install(tmp_path / "n")
     command = delivery.apply_command("one", str(tmp_path / "n"), 1 if status else 20)
-    done = sh(command, delivery.apply_input({"one/user-data": text("a\n")}, **MORE))
+    done = sh(command, given({"one/user-data": text("a\n")}))
     assert done.returncode == status, done.stdout + done.stderr
     assert shown in done.stdout + done.stderr
     if status == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import shlex
+import shutil
 import ssl
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from render.hardware import nspawn
+from render.recipe import ASSEMBLE_SCRIPT, Book, recipe
 from render.seed import Seed
 from tests.unit.render.fake_cluster import Authority
 
@@ -76,10 +78,13 @@ class Host:
         self.folder = folder
         self.gate = gate
         self.machines = folder / "machines"
+        (folder / "programs/books").mkdir(parents=True)
+        shutil.copy(ASSEMBLE_SCRIPT, folder / "programs/assemble")
         functions, _, self.commands = nspawn.MACHINE_SCRIPT.read_text().partition("\ncommand=")
         self.script = (
             f"BASE={shlex.quote(str(folder))}\n{functions}\n"
-            f"MACHINES=$BASE/machines LOCKS=$BASE/locks\n{STAND_INS}\ncommand={self.commands}"
+            f"MACHINES=$BASE/machines LOCKS=$BASE/locks PROGRAMS=$BASE/programs UNITS=$BASE\n"
+            f"{STAND_INS}\ncommand={self.commands}"
         )
 
     def machine(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -92,8 +97,7 @@ class Host:
         )
 
     def apply(self, name: str = "worker-1", image: str = "/image") -> None:
-        text = nspawn.apply_input(
-            name,
+        members = nspawn.parcel(
             SEED,
             image=image,
             bridge="br0",
@@ -102,7 +106,7 @@ class Host:
             status_token=TOKEN,
             files={"/opt/tool/run": nspawn.File(b"#!/bin/sh\n", 0o755)},
         )
-        result = self.machine("apply", name, stdin=text)
+        result = self.machine("apply", name, "seed/user-data:0a1b2c3d", stdin=recipe(members))
         assert result.returncode == 0, result.stderr
 
     def restarts(self) -> int:
@@ -156,12 +160,40 @@ def test_apply_of_something_else_starts_from_an_empty_disk(host: Host) -> None:
 
 def test_broken_input_changes_nothing(host: Host) -> None:
     host.apply()
-    for text, message in (("%%%", "not base64"), ("aGVsbG8K", "not a tar archive")):
+    for text, message in (
+        ("%%%\n", "not a recipe"),
+        ("file 600 0 machine.env\n", "ends too early"),
+        (recipe({"machine.env": nspawn.File(b"BRIDGE=a\n")}), "no seed/user-data"),
+        (recipe({"../x": nspawn.File(b"")}), "names a file '../x'"),
+        (recipe({}, Book("a\n")), "is missing. Its own step"),
+    ):
         result = host.machine("apply", "worker-1", stdin=text)
         assert result.returncode == 1
         assert message in result.stderr
-    assert (host.machines / "worker-1/seed.tar").exists()
+    assert (host.machines / "worker-1/complete").exists()
     assert host.restarts() == 1
+
+
+def test_a_machine_of_an_earlier_version_is_left_alone(host: Host) -> None:
+    """Its mark was the tar that its input was; its definition is the same all the same."""
+    host.apply()
+    home = host.machines / "worker-1"
+    (home / "complete").rename(home / "seed.tar")
+    host.gate.say("ready", "done")
+    assert host.machine("await", "worker-1", "10").returncode == 0
+    host.apply()
+    assert host.restarts() == 1
+    assert not (home / "complete").exists()
+
+
+def test_the_hosts_own_part_goes_with_the_last_machine(host: Host) -> None:
+    host.apply()
+    assert host.machine("uninstall").returncode == 0
+    programs = host.folder / "programs"
+    assert not (programs / "books").exists() and (programs / "assemble").exists()
+    assert host.machine("remove", "worker-1").returncode == 0
+    assert host.machine("uninstall").returncode == 0
+    assert not (programs / "assemble").exists()
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a/b", "..", "a b", "ä", "a" * 64, "a;b"])

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import subprocess
-import tarfile
 from typing import Any
 
 import pytest
@@ -23,21 +20,10 @@ FIXED: dict[str, Any] = {
 }
 
 
-def unpacked(text: str) -> dict[str, tuple[int, str]]:
-    found = {}
-    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(text))) as archive:
-        for member in archive.getmembers():
-            content = archive.extractfile(member)
-            assert content is not None
-            assert (member.mtime, member.uid, member.gid) == (0, 0, 0)
-            found[member.name] = (member.mode, content.read().decode())
-    return found
-
-
-def test_input_holds_the_machine() -> None:
+def test_a_parcel_holds_the_machine() -> None:
     files = {"/etc/motd": nspawn.File(b"hello\n", 0o644)}
-    found = unpacked(nspawn.apply_input("worker-1", SEED, files=files, **FIXED))
-    assert found == {
+    found = nspawn.parcel(SEED, files=files, **FIXED)
+    assert {path: (file.mode, file.content.decode()) for path, file in found.items()} == {
         "await.env": (0o600, "GATE_URL=https://10.0.0.3:8443\n"),
         "ca.pem": (0o600, "PEM\n"),
         "files/etc/motd": (0o644, "hello\n"),
@@ -50,26 +36,20 @@ def test_input_holds_the_machine() -> None:
     }
 
 
-def test_input_is_deterministic_and_has_short_lines() -> None:
-    first = nspawn.apply_input("worker-1", SEED, **FIXED)
-    assert first == nspawn.apply_input("worker-1", SEED, **FIXED)
-    assert max(map(len, first.splitlines())) <= 76
-
-
 @pytest.mark.parametrize("path", ["etc/motd", "/etc/../../x", "/", "/a//b"])
 def test_files_stay_inside_the_machine(path: str) -> None:
     with pytest.raises(ValueError, match="absolute path"):
-        nspawn.apply_input("a", SEED, files={path: nspawn.File(b"")}, **FIXED)
+        nspawn.parcel(SEED, files={path: nspawn.File(b"")}, **FIXED)
 
 
 def test_values_of_more_lines_are_refused() -> None:
     with pytest.raises(ValueError, match="control characters"):
-        nspawn.apply_input("a", SEED, **(FIXED | {"bridge": "br0\nIMAGE=/"}))
+        nspawn.parcel(SEED, **(FIXED | {"bridge": "br0\nIMAGE=/"}))
 
 
 def test_commands_are_shell_and_hold_no_secret() -> None:
     commands = [
-        nspawn.install_command(),
+        nspawn.apply_command("worker-1", 300, ["a b:12"]),
         nspawn.apply_command("worker-1", 300),
         nspawn.remove_command("worker-1"),
     ]
@@ -79,4 +59,3 @@ def test_commands_are_shell_and_hold_no_secret() -> None:
         "/usr/local/lib/autojoin/machine apply worker-1"
         " && /usr/local/lib/autojoin/machine await worker-1 300"
     )
-    assert nspawn.install_input().startswith("#!/bin/sh\n")
