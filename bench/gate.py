@@ -8,6 +8,8 @@ import hmac
 import http.client
 import json
 import multiprocessing
+import os
+import resource
 import ssl
 import tempfile
 import threading
@@ -37,13 +39,26 @@ class Answer:
     certificate: str
 
 
+@dataclass(frozen=True)
+class Result:
+    """`spent` and `raw_spent` are who spent how many seconds of processor time on all of them."""
+
+    joins: list[Answer]
+    seconds: float
+    spent: dict[str, float]
+    raw_seconds: float
+    raw_spent: dict[str, float]
+
+
 def rows(full: bool) -> list[Row]:
     repetitions = 3 if full else 1
     results = [measure() for _ in range(repetitions)]
-    milliseconds = [1000 * answer.seconds for gate, _, _ in results for answer in gate]
-    ours = [_NODES / seconds for _, seconds, _ in results]
-    raw = [_NODES / seconds for _, _, seconds in results]
+    milliseconds = [1000 * answer.seconds for result in results for answer in result.joins]
+    ours = [_NODES / result.seconds for result in results]
+    raw = [_NODES / result.raw_seconds for result in results]
     note = f"p50 {quantile(milliseconds, 0.5):.0f} ms, p99 {quantile(milliseconds, 0.99):.0f} ms"
+    last = results[-1]
+    note += f"; CPU a join: {shown(last.spent)}; CPU a raw signature: {shown(last.raw_spent)}"
     return [
         Row(
             f"{_NODES} joins at once through the gate",
@@ -62,25 +77,55 @@ def quantile(values: Sequence[float], part: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * part))]
 
 
-def measure() -> tuple[list[Answer], float, float]:
-    """Answers of the gate, seconds of all joins, seconds of as many raw signatures."""
+def shown(spent: dict[str, float]) -> str:
+    return ", ".join(f"{who} {1000 * it / _NODES:.2f} ms" for who, it in spent.items())
+
+
+def processor_seconds(processes: Sequence[int]) -> float:
+    """Processor time of these processes so far, all their threads."""
+    ticks = 0
+    for process in processes:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def metered(
+    host: Host, port: int, bodies: list[bytes]
+) -> tuple[list[Answer], float, dict[str, float]]:
+    """What `together` gives, and who spent how much processor time on it."""
+
+    def spent() -> dict[str, float]:
+        load = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found = {"CFSSL": processor_seconds([host.processes["cfssl"].pid])}
+        if "gate" in host.processes:
+            found["gate"] = processor_seconds(host.workers())
+        return {**found, "load generator": load.ru_utime + load.ru_stime}
+
+    before = spent()
+    answers, seconds = together(port, host, bodies)
+    return answers, seconds, {who: it - before[who] for who, it in spent().items()}
+
+
+def measure() -> Result:
+    """As many raw signatures as joins, then the joins."""
     with tempfile.TemporaryDirectory(prefix="autojoin-bench-") as folder:
         host = Host(Path(folder))
         try:
             host.start_cfssl(tls=True)
-            raw, raw_seconds = together(host.cfssl_port, host, raw_bodies(host))
+            raw, raw_seconds, raw_spent = metered(host, host.cfssl_port, raw_bodies(host))
             check(host, raw, "CFSSL")
             host.stop("cfssl")
             host.start_cfssl()
             host.start_gate()
             nodes = register(host)
             bodies = [json.dumps(node.sealed(node.request())).encode() for node in nodes]
-            joined, seconds = together(host.port, host, bodies)
+            joined, seconds, spent = metered(host, host.port, bodies)
             check(host, joined, "the gate")
             for node in nodes:
                 if host.rows(node.name) != [("good", 0)]:
                     raise BenchError(f"{node.name} has {host.rows(node.name)} in the certdb")
-            return joined, seconds, raw_seconds
+            return Result(joined, seconds, spent, raw_seconds, raw_spent)
         finally:
             for name in list(host.processes):
                 host.stop(name)

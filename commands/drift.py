@@ -28,7 +28,7 @@ from config.problem import ConfigError
 from lab import tools
 from lab.errors import tell
 from lab.pins import Layout
-from render import bgp, certificate_authority, documents, from_lab
+from render import bgp, certificate_authority, documents, from_lab, join_gate
 from render.authority_host import platform
 
 WARN_DAYS = 30
@@ -78,7 +78,8 @@ def host_script(lab: Lab) -> str:
         '    state=stopped; service_running "$name" && state=running',
         '    printf "service\\t%s\\t%s\\n" "$name" "$state"',
         "done",
-        'nodes=$(./gate status | tr -d "\\n") && printf "gate\\tstatus\\t%s\\n" "$nodes"',
+        f"nodes=$({join_gate.status_command(host)} | tr -d '\\n') &&",
+        '    printf "gate\\tstatus\\t%s\\n" "$nodes"',
     ]
     return "\n".join([*lines, "exit 0", ""])
 

@@ -13,16 +13,16 @@ from cryptography.hazmat.primitives import serialization
 from gate import envelope, issued, journal, names, progress, rules
 from gate.errors import AuthorityError, Refusal
 from gate.http1 import Request, Response
+from gate.locks import NodeLocks
 from gate.store import Event, Node, Store
 from gate.upstream import Upstream
 
 # The same words for a node that does not exist and for a key that does not fit.
 _NOT_AUTHENTIC = "not authentic: unknown node, or a token made with another join key"
 _STATUS_PREFIX = "/v1/status/"
-_LOCKS = 256
-# Requests that are worked on at once. Python runs one thread at a time: with more of them ready to
-# run, most of the time goes into handing over.
-_TURNS = 8
+# Requests that a process works on at once. Python runs one thread at a time: with more of them
+# ready to run, most of the time goes into handing over.
+_TURNS = 2
 
 
 def json_response(status: int, data: object) -> Response:
@@ -45,6 +45,7 @@ class Application:
         store: Store,
         upstream: Upstream,
         following: progress.Progress,
+        locks: NodeLocks,
         authority: issued.Authority,
         hours: int,
     ) -> None:
@@ -53,9 +54,7 @@ class Application:
         self._progress = following
         self._authority = authority
         self._hours = hours
-        # One request of a node at a time, so that its join key is used once; striped, since names
-        # come from outside and a table of locks would grow with them.
-        self._locks = [threading.Lock() for _ in range(_LOCKS)]
+        self._locks = locks
         self._turns = threading.Semaphore(_TURNS)
         self._routes: dict[tuple[str, str], Callable[[Request, str], Response]] = {
             ("POST", "/api/v1/cfssl/info"): self._info,
@@ -116,8 +115,7 @@ class Application:
         name = rules.claimed_name(certificate_request)
         node = self._authentic_node(name, signed)
         signable = rules.check(data, certificate_request, name, node.addresses)
-        with self._locks[hash(name) % _LOCKS]:
-            certificate, repeated = self._certificate(name, node.identity, signable, remote)
+        certificate, repeated = self._certificate(node, signable, remote)
         journal.record(
             "joined",
             node=name,
@@ -140,23 +138,21 @@ class Application:
             )
         return node
 
-    def _certificate(
-        self, name: str, identity: str, signable: rules.Signable, remote: str
-    ) -> tuple[str, bool]:
+    def _certificate(self, node: Node, signable: rules.Signable, remote: str) -> tuple[str, bool]:
         """The certificate for a join key's one public key: signed now, or the one signed before."""
-        node = self._store.node(name)
-        if node is None or node.identity != identity:
+        name, identity = node.name, node.identity
+        with self._locks.held(name):
+            # Who claims a key signs for it, and nobody else while the lock is held.
+            if self._store.claim(name, identity, signable.public_key):
+                return self._sign(name, identity, signable), False
+            present = self._store.node(name)
+        if present is None or present.identity != identity:
             raise Refusal(401, _NOT_AUTHENTIC)
-        public_key = signable.public_key
-        if node.public_key == public_key and node.certificate is not None:
-            return node.certificate, True
-        if not self._store.claim(name, identity, public_key):
-            # Two machines hold this join key, or one was set up anew: a person should look.
-            journal.record(
-                "alarm", node=name, identity=identity, reason="a second key", remote=remote
-            )
-            raise Refusal(409, f"{name} has already joined; raise its generation to join it anew")
-        return self._sign(name, identity, signable), False
+        if present.public_key == signable.public_key and present.certificate is not None:
+            return present.certificate, True
+        # Two machines hold this join key, or one was set up anew: a person should look.
+        journal.record("alarm", node=name, identity=identity, reason="a second key", remote=remote)
+        raise Refusal(409, f"{name} has already joined; raise its generation to join it anew")
 
     def _sign(self, name: str, identity: str, signable: rules.Signable) -> str:
         public_key = signable.public_key

@@ -189,13 +189,16 @@ def _secret(value: dict[str, Any], name: str) -> bytes:
 def serve(settings: Settings) -> None:
     """Answer nodes until SIGTERM."""
     # Only here: the other commands then start without loading `cryptography` and `ssl`.
+    import threading
+
     from cryptography import x509
 
-    from gate import journal
+    from gate import journal, server
     from gate.api import Application
     from gate.issued import Authority
+    from gate.locks import NodeLocks
     from gate.progress import Progress
-    from gate.server import FOLLOWERS, Server, listen, tls_context
+    from gate.supervisor import Supervisor, process_count
     from gate.upstream import Upstream
 
     os.umask(0o077)
@@ -205,16 +208,29 @@ def serve(settings: Settings) -> None:
     except (OSError, ValueError) as error:
         raise GateError(f"{settings.authority}: not a certificate: {error}") from None
     key = _upstream_key(settings.upstreamKey)
-    context = tls_context(settings.certificate, settings.key, settings.minimumTls)
-    store = Store(settings.database)
-    following = Progress(store, most_waiting=FOLLOWERS)
-    upstream = Upstream(settings.upstreamHost, settings.upstreamPort, key)
-    application = Application(store, upstream, following, authority, settings.nodeCertificateHours)
-    server = Server(listen(settings.listen, settings.port), context, application)
-    server.stop_on_signals()
-    journal.record("listening", address=settings.listen, port=settings.port)
-    server.serve(following.stop)
-    store.close()
+    context = server.tls_context(settings.certificate, settings.key, settings.minimumTls)
+    # Made before there are several who would make it; opened by each for itself.
+    Store(settings.database).close()
+    listener = server.listen(settings.listen, settings.port)
+    count = process_count()
+
+    def work(stopping: threading.Event) -> None:
+        store = Store(settings.database)
+        following = Progress(store, most_waiting=server.FOLLOWERS // count)
+        application = Application(
+            store,
+            Upstream(settings.upstreamHost, settings.upstreamPort, key),
+            following,
+            NodeLocks(f"{settings.database}.locks"),
+            authority,
+            settings.nodeCertificateHours,
+        )
+        connections = server.CONNECTIONS // count
+        server.Server(listener, context, application, stopping, connections).serve(following.stop)
+        store.close()
+
+    journal.record("listening", address=settings.listen, port=settings.port, processes=count)
+    Supervisor(listener, count, work).run()
     journal.record("stopped")
 
 

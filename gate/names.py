@@ -26,6 +26,7 @@ def is_name(name: str) -> bool:
     return len(name) <= NAME_LIMIT and NAME.fullmatch(name) is not None and address(name) is None
 
 
+@functools.lru_cache(maxsize=1024)
 def address(text: str) -> str | None:
     """The canonical form of an IP address, None where `text` is not one.
 

@@ -15,12 +15,14 @@ from gate.store import Event, Store
 
 PHASES = ("clock", "packages", "authority", "certificate", "runtime", "kubelet", "node", "ready")
 STATES = ("started", "done", "failed")
-MESSAGE_LIMIT = 500
+MESSAGE_LIMIT = 2000
+# Between two lines of a message: who reads it has one line for each event.
+_LINE_END = " | "
 REPORTS_LIMIT = 16
 AGE_LIMIT = 3600
 WAIT_LIMIT_SECONDS = 30.0
-# The registration may be replaced by a command in another process, which cannot notify.
-_LOOK_AGAIN_SECONDS = 5.0
+# How soon what another process wrote, a worker of the gate or a command, is seen.
+_LOOK_AGAIN_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,17 @@ def without_secrets(message: str, secrets: Iterable[bytes]) -> str:
 
 
 def one_line(message: str) -> str:
-    """The message without control characters (it ends in terminals), at most MESSAGE_LIMIT."""
-    text = "".join(character if character.isprintable() else " " for character in message)
-    text = " ".join(text.split())
-    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+    """The message without control characters (it ends in terminals), at most MESSAGE_LIMIT.
+
+    Its lines stay apart; of one that is too long the end is kept, where a log says what failed.
+    """
+    lines = [" ".join(_printable(line).split()) for line in message.splitlines()]
+    text = _LINE_END.join(line for line in lines if line)
+    return text if len(text) <= MESSAGE_LIMIT else "…" + text[1 - MESSAGE_LIMIT :]
+
+
+def _printable(line: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in line)
 
 
 class Progress:
@@ -100,7 +109,10 @@ class Progress:
         self._store = store
         self._changed = threading.Condition()
         self._places = threading.BoundedSemaphore(most_waiting)
-        self._stopping = False
+        self._waiting = 0
+        self._stopping = threading.Event()
+        self._looking = threading.Thread(target=self._look, daemon=True)
+        self._looking.start()
 
     def report(self, name: str, reports: Sequence[Report]) -> None:
         now = time.time()
@@ -121,18 +133,35 @@ class Progress:
             return events
         try:
             with self._changed:
-                # Read again under the lock: a report between the two would be missed otherwise.
-                while not (events := self._store.events(name, after)) and not self._stopping:
-                    left = deadline - time.monotonic()
-                    if left <= 0:
-                        break
-                    self._changed.wait(min(left, _LOOK_AGAIN_SECONDS))
-            return events
+                self._waiting += 1
+                try:
+                    return self._await(name, after, deadline)
+                finally:
+                    self._waiting -= 1
         finally:
             self._places.release()
 
+    def _await(self, name: str, after: int, deadline: float) -> list[Event]:
+        # Read again under the lock: a report between the two would be missed otherwise.
+        while not (events := self._store.events(name, after)) and not self._stopping.is_set():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self._changed.wait(left)
+        return events
+
+    def _look(self) -> None:
+        """Wake those who wait for what another process wrote, which cannot notify them."""
+        seen = self._store.version()
+        while not self._stopping.wait(_LOOK_AGAIN_SECONDS):
+            if self._waiting and (version := self._store.version()) != seen:
+                seen = version
+                with self._changed:
+                    self._changed.notify_all()
+
     def stop(self) -> None:
         """Let everybody who waits go."""
+        self._stopping.set()
+        self._looking.join()
         with self._changed:
-            self._stopping = True
             self._changed.notify_all()

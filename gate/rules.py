@@ -35,6 +35,14 @@ _HASHES: dict[x509.ObjectIdentifier, Callable[[], hashes.HashAlgorithm]] = {
     SignatureAlgorithmOID.ECDSA_WITH_SHA512: hashes.SHA512,
 }
 _SMALLEST_RSA, _LARGEST_RSA, _SMALLEST_EXPONENT = 2048, 8192, 65537
+# A SubjectPublicKeyInfo up to its point, RFC 5480: named curve, bit string without unused bits.
+_CURVES: tuple[tuple[ec.EllipticCurve, bytes], ...] = (
+    (ec.SECP256R1(), bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")),
+    (ec.SECP384R1(), bytes.fromhex("3076301006072a8648ce3d020106052b81040022036200")),
+)
+_UNCOMPRESSED = b"\x04"
+# PKCS #10's version, before the subject.
+_VERSION = bytes.fromhex("020100")
 _EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 _MOST_HOSTS = 32
 # ASCII alone: `\s` would take white space that no other reader of PEM takes for it.
@@ -133,7 +141,7 @@ def check(
     _check_keys(data)
     _check_profile(data.get("profile"))
     _check_subject(request, name)
-    key = _checked_key(request)
+    key = _usual_curve_key(request) or _checked_key(request)
     _check_signature(request, key)
     allowed = (name, *addresses)
     asked = [*_hosts(data.get("hosts")), *_alternative_names(request)]
@@ -171,6 +179,24 @@ def _check_subject(request: x509.CertificateSigningRequest, name: str) -> None:
 
 def _shown_subject(request: x509.CertificateSigningRequest) -> str:
     return request.subject.rfc4514_string()[:200]
+
+
+def _usual_curve_key(
+    request: x509.CertificateSigningRequest,
+) -> ec.EllipticCurvePublicKey | None:
+    """An ECDSA key on a permitted curve in its usual encoding; None for every other.
+
+    Those are the keys that nodes come with, and by their point they load in a tenth of the time
+    that OpenSSL 3 needs to find out what kind of key it is given. The subject is known to the
+    byte by now, and the key follows it, so nothing is searched.
+    """
+    _, _, info = request.tbs_certrequest_bytes.partition(_VERSION + request.subject.public_bytes())
+    for curve, head in _CURVES:
+        point = info[len(head) : len(head) + 1 + 2 * (curve.key_size // 8)]
+        if info.startswith(head) and point[:1] == _UNCOMPRESSED:
+            with _reading(403, "key: is no point of its curve"):
+                return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
+    return None
 
 
 def _checked_key(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import select
-import signal
 import socket
 import ssl
 import threading
@@ -21,12 +20,14 @@ from gate.api import Application, refusal_response
 from gate.errors import GateError, Refusal
 from gate.http1 import Closed, Connection, Response
 
+# Of all processes together.
 CONNECTIONS = 256
 FOLLOWERS = 160
 _BACKLOG = 1024
 _TICK_SECONDS = 0.5
 _REQUESTS_PER_CONNECTION = 100
 _STOP_SECONDS = 5.0
+_PORT_SECONDS = 1.0
 _TURNS = 2
 # How long a client may keep a worker waiting while others wait for a worker.
 _PATIENCE_SECONDS = 1.0
@@ -52,47 +53,56 @@ def tls_context(certificate: str, key: str, minimum: str) -> ssl.SSLContext:
 
 def listen(address: str, port: int) -> socket.socket:
     """A listening socket; `::` takes both families where the host has them."""
+    deadline = time.monotonic() + _PORT_SECONDS
+    while True:
+        try:
+            listener = _bound(address, port)
+        except OSError as error:
+            # The workers of a gate that was killed are about to let go of it.
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            reason = error.strerror or str(error)
+            raise GateError(f"{address} port {port}: cannot listen: {reason}") from None
+        listener.settimeout(_TICK_SECONDS)
+        return listener
+
+
+def _bound(address: str, port: int) -> socket.socket:
     both = address == "::"
-    try:
-        if both and socket.has_dualstack_ipv6():
-            return socket.create_server(
-                (address, port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
-            )
-        plain = "0.0.0.0" if both else address
-        family = socket.AF_INET6 if ":" in plain else socket.AF_INET
-        return socket.create_server((plain, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise GateError(f"{address} port {port}: cannot listen: {reason}") from None
+    if both and socket.has_dualstack_ipv6():
+        return socket.create_server(
+            (address, port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
+        )
+    plain = "0.0.0.0" if both else address
+    family = socket.AF_INET6 if ":" in plain else socket.AF_INET
+    return socket.create_server((plain, port), family=family, backlog=_BACKLOG)
 
 
 class Server:
-    """Serves `application` on `listener` until `stop`."""
+    """Serves `application` on `listener` until `stopping`, to `connections` clients at once."""
 
     def __init__(
-        self, listener: socket.socket, context: ssl.SSLContext, application: Application
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext,
+        application: Application,
+        stopping: threading.Event,
+        connections: int,
     ) -> None:
         self._listener = listener
         self._context = context
         self._application = application
-        self._permits = threading.BoundedSemaphore(CONNECTIONS)
+        self._permits = threading.BoundedSemaphore(connections)
         self._turns = threading.Semaphore(_TURNS)
-        self._workers = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="worker")
+        self._workers = ThreadPoolExecutor(connections, thread_name_prefix="worker")
         self._open: set[Connection] = set()
         self._open_lock = threading.Lock()
-        self._stopping = threading.Event()
-
-    def stop_on_signals(self) -> None:
-        """Stop on SIGTERM and SIGINT; only from the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stopping.set())
-
-    def stop(self) -> None:
-        self._stopping.set()
+        self._stopping = stopping
+        self._connections = connections
 
     def serve(self, on_stop: Callable[[], None]) -> None:
         """Accept until stopped; then call `on_stop` and let requests in progress finish."""
-        self._listener.settimeout(_TICK_SECONDS)
         reaped = time.monotonic()
         while not self._stopping.is_set():
             if time.monotonic() - reaped >= _TICK_SECONDS:
@@ -151,7 +161,7 @@ class Server:
             ]
             for connection in slow:
                 connection.abort()
-        journal.record("full", connections=CONNECTIONS, dropped=len(slow))
+        journal.record("full", connections=self._connections, dropped=len(slow))
 
     def _serve_client(self, client: socket.socket, address: Any) -> None:
         remote = str(address[0])
@@ -163,7 +173,8 @@ class Server:
             with self._open_lock:
                 self._open.add(connection)
             self._shake_hands(tls)
-            tls.settimeout(30.0)
+            # Without a time-out each read is one call; the reaper ends those that take too long.
+            tls.setblocking(True)
             self._converse(connection, remote)
         except (Closed, OSError):
             pass  # clients come and go; there is nobody left to tell

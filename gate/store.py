@@ -3,6 +3,10 @@
 SQLite in WAL mode: the service and the commands (register, remove, status) share the file. A
 claim of a join key is flushed to the disk before anything is signed for it; the rest may lose its
 last moments to a power cut, which costs a repeated request and nothing more.
+
+What a join writes, the claim and the certificate, is one statement each, by a trigger where it
+needs two: in a transaction of several, a thread that waits for its turn to run Python would keep
+the gate's other processes waiting.
 """
 
 from __future__ import annotations
@@ -55,6 +59,17 @@ CREATE TABLE IF NOT EXISTS certificates (
   revoke INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (serial, authority_key)
 );
+CREATE VIEW IF NOT EXISTS issued AS
+  SELECT name, identity, public_key, certificate, joined_at, '' AS serial, '' AS authority_key
+  FROM nodes;
+CREATE TRIGGER IF NOT EXISTS keep_issued INSTEAD OF INSERT ON issued BEGIN
+  INSERT INTO certificates (serial, authority_key, node, identity, revoke)
+  VALUES (NEW.serial, NEW.authority_key, NEW.name, NEW.identity, NOT EXISTS (
+    SELECT 1 FROM nodes
+    WHERE name = NEW.name AND identity = NEW.identity AND public_key = NEW.public_key));
+  UPDATE nodes SET certificate = NEW.certificate, joined_at = NEW.joined_at
+  WHERE name = NEW.name AND identity = NEW.identity AND public_key = NEW.public_key;
+END;
 """
 
 
@@ -156,6 +171,12 @@ class Store:
             rows = self._database.execute("SELECT name FROM nodes ORDER BY name").fetchall()
         return [row[0] for row in rows]
 
+    def version(self) -> int:
+        """Another number after anybody else, in whichever process, changed something."""
+        with self._lock:
+            number: int = self._database.execute("PRAGMA data_version").fetchone()[0]
+        return number
+
     def register(self, registration: Registration, stale: Iterable[Serial]) -> bool:
         """Write a registration; True where its identity is new or changed.
 
@@ -226,11 +247,14 @@ class Store:
             )
 
     def claim(self, name: str, identity: str, public_key: str) -> bool:
-        """Bind the join key to `public_key`; False where it is bound to another or is gone."""
+        """Bind the join key to `public_key` before anything is signed for it.
+
+        False where it has a certificate, is bound to another key, or is gone.
+        """
         with self._lock:
             changed = self._durable.execute(
                 "UPDATE nodes SET public_key = ?3 WHERE name = ?1 AND identity = ?2"
-                " AND (public_key IS NULL OR public_key = ?3)",
+                " AND certificate IS NULL AND (public_key IS NULL OR public_key = ?3)",
                 (name, identity, public_key),
             )
             return changed.rowcount == 1
@@ -252,19 +276,26 @@ class Store:
         False where the node was removed or registered anew meanwhile: the certificate is then
         marked for revocation and must not be handed out.
         """
-        with self._transaction() as database:
-            changed = database.execute(
-                "UPDATE nodes SET certificate = ?, joined_at = ?"
-                " WHERE name = ? AND identity = ? AND public_key = ?",
-                (certificate, time.time(), name, identity, public_key),
+        with self._lock:
+            self._database.execute(
+                "INSERT INTO issued (name, identity, public_key, certificate, joined_at, serial,"
+                " authority_key) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    name,
+                    identity,
+                    public_key,
+                    certificate,
+                    time.time(),
+                    serial.number,
+                    serial.authority_key,
+                ),
             )
-            kept = changed.rowcount == 1
-            database.execute(
-                "INSERT INTO certificates (serial, authority_key, node, identity, revoke)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (serial.number, serial.authority_key, name, identity, int(not kept)),
-            )
-        return kept
+            row = self._database.execute(
+                "SELECT revoke FROM certificates WHERE serial = ? AND authority_key = ?",
+                (serial.number, serial.authority_key),
+            ).fetchone()
+        # Without a row somebody has revoked it already.
+        return row is not None and not row[0]
 
     def append_events(self, name: str, events: Sequence[tuple[float, str, str, str]]) -> None:
         """Add events (at, phase, state, message), dropping the oldest over EVENTS_KEPT.

@@ -785,6 +785,15 @@ WIRE = {
     "a transfer encoding with a tab": wire(
         POST + b"Transfer-Encoding:\tchunked\r\n\r\n0\r\n\r\n" + SMUGGLED, 411,
         "not a Transfer-Encoding"),
+    "a refused request and another behind it": wire(
+        POST + b"Content-Length: x\r\n\r\n" + SMUGGLED * 3, 400, "must be a number"),
+    "a body longer than its length": wire(
+        POST + b"Content-Length: 1\r\nConnection: close\r\n\r\n{" + SMUGGLED, 400,
+        "not valid JSON"),
+    "an upgrade to HTTP/2": wire(
+        POST + b"Connection: Upgrade, close\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n"
+        + SMUGGLED, 400, "not valid JSON"),
+    "a proxy's method": wire(b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "not an HTTP"),
     "another method": wire(b"PUT /api/v1/cfssl/authsign HTTP/1.1\r\nHost: x\r\n\r\n", 405,
                            "not for this path"),
 }  # fmt: skip

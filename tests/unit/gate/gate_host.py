@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import ssl
@@ -241,6 +242,29 @@ class Host(Gate):
             time.sleep(0.02)
         raise AssertionError(f"{name} does not answer: {self.log(name)}")
 
+    def workers(self) -> list[int]:
+        """The gate's processes that answer, oldest first; waits for one where there is none."""
+        gate = self.processes["gate"].pid
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            children = Path(f"/proc/{gate}/task/{gate}/children").read_text().split()
+            if found := [int(child) for child in children if alive(int(child))]:
+                return found
+            time.sleep(0.02)
+        raise AssertionError(f"the gate has no worker: {self.log('gate')}")
+
+    def kill(self, victim: str) -> None:
+        """kill -9 of cfssl, of the gate's first process, or of one worker of it."""
+        workers = self.workers() if "gate" in self.processes else []
+        if victim == "worker":
+            os.kill(workers[0], signal.SIGKILL)
+            return
+        process = self.processes.pop(victim)
+        process.kill()
+        process.wait()
+        if victim == "gate":
+            gone(workers)
+
     def stop(self, name: str) -> int:
         process = self.processes.pop(name)
         process.terminate()
@@ -306,6 +330,22 @@ class Host(Gate):
             ).fetchall()
         finally:
             database.close()
+
+
+def alive(process: int) -> bool:
+    """Whether the process runs: neither gone nor waiting for somebody to ask how it ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(processes: list[int]) -> None:
+    """Return once none of the processes runs; AssertionError after ten seconds."""
+    deadline = time.monotonic() + 10
+    while left := [process for process in processes if alive(process)]:
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.01)
 
 
 def interpreter() -> str:

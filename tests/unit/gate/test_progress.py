@@ -58,7 +58,7 @@ def test_lines_for_shells(shared_host: Host, node: TestNode) -> None:
     )
     assert status == 200
     number, at, phase, state, message = body.decode().rstrip("\n").split("\t")
-    assert (number, phase, state, message) == ("1", "runtime", "failed", "no socket [31mred")
+    assert (number, phase, state, message) == ("1", "runtime", "failed", "no socket | [31mred")
     assert float(at) > 0
 
 
@@ -170,6 +170,13 @@ def test_the_number_of_events_is_bounded(own_host: Host) -> None:
     connection.close()
     found = events(own_host, node)
     assert [event["number"] for event in found] == list(range(1, 96))
+
+
+def test_of_a_long_log_the_end_comes_along() -> None:
+    log = "".join(f"line {number}\r\n\n" for number in range(1000)) + "no space left\n"
+    shown = progress.one_line(log)
+    assert shown.startswith("…") and shown.endswith("line 998 | line 999 | no space left")
+    assert len(shown) == progress.MESSAGE_LIMIT
 
 
 @given(st.text(max_size=2000))

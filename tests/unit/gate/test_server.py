@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import ssl
 import threading
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gate import server
-from tests.unit.gate.gate_host import Host, registered
+from tests.unit.gate.gate_host import Host, gone, registered
 
 
 def test_health(shared_host: Host) -> None:
@@ -134,7 +136,28 @@ def test_idle_connections_do_not_keep_joins_out(own_host: Host) -> None:
 
 
 def threads_of(host: Host) -> int:
-    return len(list(Path(f"/proc/{host.processes['gate'].pid}/task").iterdir()))
+    return sum(len(list(Path(f"/proc/{worker}/task").iterdir())) for worker in host.workers())
+
+
+def test_a_worker_that_dies_is_replaced(own_host: Host) -> None:
+    before = own_host.workers()
+    assert len(before) >= 2
+    os.kill(before[0], signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while len(set(own_host.workers()) - set(before)) < 1 and time.monotonic() < deadline:
+        assert own_host.ask("GET", "/healthz")[0] == 200
+    assert len(own_host.workers()) == len(before)
+    assert '"event":"worker-ended"' in own_host.log("gate")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_the_gate(own_host: Host, number: signal.Signals) -> None:
+    workers = own_host.workers()
+    process = own_host.processes.pop("gate")
+    process.send_signal(number)
+    process.wait(10)
+    gone(workers)
+    own_host.start_gate()
 
 
 def test_a_trickling_client_is_cut_off(own_host: Host) -> None:
