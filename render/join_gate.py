@@ -71,8 +71,11 @@ def install_input(
 
 
 def remove_command(host: AuthorityHost) -> str:
-    """The remote command that stops the gate and removes it with its state."""
-    return installed_command(f"{platform(host).programs}/{_SCRIPT}", "remove")
+    """The remote command that removes the gate; with its state, unless nodes are in it.
+
+    Replacing the service must not lose who may join. A destroy takes the registrations away first.
+    """
+    return installed_command(f"{platform(host).programs}/{_SCRIPT}", "remove", "keep-registered")
 
 
 def register_command(host: AuthorityHost, name: str) -> str:

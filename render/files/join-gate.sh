@@ -3,8 +3,8 @@
 # usage: join-gate.sh install FOLDER   FOLDER: what render/join_gate.py packs
 #        join-gate.sh renew            signs anew where due: in the last third of the certificate's
 #                                      life, or after the certificate authority changed
+#        join-gate.sh remove [keep-registered]   with its state; or not, while nodes are in it
 # FOLDER/renewal tells when the graph last had the certificate renewed; another time signs anew.
-#        join-gate.sh remove
 set -eu
 umask 077
 
@@ -132,12 +132,25 @@ renew() {
     settled
 }
 
+# Whether the gate's state holds nodes.
+registered() {
+    "$programs/gate" --settings "$gate/gate.json" status 2>/dev/null | grep -q '"node":'
+}
+
+# keep-registered: whoever replaces the service finds the registrations, which are not its own. When
+# everything is destroyed they have gone before it.
 remove_gate() {
     check_root
     no_job join-gate-renew
     no_service join-gate
     services_gone
-    rm -rf "${gate:?}" "${gate_state:?}"
+    kept=''
+    if [ "${1-}" = keep-registered ] && registered; then
+        kept=yes
+        say "$address: nodes are registered; the join gate's state stays in $gate_state"
+    fi
+    rm -rf "${gate:?}"
+    [ -n "$kept" ] || rm -rf "${gate_state:?}"
     rm -f "$programs/gate" "$programs/join-gate.sh" "$programs/join-gate.env"
     if [ ! -e "$programs/certificate-authority.sh" ]; then
         for file in authority-host.sh platform.sh as-user.py probe.py; do
@@ -145,7 +158,7 @@ remove_gate() {
         done
     fi
     rmdir "$programs" "$configuration" 2>/dev/null || :
-    if id -u "$gate_user" >/dev/null 2>&1; then
+    if [ -z "$kept" ] && id -u "$gate_user" >/dev/null 2>&1; then
         user_remove "$gate_user" >&2
     fi
 }
@@ -156,6 +169,6 @@ install)
     install_gate
     ;;
 renew) renew ;;
-remove) remove_gate ;;
-*) fail "usage: join-gate.sh install FOLDER | renew | remove" ;;
+remove) remove_gate "${2-}" ;;
+*) fail "usage: join-gate.sh install FOLDER | renew | remove [keep-registered]" ;;
 esac

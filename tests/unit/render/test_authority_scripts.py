@@ -424,6 +424,22 @@ def test_registration_works_through_what_was_installed(machine: Machine) -> None
     assert json.loads(removed.stdout) == {"node": "worker-1", "revoked": 0}
 
 
+def test_a_replaced_gate_knows_its_nodes(machine: Machine) -> None:
+    """`pulumi up --replace` of the service: deleted, then made again."""
+    good(machine.install_authority())
+    good(machine.install_gate(*LISTENER))
+    register = join_gate.register_command(machine.host, "worker-1")
+    stdin = join_gate.register_input("worker-1", ["10.0.0.1"], 1, "one", "aa" * 32, "bb" * 32)
+    good(machine.run(register, stdin))
+    before = good(machine.run(join_gate.status_command(machine.host))).stdout
+    removed = good(machine.run(join_gate.remove_command(machine.host)))
+    assert "the join gate's state stays" in removed.stderr
+    assert not machine.etc("join-gate").exists()
+    good(machine.install_gate(*LISTENER))
+    assert good(machine.run(join_gate.status_command(machine.host))).stdout == before
+    assert json.loads(before)["nodes"][0]["node"] == "worker-1"
+
+
 def test_removal_keeps_the_certdb_and_the_pair(machine: Machine) -> None:
     good(machine.install_authority())
     good(machine.install_gate(*LISTENER))
