@@ -299,6 +299,20 @@ last_line() {
     echo "the machine wrote nothing"
 }
 
+# A machine that can't reach or believe the gate can't tell it why. Its own log does, on its disk:
+# the newest line, where it was written since the machine's last start.
+heed_own_failure() {
+    log=$DISK/root/var/log/autojoin-join.log
+    [ -s "$log" ] && [ "$(stat -c %Y "$log")" -gt "${STARTED%.*}" ] || return 0
+    line=$(tail -c 2000 "$log" | tail -n 1 | tr -cd '[:print:]')
+    case $line in
+        "$NAME "*" failed: "*)
+            line=${line#"$NAME "}
+            give_up "${line%%" failed: "*}" "${line#*" failed: "}"
+            ;;
+    esac
+}
+
 give_up() {
     die "$NAME did not join: phase ${1:-start}: $2; $(advice "${1:-start}")"
 }
@@ -374,6 +388,7 @@ await() {
 $events
 EVENTS
         [ -n "$events" ] || ! joined || conclude_unheard
+        [ -n "$events" ] || heed_own_failure
         [ -n "$events" ] || systemctl is-active --quiet "$UNIT" ||
             give_up "$phase" "the machine stopped: $(last_line)"
     done

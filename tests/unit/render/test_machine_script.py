@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import shlex
 import shutil
 import ssl
@@ -255,6 +256,20 @@ def test_silence_ends_with_the_last_line_of_the_machine(host: Host) -> None:
         "last line of console.log: no network; "
         "set the clock of the machine or its host, then run this again"
     )
+
+
+def test_what_a_machine_could_not_tell_the_gate_is_read_on_its_disk(host: Host) -> None:
+    host.apply()
+    log = host.machines / "worker-1/disk/root/var/log/autojoin-join.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("worker-1 clock done\nworker-1 authority failed: curl: (60) who (waited 6 s)\n")
+    os.utime(log, (1, 1))  # of an earlier start
+    assert "nothing more was heard" in host.machine("await", "worker-1", "1").stderr
+    os.utime(log, (time.time() + 2, time.time() + 2))
+    result = host.machine("await", "worker-1", "30")
+    assert result.returncode == 1
+    told = "worker-1 did not join: phase authority: curl: (60) who (waited 6 s); check that"
+    assert told in result.stderr
 
 
 def test_machine_that_stopped_ends_the_wait_at_once(host: Host) -> None:
