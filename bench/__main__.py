@@ -1,7 +1,7 @@
 """Run the benchmark: `python -m bench [--full] [PART …]`. See `make bench`.
 
 Without --full: fewer and smaller repetitions, under 5 minutes. With it every row, under 40, and
-what came out is written to bench/results.md.
+what came out is written to bench/results.md, with plots beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import engine, gate, join, render, setup, table
+from bench import engine, gate, join, plots, render, setup, table
 from bench.measure import BenchError
 from lab import pins, tools
 
@@ -38,13 +38,18 @@ def machine() -> str:
     )
 
 
-def write_results(rows: list[table.Row], seconds: float) -> None:
+def write_results(rows: list[table.Row], failed: list[str], seconds: float) -> None:
+    """Of the parts that ran; those that failed are named."""
+    missing = f"**Not measured, since it failed: {', '.join(failed)}.**\n\n" if failed else ""
     date = time.strftime("%Y-%m-%d", time.gmtime())
+    pictures = "".join(
+        f"![{path.stem}]({path.name})\n" for path in plots.write(RESULTS.parent, machine())
+    )
     RESULTS.write_text(
         "# The last full run of `make bench`\n\n"
         f"{date}, {machine()}; {seconds:.0f} s. Written by `make bench FULL=1`, never by hand.\n"
         "Medians, with the smallest and largest value where there were several repetitions.\n\n"
-        f"{table.markdown(rows)}\n"
+        f"{missing}{table.markdown(rows)}\n\n{pictures}"
     )
 
 
@@ -59,17 +64,19 @@ def main() -> int:
     os.environ["PATH"] = tools.search_path(pins.Layout())
     started = time.monotonic()
     rows: list[table.Row] = []
-    try:
-        for part in given.parts or PARTS:
-            print(f"bench: {part}", file=sys.stderr, flush=True)
+    failed: list[str] = []
+    for part in given.parts or PARTS:
+        print(f"bench: {part}", file=sys.stderr, flush=True)
+        try:
             rows += PARTS[part](given.full)
-    except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    print(table.text(rows))
+        except BenchError as error:
+            print(f"bench: {part}: {error}", file=sys.stderr)
+            failed.append(part)
+    if rows:
+        print(table.text(rows))
     if given.full and not given.parts:
-        write_results(rows, time.monotonic() - started)
-    return 0
+        write_results(rows, failed, time.monotonic() - started)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The other side of the engine's rows: resources written straight down, nothing computed.
 
-Copied as __main__.py beside a resources.json of the same resources as autojoin's own program has.
+Copied as __main__.py beside a resources.json of the same resources as autojoin's own program has,
+with the same parents, and the dependencies that a person would write down for them too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ CLASSES: dict[str, Any] = {
 # Inputs that are objects of the SDK's, with its own spelling of their keys.
 OBJECTS = {"connection", "subject"}
 providers: dict[str, pulumi.ProviderResource] = {}
+# By URN, as in the state that they were taken from.
+declared: dict[str, pulumi.Resource] = {}
 
 
 def value(each: Any) -> Any:
@@ -51,21 +54,28 @@ def spelled(inputs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def declare(each: dict[str, Any]) -> None:
+def declare(each: dict[str, Any]) -> pulumi.Resource:
     kind, name, inputs = each["type"], each["name"], value(each["inputs"])
+    parent = declared.get(each["parent"])
     if kind.startswith("pulumi:providers:"):
         package = kind.rpartition(":")[2]
         providers[package] = pulumi.ProviderResource(package, name, inputs)
-        return
+        return providers[package]
     if not each["custom"]:
-        pulumi.ComponentResource(kind, name).register_outputs({})
-        return
-    options = pulumi.ResourceOptions(provider=providers.get(kind.partition(":")[0]))
+        component = pulumi.ComponentResource(
+            kind, name, None, pulumi.ResourceOptions(parent=parent)
+        )
+        component.register_outputs({})
+        return component
+    options = pulumi.ResourceOptions(
+        parent=parent,
+        depends_on=[declared[urn] for urn in each["dependencies"]],
+        provider=providers.get(kind.partition(":")[0]),
+    )
     if kind in CLASSES:
-        CLASSES[kind](name, **spelled(inputs), opts=options)
-    else:
-        pulumi.CustomResource(kind, name, inputs, options)
+        return CLASSES[kind](name, **spelled(inputs), opts=options)  # type: ignore[no-any-return]
+    return pulumi.CustomResource(kind, name, inputs, options)
 
 
 for resource in json.loads(Path("resources.json").read_text()):
-    declare(resource)
+    declared[resource["urn"]] = declare(resource)

@@ -11,16 +11,17 @@ import json
 import math
 import re
 import shutil
+import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bench import hosts, labs
+from bench import hosts, labs, plots
 from bench.measure import Run, timed
 from bench.table import Row
 from lab import stack
@@ -41,6 +42,18 @@ class Bed:
     folder: Path
     host: dict[str, Any]
     api: ApiServer
+    # Of the engine, beside what it always needs.
+    environment: dict[str, str] = field(default_factory=dict)
+    # What is not as a user has it.
+    note: str = ""
+
+    def of_many(self) -> Bed:
+        """For more workers than these hosts could log in, and than checkpoints are written for."""
+        home = hosts.answering_plugins(self.folder)
+        environment = {"PULUMI_HOME": str(home), "PULUMI_SKIP_CHECKPOINTS": "true"}
+        return replace(
+            self, environment=environment, note="no logins, state written once (docs/day-two.md); "
+        )
 
     def config(self, count: int) -> dict[str, Any]:
         found = labs.config(
@@ -73,6 +86,7 @@ class Side:
 
     folder: Path
     program: Path
+    environment: dict[str, str] = field(default_factory=dict)
     figures: dict[str, list[Run]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,6 +106,7 @@ class Side:
     def run(self, *words: str, folder: Path | None = None) -> Run:
         environment = {
             **stack.engine_environment(),
+            **self.environment,
             "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}",
             "PULUMI_CONFIG_PASSPHRASE": "bench",
             "PULUMI_STACK": _STACK,
@@ -113,6 +128,9 @@ class Side:
     def seconds(self, name: str) -> list[float]:
         return [run.seconds for run in self.figures[name]]
 
+    def processor_seconds(self, name: str) -> list[float]:
+        return [run.processor_seconds for run in self.figures[name]]
+
     def state(self) -> list[dict[str, Any]]:
         output = self.run("stack", "export", "--show-secrets").output
         return list(json.loads(output)["deployment"].get("resources", []))
@@ -130,6 +148,7 @@ class Result:
     bare: Side
     state: list[dict[str, Any]]
     state_bytes: int
+    note: str = ""
 
     @property
     def resources_per_worker(self) -> float:
@@ -139,41 +158,74 @@ class Result:
 
 
 def measure(bed: Bed, count: int, repetitions: int) -> Result:
-    """Preview, up and unchanged up of both sides in turn, then ours with one worker more."""
+    """Up and unchanged up of both sides in turn, previews of both, then ours with one more."""
     place = bed.folder / str(count)
-    ours = Side(place / "ours", labs.CHECKOUT)
-    ours.configure(bed.config(count))
-    bare = Side(place / "bare", place / "bare")
-    shutil.copy(Path(__file__).parent / "bare.py", bare.folder / "__main__.py")
-    # Commands of this machine are named relative to the program.
-    (bare.folder / "render").symlink_to(labs.CHECKOUT / "render")
-    ours.preview()
+    ours, bare = sides(bed, place, count)
     ours.up("up")
     state = ours.state()
-    (bare.folder / "resources.json").write_text(json.dumps(written_down(state)))
-    bare.preview()
+    resources = written_down(state)
+    write_down(bare, resources)
     bare.up("up")
     for _ in range(repetitions):
         for side in (ours, bare):
             side.up("unchanged")
-    found = Result(count, ours, bare, state, ours.state_bytes())
+    found = Result(count, ours, bare, state, ours.state_bytes(), bed.note)
+    for before, side in zip(
+        (ours, bare), previewed(bed, count, resources, repetitions), strict=True
+    ):
+        before.figures["preview"] = side.figures["preview"]
     ours.configure(bed.config(count + 1))
     ours.up("one more")
     return found
 
 
+def sides(bed: Bed, place: Path, count: int) -> tuple[Side, Side]:
+    """Both programs on empty stacks, ours configured with `count` workers."""
+    ours = Side(place / "ours", labs.CHECKOUT, bed.environment)
+    ours.configure(bed.config(count))
+    bare = Side(place / "bare", place / "bare", bed.environment)
+    shutil.copy(Path(__file__).parent / "bare.py", bare.folder / "__main__.py")
+    # Commands of this machine are named relative to the program.
+    (bare.folder / "render").symlink_to(labs.CHECKOUT / "render")
+    return ours, bare
+
+
+def previewed(
+    bed: Bed, count: int, resources: list[dict[str, Any]], repetitions: int
+) -> tuple[Side, Side]:
+    """Both sides after previews in turn of a stack that is empty yet."""
+    ours, bare = sides(bed, bed.folder / f"preview-{count}", count)
+    write_down(bare, resources)
+    for _ in range(repetitions):
+        for side in (ours, bare):
+            side.preview()
+    return ours, bare
+
+
+def write_down(bare: Side, resources: list[dict[str, Any]]) -> None:
+    (bare.folder / "resources.json").write_text(json.dumps(resources))
+
+
 def written_down(state: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The resources of a state as bench/bare.py takes them, but for the default providers."""
+    kept = [
+        each
+        for each in state
+        if each["type"] != "pulumi:pulumi:Stack"
+        and not each["urn"].rpartition("::")[2].startswith("default")
+    ]
+    urns = {each["urn"] for each in kept}
     return [
         {
+            "urn": each["urn"],
             "type": each["type"],
             "name": each["urn"].rpartition("::")[2],
             "custom": each["custom"],
             "inputs": plain(each.get("inputs", {})),
+            "parent": each.get("parent", ""),
+            "dependencies": [urn for urn in each.get("dependencies") or [] if urn in urns],
         }
-        for each in state
-        if each["type"] != "pulumi:pulumi:Stack"
-        and not each["urn"].rpartition("::")[2].startswith("default")
+        for each in kept
     ]
 
 
@@ -203,47 +255,74 @@ def exponent(values: Sequence[tuple[int, float]]) -> float:
 
 
 def rows(full: bool) -> list[Row]:
-    return compared((10, 100, 1000) if full else (10, 50))
+    return compared((10, 100), 1000) if full else compared((10, 50))
 
 
-def compared(counts: Sequence[int]) -> list[Row]:
+def compared(counts: Sequence[int], most: int | None = None) -> list[Row]:
+    """At `counts` as a user has it; at `most` without logins and with the state written once."""
     with bed() as place:
-        results = [measure(place, count, 3 if count < 1000 else 1) for count in counts]
-        return [*ratios(results), *growth(results)]
+        results = [measure(place, count, 3) for count in counts]
+        if most is not None:
+            results.append(measure(place.of_many(), most, 1))
+    draw(results)
+    return [*ratios(results), *growth(results)]
+
+
+def draw(results: Sequence[Result]) -> None:
+    plots.draw(
+        "engine",
+        "Seconds by the number of workers",
+        {
+            f"{name}, {side}": [
+                (each.count, statistics.median(getattr(each, side).seconds(name)))
+                for each in results
+                if not each.note or name != "up"
+            ]
+            for name in ("preview", "up", "unchanged")
+            for side in ("ours", "bare")
+        },
+    )
+    plots.draw(
+        "state",
+        "State (MiB), and the program's peak memory (MiB), by the number of workers",
+        {
+            "state": [(each.count, each.state_bytes / 2**20) for each in results],
+            "memory, ours": [(each.count, _peak(each.ours)) for each in results],
+            "memory, bare": [(each.count, _peak(each.bare)) for each in results],
+        },
+    )
+
+
+def _peak(side: Side) -> float:
+    return max(run.peak_mib for run in side.figures["unchanged"])
+
+
+def _ratio(name: str, result: Result) -> Row:
+    count, ours, bare = result.count, result.ours, result.bare
+    pair = (statistics.median(side.processor_seconds(name)) for side in (ours, bare))
+    return Row(
+        f"{name}, {count} workers",
+        ours.seconds(name),
+        "s",
+        "the same resources, bare",
+        bare.seconds(name),
+        _GOAL,
+        note=result.note + "processor time {:.3g} s against {:.3g} s".format(*pair),
+    )
 
 
 def ratios(results: Sequence[Result]) -> list[Row]:
-    return [
-        Row(
-            f"{name}, {result.count} workers",
-            result.ours.seconds(name),
-            "s",
-            "the same resources, bare",
-            result.bare.seconds(name),
-            _GOAL,
-        )
-        for result in results
-        for name in ("preview", "up", "unchanged")
-    ]
+    return [_ratio(name, result) for result in results for name in ("preview", "up", "unchanged")]
 
 
 def growth(results: Sequence[Result]) -> list[Row]:
     first, last = results[0], results[-1]
-    between = f"{first.count} to {last.count} workers"
     exponents = [
-        Row(
-            f"{name}: exponent of time in N",
-            [exponent([(each.count, each.ours.seconds(name)[-1]) for each in results])],
-            "",
-            "bare",
-            [exponent([(each.count, each.bare.seconds(name)[-1]) for each in results])],
-            note=between,
-        )
+        _exponent(name, [each for each in results if not each.note or name != "up"])
         for name in ("preview", "up", "unchanged")
     ]
     added = [operations(each.ours.figures["one more"][0]) for each in (last, first)]
     state = (last.state_bytes - first.state_bytes) / (last.count - first.count)
-    peaks = [side.figures["unchanged"][-1].peak_mib for side in (last.ours, last.bare)]
     return [
         *exponents,
         Row("resources per worker", [last.resources_per_worker], "", goal=_MOST_RESOURCES),
@@ -263,11 +342,27 @@ def growth(results: Sequence[Result]) -> list[Row]:
             last.ours.seconds("unchanged"),
         ),
         Row("state per worker", [state / 1024], "KiB"),
+        Row(f"state of {last.count} workers", [last.state_bytes / 2**20], "MiB"),
         Row(
             f"peak memory of the program, {last.count} workers",
-            [peaks[0]],
+            [_peak(last.ours)],
             "MiB",
             "bare",
-            [peaks[1]],
+            [_peak(last.bare)],
         ),
     ]
+
+
+def _exponent(name: str, results: Sequence[Result]) -> Row:
+    def of(sides: Sequence[Side]) -> list[float]:
+        values = [statistics.median(side.seconds(name)) for side in sides]
+        return [exponent([(each.count, it) for each, it in zip(results, values, strict=True)])]
+
+    return Row(
+        f"{name}: exponent of time in N",
+        of([each.ours for each in results]),
+        "",
+        "bare",
+        of([each.bare for each in results]),
+        note=f"{results[0].count} to {results[-1].count} workers",
+    )

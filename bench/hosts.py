@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
+from bench.measure import timed
+from lab import stack
+from lab.plugins import package
+from tests.preview import deployed
 from tests.unit.plugins.kubernetes_server import Authority
 from tests.unit.plugins.ssh_server import SshServer
 
@@ -52,3 +57,24 @@ def described(server: SshServer) -> dict[str, Any]:
         "hostKey": server.host_key,
         "privateKeyFile": str(server.folder / "client_key"),
     }
+
+
+def answering_plugins(folder: Path) -> Path:
+    """A PULUMI_HOME whose command plugin answers by itself, as every host here would.
+
+    A thousand workers are two thousand logins, 0.4 s of processor time each, which would be all
+    that is measured.
+    """
+    home = folder / "pulumi-home"
+    answers = {
+        "ca-pair": deployed.certificate(),
+        "admission-revoked": _REVOKED,
+        "-machine": _JOINED,
+    }
+    for name, version, path in package.build(folder / "plugins", sys.executable):
+        if name == "command":
+            (path / "start.py").write_text(deployed.start(name, version, answers))
+        command = ["pulumi", "plugin", "install", "resource", name, version, "--file", str(path)]
+        environment = stack.engine_environment() | {"PULUMI_HOME": str(home)}
+        timed(command, folder=folder, environment=environment)
+    return home

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -19,9 +20,11 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished process: wall seconds, the peak memory in MiB of the watched one, its output."""
+    """A finished process and all it started: wall and processor seconds, the peak memory in MiB of
+    the watched one, its output."""
 
     seconds: float
+    processor_seconds: float
     peak_mib: float
     output: str
 
@@ -33,7 +36,7 @@ def timed(
 
     `watch` is part of the command line of the process below it whose memory is wanted.
     """
-    started = time.monotonic()
+    started, used = time.monotonic(), _used()
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -53,7 +56,13 @@ def timed(
     if process.returncode:
         end = "\n".join(output.splitlines()[-15:])
         raise BenchError(f"`{' '.join(command)}` ended with {process.returncode}:\n{end}")
-    return Run(seconds, watcher.peak_kib / 1024, output)
+    return Run(seconds, _used() - used, watcher.peak_kib / 1024, output)
+
+
+def _used() -> float:
+    """Processor seconds of all processes that this one started and that ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 class MemoryWatch(threading.Thread):

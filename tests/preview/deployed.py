@@ -129,14 +129,13 @@ class Deployed:
 
     def _install(self) -> None:
         answers = {
-            "ca-cfssl": _certificate(),
+            "ca-cfssl": certificate(),
             "admission-revoked": '{"revoked": []}',
             "-machine": '{"readySeconds": 4.2, "phases": {}}',
         }
         built = package.build(self.folder / "plugins", sys.executable)
         for name, version, path in built:
-            start = _START.format(variable=VERSION_VARIABLE, version=version, answers=answers)
-            (path / "start.py").write_text(start + _PATCHES[name])
+            (path / "start.py").write_text(start(name, version, answers))
             words = ["plugin", "install", "resource", name, version, "--file", str(path)]
             self._pulumi(*words)
 
@@ -159,7 +158,13 @@ class Deployed:
         return answer.stdout
 
 
-def _certificate() -> str:
+def start(plugin: str, version: str, answers: dict[str, str]) -> str:
+    """The program of a stand-in that reaches nothing; commands end in the names of `answers`."""
+    begin = _START.format(variable=VERSION_VARIABLE, version=version, answers=answers)
+    return begin + _PATCHES[plugin]
+
+
+def certificate() -> str:
     """A certificate authority's own certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
