@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,15 +80,12 @@ def missing(lab: Lab) -> frozenset[str]:
 
     Looked up when the program runs, in preview too, so that a preview tells what up will do.
     """
+    asked = [need for need in needs(lab) if need.mode == "auto"]
+    # Side by side: each is a process of its own, and every run of the program waits for them.
+    with ThreadPoolExecutor(max_workers=max(1, len(asked))) as pool:
+        answers = list(pool.map(lambda need: _answer(lab.cluster.kubeconfig, need), asked))
     found = set()
-    silent = ""
-    for need in needs(lab):
-        if need.mode != "auto":
-            continue
-        try:
-            lacking = silent or _lacking(lab.cluster.kubeconfig, need)
-        except kubectl.KubectlError as error:
-            lacking = silent = f"the cluster can't be asked for what they need ({error})"
+    for need, lacking in zip(asked, answers, strict=True):
         if lacking:
             found.add(need.section)
             pulumi.log.warn(
@@ -95,6 +93,14 @@ def missing(lab: Lab) -> frozenset[str]:
                 f"autojoin:cilium.{need.section}.mode: install puts it there, off ends this warning"
             )
     return frozenset(found)
+
+
+def _answer(kubeconfig: str, need: Need) -> str:
+    """What of a need is not there, as far as the cluster says."""
+    try:
+        return _lacking(kubeconfig, need)
+    except kubectl.KubectlError as error:
+        return f"the cluster can't be asked for what they need ({error})"
 
 
 def _lacking(kubeconfig: str, need: Need) -> str:

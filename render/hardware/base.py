@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from config.models import Host, Lab
-from render import cloud_init, delivery, from_lab, identity, iso, join_gate, kubelet
+from render import cloud_init, delivery, from_lab, identity, join_gate, kubelet
 from render.archive import File, text
 from render.recipe import Book
 from render.seed import Cluster, Node, Seed
@@ -184,6 +184,8 @@ class Hardware:
         about = text(self.description(emission), 0o644)
         found = {**seed, "node.json": about, **self.own_files(emission)}
         if with_disc:
+            from render import iso  # pycdlib takes as long to import as ten nodes to render
+
             image = iso.image({name: file.content for name, file in seed.items()})
             found["seed.iso"] = File(image)
         return found
