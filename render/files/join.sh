@@ -81,10 +81,16 @@ look_at_clock() {
     uptime=$((${uptime%.*} * 100 + 1${uptime#*.} - 100))
 }
 
+# The end of what is read, its lines set apart, as text that may stand in JSON.
+one_line() {
+    tr '"\\\t' "'/ " | tr -cd '\12\40-\176' | tail -c 1500 |
+        awk 'NF { printf "%s%s", separator, $0; separator = " | " }'
+}
+
 # report PHASE STATE [MESSAGE]: queue one event; it goes out with the next `flush`.
 report() {
     message=''
-    [ -z "${3:-}" ] || message=$(printf '%s' "$3" | tr '"\\\t' "'/ " | tr -cd '\40-\176' | cut -c 1-500)
+    [ -z "${3:-}" ] || message=$(printf '%s' "$3" | one_line)
     printf '%s %s %s%s\n' "$NODE" "$1" "$2" "${message:+: $message}"
     look_at_clock
     printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$uptime" "$message" >&4
@@ -214,7 +220,7 @@ install_packages() {
     until "$INSTALL_PACKAGES" >"$RUN/packages.log" 2>&1; do
         cat "$RUN/packages.log"
         pause=3
-        wait_more "$(tail -n 1 "$RUN/packages.log")"
+        wait_more "$(tail -n 3 "$RUN/packages.log")"
     done
     finished packages
 }
@@ -413,7 +419,7 @@ check_runtime() {
 }
 
 kubelet_says() {
-    journalctl --unit kubelet --lines 1 --output cat --no-pager 2>/dev/null || true
+    journalctl --unit kubelet --lines 3 --output cat --no-pager 2>/dev/null || true
 }
 
 start_kubelet() {
