@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import subprocess
-import tarfile
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from lab import authority, facts, hypervisor, pki
 from lab.errors import LabError
 from lab.hypervisor import Binaries
 from lab.place import Place
+from tests.unit.render.recipes import unpacked
 
 
 @pytest.fixture
@@ -105,13 +103,9 @@ def test_nobody_answers_where_nobody_is() -> None:
     assert not hypervisor.answers_ssh("127.0.0.1", port=1)
 
 
-def test_the_seed_of_the_ca_host(lab: Place) -> None:
-    data = base64.b64decode(authority.seed(lab))
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        content = {
-            entry.name: (entry.mode, archive.extractfile(entry).read())  # type: ignore[union-attr]
-            for entry in archive.getmembers()
-        }
+def test_the_seed_of_the_ca_host(lab: Place, tmp_path: Path) -> None:
+    files = unpacked(authority.seed(lab), tmp_path / "books", tmp_path / "work")
+    content = {name: (file.mode, file.content) for name, file in files.items()}
     assert content["files/etc/kubernetes-ca/ca-key.pem"][0] == 0o600
     assert content["files/etc/kubernetes-ca/ca.pem"][1] == (pki.folder(lab) / "ca.pem").read_bytes()
     user_data = content["seed/user-data"][1].decode()

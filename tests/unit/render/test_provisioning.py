@@ -19,6 +19,7 @@ from render.hardware import HARDWARE, Hardware, nspawn
 from render.provisioning import Provisioning
 from render.recipe import ASSEMBLE_SCRIPT, Book, recipe
 from tests.unit.render.examples import AUTHORITY_PEM
+from tests.unit.render.recipes import unpacked
 from tests.unit.render.test_hardware import KINDS, SECRET, VALUES
 
 MOST_SHARED = 0.3
@@ -33,18 +34,6 @@ def lab_of(directory: Path) -> Lab:
     for worker in values["workers"].values():
         worker["provisioner"] = "boot"
     return from_values(values)
-
-
-def unpacked(text: str, books: Path, into: Path) -> dict[str, File]:
-    into.mkdir()
-    command = ["dash", str(ASSEMBLE_SCRIPT), "unpack", str(books)]
-    done = subprocess.run(command, input=text, cwd=into, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return {
-        str(path.relative_to(into)): File(path.read_bytes(), path.stat().st_mode & 0o777)
-        for path in into.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module", autouse=True)
