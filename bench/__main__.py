@@ -24,7 +24,8 @@ PARTS: dict[str, Callable[[bool], list[table.Row]]] = {
     "join": join.rows,
     "engine": engine.rows,
     "gate": gate.rows,
-    "setup": setup.rows,
+    "up": setup.rows,
+    "setup": setup.cold_rows,
 }
 
 
@@ -38,9 +39,10 @@ def machine() -> str:
     )
 
 
-def write_results(rows: list[table.Row], failed: list[str], seconds: float) -> None:
-    """Of the parts that ran; those that failed are named."""
-    missing = f"**Not measured, since it failed: {', '.join(failed)}.**\n\n" if failed else ""
+def write_results(rows: list[table.Row], without: dict[str, str], seconds: float) -> None:
+    """`without`: the parts that there are no rows of, and why."""
+    reasons = "; ".join(f"{part} ({why})" for part, why in without.items())
+    missing = f"**Not measured: {reasons}.**\n\n" if without else ""
     date = time.strftime("%Y-%m-%d", time.gmtime())
     pictures = "".join(
         f"![{path.stem}]({path.name})\n" for path in plots.write(RESULTS.parent, machine())
@@ -56,6 +58,7 @@ def write_results(rows: list[table.Row], failed: list[str], seconds: float) -> N
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="every row, up to 1000 workers")
+    parser.add_argument("--write", action="store_true", help="results.md, of some parts too")
     parser.add_argument("parts", nargs="*", help=f"of: {', '.join(PARTS)}; all by default")
     given = parser.parse_args()
     unknown = [part for part in given.parts if part not in PARTS]
@@ -64,18 +67,21 @@ def main() -> int:
     os.environ["PATH"] = tools.search_path(pins.Layout())
     started = time.monotonic()
     rows: list[table.Row] = []
-    failed: list[str] = []
-    for part in given.parts or PARTS:
+    wanted = given.parts or list(PARTS)
+    without = {part: "not run" for part in PARTS if part not in wanted}
+    failed = False
+    for part in wanted:
         print(f"bench: {part}", file=sys.stderr, flush=True)
         try:
             rows += PARTS[part](given.full)
         except BenchError as error:
             print(f"bench: {part}: {error}", file=sys.stderr)
-            failed.append(part)
+            without[part] = "it failed"
+            failed = True
     if rows:
         print(table.text(rows))
-    if given.full and not given.parts:
-        write_results(rows, failed, time.monotonic() - started)
+    if given.write or (given.full and not given.parts):
+        write_results(rows, without, time.monotonic() - started)
     return 1 if failed else 0
 
 

@@ -26,21 +26,18 @@ _LEAST_SECONDS = 5
 
 
 def rows(full: bool) -> list[Row]:
-    found = [warm(3 if full else 1)]
-    return [*found, *cold()] if full else found
-
-
-def warm(repetitions: int) -> Row:
     """`make up` of a lab that is not there yet, with all tools and the image in the cache."""
     checkout = COPIES / f"bench-up-{os.getpid()}"
     checkout.mkdir(parents=True)
     copy_checkout(checkout)
     lab = Lab(checkout)
     seconds = []
+    repetitions = 3 if full else 1
     try:
         lab.make("check")  # writes the stack file
         lab.edit(eight_machines)
-        lab.make("up")  # Python compiles the copy's files once
+        if full:
+            lab.make("up")  # Python compiles the copy's files once
         for _ in range(repetitions):
             lab.make("down")
             started = time.monotonic()
@@ -51,7 +48,7 @@ def warm(repetitions: int) -> Row:
     finally:
         subprocess.run(["make", "down"], cwd=checkout, capture_output=True)
         shutil.rmtree(checkout)
-    return Row(f"make up, warm, {_MACHINES} machines", seconds, "s", note="lab and cluster")
+    return [Row(f"make up, warm, {_MACHINES} machines", seconds, "s", note="lab and cluster")]
 
 
 def eight_machines(config: dict[str, Any]) -> None:
@@ -69,8 +66,12 @@ def eight_machines(config: dict[str, Any]) -> None:
     }
 
 
+def cold_rows(full: bool) -> list[Row]:
+    """The set-up of `make up` with empty caches of ours and of Go, step by step; in a full run."""
+    return cold() if full else []
+
+
 def cold() -> list[Row]:
-    """The set-up of `make up` with empty caches of ours, of Go and of pip, step by step."""
     with tempfile.TemporaryDirectory(prefix="autojoin-bench-cold-", dir="/var/tmp") as folder:
         names = {"XDG_CACHE_HOME": "cache", "GOCACHE": "build", "GOMODCACHE": "modules"}
         environment = {name: str(Path(folder, value)) for name, value in names.items()}
