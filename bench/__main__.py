@@ -68,20 +68,22 @@ def main() -> int:
     started = time.monotonic()
     rows: list[table.Row] = []
     wanted = given.parts or list(PARTS)
-    without = {part: "not run" for part in PARTS if part not in wanted}
+    without = dict.fromkeys(PARTS, "not run")
     failed = False
     for part in wanted:
         print(f"bench: {part}", file=sys.stderr, flush=True)
         try:
             rows += PARTS[part](given.full)
+            del without[part]
         except BenchError as error:
             print(f"bench: {part}: {error}", file=sys.stderr)
             without[part] = "it failed"
             failed = True
+        # After each part, so that none is lost where a later one is cut off.
+        if given.write or (given.full and not given.parts):
+            write_results(rows, without, time.monotonic() - started)
     if rows:
         print(table.text(rows))
-    if given.write or (given.full and not given.parts):
-        write_results(rows, without, time.monotonic() - started)
     return 1 if failed else 0
 
 
