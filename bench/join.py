@@ -25,6 +25,7 @@ from typing import Any
 from bench import kubeadm
 from bench.measure import BenchError
 from bench.table import Row
+from gate.progress import PHASES
 from lab import facts, place
 from lab.place import Place
 from lab.remote import remote
@@ -237,7 +238,8 @@ def rows(full: bool) -> list[Row]:
 
 def phase_by_phase(count: int, joins: list[Join]) -> list[Row]:
     """Where the time of our joins goes: each phase from the end of the one before."""
-    names = ["boot, to the join's first line", *joins[0].phases]
+    # The stack's outputs have them by name, not in time.
+    names = ["boot, to the join's first line", *(it for it in PHASES if it in joins[0].phases)]
     spent: dict[str, list[float]] = {name: [] for name in names}
     for each in joins:
         before = each.first_line - each.started
