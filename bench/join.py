@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import kubeadm
+from bench import kubeadm, labs
 from bench.measure import BenchError
 from bench.table import Row
 from gate.progress import PHASES
@@ -152,14 +152,7 @@ def ours(bed: Bed, count: int) -> list[Join]:
 
     def add(config: dict[str, Any]) -> None:
         config["autojoin:workers"] = {
-            name: {
-                "hardware": "nspawn",
-                "address": bed.address(number),
-                "generation": generation,
-                "image": facts.WORKER_IMAGE,
-                "bridge": facts.BRIDGE,
-            }
-            for number, name in enumerate(names)
+            name: labs.machine(bed.address(number), generation) for number, name in enumerate(names)
         }
 
     bed.lab.edit(add)

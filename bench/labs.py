@@ -6,6 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Any
 
+from lab import facts
 from lab.pins import CHECKOUT, CILIUM_VERSION, KUBERNETES_VERSION
 
 __all__ = ["CHECKOUT", "config", "worker_name"]
@@ -18,6 +19,17 @@ _FIRST = 256
 
 def worker_name(number: int) -> str:
     return f"node-{number:04d}"
+
+
+def machine(address: str, generation: int = 1) -> dict[str, Any]:
+    """A worker of the dev lab, as it stands in the stack file."""
+    return {
+        "hardware": "nspawn",
+        "address": address,
+        "generation": generation,
+        "image": facts.WORKER_IMAGE,
+        "bridge": facts.BRIDGE,
+    }
 
 
 def config(

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench import labs
 from bench.measure import BenchError
 from bench.table import Row
-from lab import facts
 from lab.pins import CHECKOUT
 from tests.e2e.conftest import COPIES, Lab, copy_checkout
 
@@ -55,13 +55,7 @@ def eight_machines(config: dict[str, Any]) -> None:
     workers = config["autojoin:workers"]
     network = str(next(iter(workers.values()))["address"]).rpartition(".")[0]
     config["autojoin:workers"] = {
-        f"worker-{number}": {
-            "hardware": "nspawn",
-            "address": f"{network}.{_FIRST_ADDRESS + number}",
-            "generation": 1,
-            "image": facts.WORKER_IMAGE,
-            "bridge": facts.BRIDGE,
-        }
+        f"worker-{number}": labs.machine(f"{network}.{_FIRST_ADDRESS + number}")
         for number in range(1, _MACHINES + 1)
     }
 

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from lab import emulation, image, pins
-from lab.errors import LabError
 
 PACKAGES = (
     "ca-certificates",
@@ -100,19 +99,5 @@ def settle(target: Path, log: Path) -> None:
         image.write(drop_in, "[Service]\nLoadCredential=\n")
 
 
-def main(arguments: list[str]) -> int:
-    if arguments == ["is-done"]:
-        return 0 if is_done() else 1
-    if arguments == ["install"]:
-        try:
-            install()
-        except LabError as error:
-            print(error, file=sys.stderr)
-            return 1
-        return 0
-    print("usage: python -m lab.arm64_image is-done|install", file=sys.stderr)
-    return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(image.main(sys.argv[1:], "lab.arm64_image", is_done, install))

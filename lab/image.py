@@ -323,7 +323,10 @@ def link(path: Path, destination: str) -> None:
     path.symlink_to(destination)
 
 
-def main(arguments: list[str]) -> int:
+def main(
+    arguments: list[str], module: str, is_done: Callable[[], bool], install: Callable[[], object]
+) -> int:
+    """The command line of a module that keeps an image."""
     if arguments == ["is-done"]:
         return 0 if is_done() else 1
     if arguments == ["install"]:
@@ -333,9 +336,9 @@ def main(arguments: list[str]) -> int:
             print(error, file=sys.stderr)
             return 1
         return 0
-    print("usage: python -m lab.image is-done|install", file=sys.stderr)
+    print(f"usage: python -m {module} is-done|install", file=sys.stderr)
     return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], "lab.image", is_done, install))
