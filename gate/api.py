@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hmac
 import json
-import threading
 import time
+from collections.abc import Awaitable
 from typing import Any, Callable
 
 from cryptography.hazmat.primitives import serialization
 
 from gate import envelope, issued, journal, names, progress, rules
+from gate.commits import Commits
 from gate.errors import AuthorityError, Refusal
 from gate.http1 import Request, Response
 from gate.locks import NodeLocks
@@ -20,13 +21,14 @@ from gate.upstream import Upstream
 # The same words for a node that does not exist and for a key that does not fit.
 _NOT_AUTHENTIC = "not authentic: unknown node, or a token made with another join key"
 _STATUS_PREFIX = "/v1/status/"
-# Requests that a process works on at once. Python runs one thread at a time: with more of them
-# ready to run, most of the time goes into handing over.
-_TURNS = 2
+_Handler = Callable[[Request, str], Awaitable[Response]]
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def json_response(status: int, data: object) -> Response:
-    return Response(status, json.dumps(data, separators=(",", ":")).encode())
+    return Response(status, _ENCODER.encode(data).encode())
 
 
 def refusal_response(refusal: Refusal) -> Response:
@@ -38,11 +40,12 @@ def refusal_response(refusal: Refusal) -> Response:
 
 
 class Application:
-    """Answers requests. Safe to use from many threads at once."""
+    """Answers requests, as many at once as there are."""
 
     def __init__(
         self,
         store: Store,
+        commits: Commits,
         upstream: Upstream,
         following: progress.Progress,
         locks: NodeLocks,
@@ -50,23 +53,23 @@ class Application:
         hours: int,
     ) -> None:
         self._store = store
+        self._commits = commits
         self._upstream = upstream
         self._progress = following
         self._authority = authority
         self._hours = hours
         self._locks = locks
-        self._turns = threading.Semaphore(_TURNS)
-        self._routes: dict[tuple[str, str], Callable[[Request, str], Response]] = {
+        self._routes: dict[tuple[str, str], _Handler] = {
             ("POST", "/api/v1/cfssl/info"): self._info,
             ("POST", "/api/v1/cfssl/authsign"): self._authsign,
             ("POST", "/v1/progress"): self._report,
             ("GET", "/healthz"): self._health,
         }
 
-    def answer(self, request: Request, remote: str) -> Response:
+    async def answer(self, request: Request, remote: str) -> Response:
         """The response to a request; refusals included. `remote` is the client's address."""
         try:
-            return self._handler(request)(request, remote)
+            return await self._handler(request)(request, remote)
         except Refusal as refusal:
             journal.record(
                 "refused",
@@ -77,7 +80,7 @@ class Application:
             )
             return refusal_response(refusal)
 
-    def _handler(self, request: Request) -> Callable[[Request, str], Response]:
+    def _handler(self, request: Request) -> _Handler:
         if request.path.startswith(_STATUS_PREFIX) and request.method == "GET":
             return self._status
         handler = self._routes.get((request.method, request.path))
@@ -88,11 +91,11 @@ class Application:
             raise Refusal(405, f"{request.method}: not for this path", close=True)
         raise Refusal(404, "no such path")
 
-    def _health(self, request: Request, remote: str) -> Response:
+    async def _health(self, request: Request, remote: str) -> Response:
         self._store.names()
         return json_response(200, {"status": "ok"})
 
-    def _info(self, request: Request, remote: str) -> Response:
+    async def _info(self, request: Request, remote: str) -> Response:
         certificate = self._authority.certificate
         pem = certificate.public_bytes(serialization.Encoding.PEM).decode().strip()
         result = {
@@ -103,11 +106,7 @@ class Application:
         body = {"success": True, "result": result, "errors": [], "messages": []}
         return json_response(200, body)
 
-    def _authsign(self, request: Request, remote: str) -> Response:
-        with self._turns:
-            return self._join(request, remote)
-
-    def _join(self, request: Request, remote: str) -> Response:
+    async def _authsign(self, request: Request, remote: str) -> Response:
         started = time.monotonic()
         signed = envelope.parse_envelope(request.body)
         data = envelope.parse_object(signed.request, "the request")
@@ -115,12 +114,12 @@ class Application:
         name = rules.claimed_name(certificate_request)
         node = self._authentic_node(name, signed)
         signable = rules.check(data, certificate_request, name, node.addresses)
-        certificate, repeated = self._certificate(node, signable, remote)
+        certificate, serial = await self._certificate(node, signable, remote)
         journal.record(
             "joined",
             node=name,
             identity=node.identity,
-            repeated=repeated,
+            serial=serial,
             milliseconds=round((time.monotonic() - started) * 1000, 1),
             remote=remote,
         )
@@ -138,39 +137,45 @@ class Application:
             )
         return node
 
-    def _certificate(self, node: Node, signable: rules.Signable, remote: str) -> tuple[str, bool]:
-        """The certificate for a join key's one public key: signed now, or the one signed before."""
-        name, identity = node.name, node.identity
-        with self._locks.held(name):
+    async def _certificate(
+        self, node: Node, signable: rules.Signable, remote: str
+    ) -> tuple[str, str | None]:
+        """The certificate for a join key's one public key, and its serial number where it is new.
+
+        Asked again, it is the one that was signed before.
+        """
+        name, identity, key = node.name, node.identity, signable.public_key
+        async with self._locks.held(name):
             # Who claims a key signs for it, and nobody else while the lock is held.
-            if self._store.claim(name, identity, signable.public_key):
-                return self._sign(name, identity, signable), False
+            if await self._commits.soon(lambda: self._store.claim(name, identity, key)):
+                return await self._sign(name, identity, signable)
             present = self._store.node(name)
         if present is None or present.identity != identity:
             raise Refusal(401, _NOT_AUTHENTIC)
-        if present.public_key == signable.public_key and present.certificate is not None:
-            return present.certificate, True
+        if present.public_key == key and present.certificate is not None:
+            return present.certificate, None
         # Two machines hold this join key, or one was set up anew: a person should look.
         journal.record("alarm", node=name, identity=identity, reason="a second key", remote=remote)
         raise Refusal(409, f"{name} has already joined; raise its generation to join it anew")
 
-    def _sign(self, name: str, identity: str, signable: rules.Signable) -> str:
-        public_key = signable.public_key
+    async def _sign(self, name: str, identity: str, signable: rules.Signable) -> tuple[str, str]:
+        key = signable.public_key
         try:
-            pem = self._upstream.sign(signable)
-            _, serial = issued.check(pem, signable, self._authority, self._hours)
+            pem = await self._upstream.sign(signable)
+            serial = issued.check(pem, signable, self._authority, self._hours)
         except AuthorityError as error:
             if error.definite:
-                self._store.release(name, identity, public_key)
+                await self._commits.soon(lambda: self._store.release(name, identity, key))
             journal.record("authority-failed", node=name, reason=str(error))
             raise Refusal(502, str(error)) from None
-        if not self._store.issued(name, identity, public_key, pem, serial):
+        if not await self._commits.soon(
+            lambda: self._store.issued(name, identity, key, pem, serial)
+        ):
             journal.record("withheld", node=name, serial=serial.number)
             raise Refusal(401, _NOT_AUTHENTIC)
-        journal.record("issued", node=name, identity=identity, serial=serial.number)
-        return pem
+        return pem, serial.number
 
-    def _report(self, request: Request, remote: str) -> Response:
+    async def _report(self, request: Request, remote: str) -> Response:
         signed = envelope.parse_envelope(request.body)
         data = envelope.parse_object(signed.request, "the request")
         name = data.get("node")
@@ -179,19 +184,19 @@ class Application:
         node = self._authentic_node(name, signed)
         secrets = (node.join_key, node.status_token)
         reports = progress.checked_reports(data, secrets)
-        self._progress.report(name, reports)
+        await self._progress.report(name, reports)
         for it in reports:
             message = it.message or None
             journal.record("progress", node=name, phase=it.phase, state=it.state, message=message)
         return Response(204)
 
-    def _status(self, request: Request, remote: str) -> Response:
+    async def _status(self, request: Request, remote: str) -> Response:
         name = request.path[len(_STATUS_PREFIX) :]
         node = self._store.node(name) if names.is_name(name) else None
         _check_bearer(request, node)
         after = _number(request.query, "after", 1_000_000_000)
         wait = _number(request.query, "wait", progress.WAIT_LIMIT_SECONDS)
-        events = self._progress.follow(name, int(after), wait)
+        events = await self._progress.follow(name, int(after), wait)
         if request.query.get("format") == "lines":
             return Response(200, _lines(events), "text/plain; charset=utf-8")
         return json_response(200, {"node": name, "events": [_shown(event) for event in events]})

@@ -189,17 +189,11 @@ def _secret(value: dict[str, Any], name: str) -> bytes:
 def serve(settings: Settings) -> None:
     """Answer nodes until SIGTERM."""
     # Only here: the other commands then start without loading `cryptography` and `ssl`.
-    import threading
-
     from cryptography import x509
 
-    from gate import journal, server
-    from gate.api import Application
+    from gate import journal, server, worker
     from gate.issued import Authority
-    from gate.locks import NodeLocks
-    from gate.progress import Progress
     from gate.supervisor import Supervisor, process_count
-    from gate.upstream import Upstream
 
     os.umask(0o077)
     try:
@@ -214,20 +208,8 @@ def serve(settings: Settings) -> None:
     listener = server.listen(settings.listen, settings.port)
     count = process_count()
 
-    def work(stopping: threading.Event) -> None:
-        store = Store(settings.database)
-        following = Progress(store, most_waiting=server.FOLLOWERS // count)
-        application = Application(
-            store,
-            Upstream(settings.upstreamHost, settings.upstreamPort, key),
-            following,
-            NodeLocks(f"{settings.database}.locks"),
-            authority,
-            settings.nodeCertificateHours,
-        )
-        connections = server.CONNECTIONS // count
-        server.Server(listener, context, application, stopping, connections).serve(following.stop)
-        store.close()
+    def work() -> None:
+        worker.run(settings, listener, context, authority, key, 1 / count)
 
     journal.record("listening", address=settings.listen, port=settings.port, processes=count)
     Supervisor(listener, count, work).run()

@@ -7,7 +7,6 @@ keys, no NaN, no loose base64.
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import json
 import secrets
@@ -31,16 +30,14 @@ class Envelope:
 
     def authentic(self, key: bytes | None) -> bool:
         """Whether the token is the HMAC-SHA256 of the request under `key`; None never fits."""
-        expected = hmac.new(key or _NO_KEY, self.request, hashlib.sha256).digest()
+        expected = hmac.digest(key or _NO_KEY, self.request, "sha256")
         return hmac.compare_digest(expected, self.token) and bool(key)
 
 
 def parse_object(data: bytes, what: str) -> dict[str, Any]:
     """The JSON object in `data`; `what` names it in the refusal."""
     try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
-        )
+        value = _DECODER.decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Refusal(400, f"{what} is not valid JSON: {reason[:120]}") from None
@@ -84,3 +81,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -7,86 +7,102 @@ node's credential.
 from __future__ import annotations
 
 import datetime
+from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from gate import names, rules
+from gate import der, names, rules
 from gate.errors import AuthorityError
 from gate.store import Serial
 
 # CFSSL backdates by five minutes and rounds to the minute.
 _SLACK = datetime.timedelta(minutes=10)
-_USAGES = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
+# Object identifiers and values in DER.
+_ALTERNATIVE_NAME = bytes.fromhex("0603551d11")
+_BASIC_CONSTRAINTS = bytes.fromhex("0603551d13")
+_AUTHORITY_KEY = bytes.fromhex("0603551d23")
+_EXTENDED_KEY_USAGE = bytes.fromhex("0603551d25")
+_SERVER_AUTH = bytes.fromhex("06082b06010505070301")
+_CLIENT_AUTH = bytes.fromhex("06082b06010505070302")
+_NO_AUTHORITY = bytes.fromhex("3000")
 
 
 class Authority:
-    """The authority's certificate, its key loaded once."""
+    """The authority's certificate, its key loaded once; `subject` in DER."""
 
     def __init__(self, certificate: x509.Certificate) -> None:
         self.certificate = certificate
-        self.subject = certificate.subject
-        self._key = certificate.public_key()
-
-    def public_key(self) -> Any:
-        return self._key
+        self.subject = _parts(certificate).subject
+        self.key: Any = certificate.public_key()
 
 
-def check(
-    pem: str, signable: rules.Signable, authority: Authority, hours: int
-) -> tuple[x509.Certificate, Serial]:
-    """The parsed certificate and its name in the certdb; AuthorityError names what is wrong."""
+def check(pem: str, signable: rules.Signable, authority: Authority, hours: int) -> Serial:
+    """The certificate's name in the certdb; AuthorityError names what is wrong with it."""
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
-        fault = _fault(certificate, signable, authority, hours)
-        serial = _serial(certificate)
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, UnsupportedAlgorithm):
+        parts = _parts(certificate)
+        fault = _fault(certificate, parts, signable, authority, hours)
+        serial = _serial(certificate, parts)
+    except (ValueError, LookupError, UnsupportedAlgorithm):
         fault = "it cannot be read"
     if fault:
         raise AuthorityError(
             f"the certificate authority issued a wrong certificate: {fault}", definite=False
         )
-    return certificate, serial
+    return serial
 
 
 def _fault(
     certificate: x509.Certificate,
+    parts: _Parts,
     signable: rules.Signable,
     authority: Authority,
     hours: int,
 ) -> str:
     """What is wrong with the certificate, empty where nothing is."""
-    extensions = certificate.extensions
     now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
-    life = certificate.not_valid_after - certificate.not_valid_before
-    usages = set(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    start, end = certificate.not_valid_before, certificate.not_valid_after
+    usages = set(der.parts(parts.extensions[_EXTENDED_KEY_USAGE]))
     checks = {
-        "another key": signable.key in certificate.tbs_certificate_bytes,
-        "another subject": certificate.subject.public_bytes() in names.subjects(signable.name),
-        "other names": _hosts(extensions) == set(signable.hosts),
-        "other usages": ExtendedKeyUsageOID.CLIENT_AUTH in usages and usages <= _USAGES,
-        "it is an authority": not extensions.get_extension_for_class(
-            x509.BasicConstraints
-        ).value.ca,
-        "too long a life": life <= datetime.timedelta(hours=hours) + _SLACK,
-        "it is not valid now": certificate.not_valid_before <= now < certificate.not_valid_after,
-        "another issuer": certificate.issuer == authority.subject,
-        "a wrong signature": _signed_by(certificate, authority.public_key()),
+        "another key": parts.key == signable.key,
+        "another subject": parts.subject in names.subjects(signable.name),
+        "other names": set(der.parts(parts.extensions[_ALTERNATIVE_NAME]))
+        == {names.general_name(host) for host in signable.hosts},
+        "other usages": _CLIENT_AUTH in usages and usages <= {_CLIENT_AUTH, _SERVER_AUTH},
+        "it is an authority": parts.extensions[_BASIC_CONSTRAINTS] == _NO_AUTHORITY,
+        "too long a life": end - start <= datetime.timedelta(hours=hours) + _SLACK,
+        "it is not valid now": start <= now < end,
+        "another issuer": parts.issuer == authority.subject,
+        "a wrong signature": _signed_by(certificate, authority.key),
     }
     return next((fault for fault, good in checks.items() if not good), "")
 
 
-def _hosts(extensions: x509.Extensions) -> set[str]:
-    value = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return {str(general_name.value) for general_name in value}
+@dataclass(frozen=True)
+class _Parts:
+    """The DER of a certificate's parts (RFC 5280); `extensions` are their values by their OIDs."""
+
+    issuer: bytes
+    subject: bytes
+    key: bytes
+    extensions: dict[bytes, bytes]
 
 
-def _serial(certificate: x509.Certificate) -> Serial:
-    extension = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-    identifier = extension.value.key_identifier or b""
-    return Serial(str(certificate.serial_number), identifier.hex())
+def _parts(certificate: x509.Certificate) -> _Parts:
+    """ValueError where an extension stands twice, or there are none."""
+    _, _, _, issuer, _, subject, key, *rest = der.parts(certificate.tbs_certificate_bytes)
+    found = [der.parts(it) for it in der.parts(der.content(rest[-1]))] if rest else []
+    extensions = {identifier: der.content(value) for identifier, *_, value in found}
+    if len(extensions) != len(found):
+        raise ValueError("an extension stands twice")
+    return _Parts(issuer, subject, key, extensions)
+
+
+def _serial(certificate: x509.Certificate, parts: _Parts) -> Serial:
+    identifier = der.parts(parts.extensions[_AUTHORITY_KEY])[0]
+    return Serial(str(certificate.serial_number), der.content(identifier).hex())
 
 
 def _signed_by(certificate: x509.Certificate, key: Any) -> bool:

@@ -1,14 +1,13 @@
-"""One request of a node at a time, over all threads and processes of the gate."""
+"""One request of a node at a time, over all processes of the gate."""
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
-import threading
-import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from gate.errors import GateError
 
@@ -26,25 +25,27 @@ class NodeLocks:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise GateError(f"{path}: cannot be opened: {error.strerror}") from None
-        # The file's locks belong to processes: between threads they lock nobody out.
-        self._threads = [threading.Lock() for _ in range(_STRIPES)]
+        # The file's locks belong to processes: within one they lock nobody out.
+        self._held: set[int] = set()
 
-    @contextmanager
-    def held(self, name: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def held(self, name: str) -> AsyncIterator[None]:
         stripe = zlib.crc32(name.encode()) % _STRIPES
-        with self._threads[stripe]:
-            self._lock_processes_out(stripe)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, stripe)
+        # Asked again and again rather than waited for: waiting would stop all of the process.
+        while not self._take(stripe):
+            await asyncio.sleep(_AGAIN_SECONDS)
+        try:
+            yield
+        finally:
+            self._held.discard(stripe)
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, stripe)
 
-    def _lock_processes_out(self, stripe: int) -> None:
-        # Asked again and again rather than waited for: the kernel sees a deadlock where two
-        # processes wait for each other, though it is other threads of theirs that hold the locks.
-        while True:
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, stripe)
-                return
-            except (BlockingIOError, PermissionError):
-                time.sleep(_AGAIN_SECONDS)
+    def _take(self, stripe: int) -> bool:
+        if stripe in self._held:
+            return False
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, stripe)
+        except (BlockingIOError, PermissionError):
+            return False
+        self._held.add(stripe)
+        return True

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
+import socket
+
+from gate import der
 
 # RFC 1123 subdomain, as Node objects are named. A common name holds 64 characters (X.520), and
 # "system:node:" takes 12 of them.
@@ -15,6 +18,7 @@ ORGANIZATION = "system:nodes"
 
 _COMMON_NAME_OID = bytes((0x06, 0x03, 0x55, 0x04, 0x03))
 _ORGANIZATION_OID = bytes((0x06, 0x03, 0x55, 0x04, 0x0A))
+_DNS_NAME, _IP_ADDRESS = 0x82, 0x87
 _UTF8_STRING, _PRINTABLE_STRING, _SEQUENCE, _SET = 0x0C, 0x13, 0x30, 0x31
 
 
@@ -41,6 +45,14 @@ def address(text: str) -> str | None:
     return str(parsed)
 
 
+def general_name(host: str) -> bytes:
+    """A name or an address as it stands in a certificate's subjectAltName, in DER (RFC 5280)."""
+    if address(host) is None:
+        return der.element(_DNS_NAME, host.encode())
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return der.element(_IP_ADDRESS, socket.inet_pton(family, host))
+
+
 def is_node_address(text: str) -> bool:
     """Whether a canonical address can be a node's own: no loopback, multicast or unspecified."""
     parsed = ipaddress.ip_address(text)
@@ -54,24 +66,30 @@ def subjects(name: str) -> frozenset[bytes]:
     Two single-valued attributes in either order, each as UTF8String or PrintableString. Comparing
     whole encodings leaves no room for a third attribute, a second value or an odd string type.
     """
-    common = _attributes(_COMMON_NAME_OID, COMMON_NAME_PREFIX + name)
-    organization = _attributes(_ORGANIZATION_OID, ORGANIZATION)
     return frozenset(
-        _element(_SEQUENCE, pair)
-        for one in common
-        for other in organization
-        for pair in (one + other, other + one)
+        der.element(_SEQUENCE, first, second)
+        for common_name in _attributes(_COMMON_NAME_OID, COMMON_NAME_PREFIX + name)
+        for organization in _ORGANIZATIONS
+        for first, second in ((organization, common_name), (common_name, organization))
     )
+
+
+def node_of(subject: bytes) -> str | None:
+    """The node whose subject this is in one of its DER encodings, None where it is no node's."""
+    prefix = COMMON_NAME_PREFIX.encode()
+    at = subject.find(prefix)
+    if at < 0:
+        return None
+    # The byte before is the length of the name with its prefix.
+    name = subject[at + len(prefix) : at + subject[at - 1]].decode("latin-1")
+    return name if is_name(name) and subject in subjects(name) else None
 
 
 def _attributes(identifier: bytes, value: str) -> list[bytes]:
     return [
-        _element(_SET, _element(_SEQUENCE, identifier + _element(kind, value.encode())))
+        der.element(_SET, der.element(_SEQUENCE, identifier, der.element(kind, value.encode())))
         for kind in (_UTF8_STRING, _PRINTABLE_STRING)
     ]
 
 
-def _element(tag: int, content: bytes) -> bytes:
-    if len(content) < 128:
-        return bytes((tag, len(content))) + content
-    return bytes((tag, 0x81, len(content))) + content
+_ORGANIZATIONS = _attributes(_ORGANIZATION_OID, ORGANIZATION)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import re
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gate.commits import Commits
 from gate.errors import Refusal
 from gate.store import Event, Store
+from gate.waiting import within
 
 PHASES = ("clock", "packages", "authority", "certificate", "runtime", "kubelet", "node", "ready")
 STATES = ("started", "done", "failed")
@@ -105,63 +108,55 @@ def _printable(line: str) -> str:
 class Progress:
     """Events of all nodes, kept in the store; `follow` waits for new ones."""
 
-    def __init__(self, store: Store, *, most_waiting: int) -> None:
+    def __init__(self, store: Store, commits: Commits, *, most_waiting: int) -> None:
         self._store = store
-        self._changed = threading.Condition()
-        self._places = threading.BoundedSemaphore(most_waiting)
-        self._waiting = 0
-        self._stopping = threading.Event()
-        self._looking = threading.Thread(target=self._look, daemon=True)
-        self._looking.start()
+        self._commits = commits
+        self._most_waiting = most_waiting
+        self._waiting: dict[asyncio.Future[None], str] = {}
+        self._stopping = False
 
-    def report(self, name: str, reports: Sequence[Report]) -> None:
+    async def report(self, name: str, reports: Sequence[Report]) -> None:
         now = time.time()
-        self._store.append_events(
-            name, [(now - it.age, it.phase, it.state, it.message) for it in reports]
-        )
-        with self._changed:
-            self._changed.notify_all()
+        events = [(now - it.age, it.phase, it.state, it.message) for it in reports]
+        await self._commits.soon(lambda: self._store.append_events(name, events))
+        self._wake(name)
 
-    def follow(self, name: str, after: int, wait: float) -> list[Event]:
+    async def follow(self, name: str, after: int, wait: float) -> list[Event]:
         """Events numbered above `after`; waits up to `wait` seconds for the first.
 
-        With too many waiting already it answers at once, so that joins always find a worker.
+        With too many waiting already it answers at once, so that joins always find a place.
         """
-        deadline = time.monotonic() + min(wait, WAIT_LIMIT_SECONDS)
-        events = self._store.events(name, after)
-        if events or wait <= 0 or not self._places.acquire(blocking=False):
-            return events
-        try:
-            with self._changed:
-                self._waiting += 1
-                try:
-                    return self._await(name, after, deadline)
-                finally:
-                    self._waiting -= 1
-        finally:
-            self._places.release()
-
-    def _await(self, name: str, after: int, deadline: float) -> list[Event]:
-        # Read again under the lock: a report between the two would be missed otherwise.
-        while not (events := self._store.events(name, after)) and not self._stopping.is_set():
-            left = deadline - time.monotonic()
-            if left <= 0:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(wait, WAIT_LIMIT_SECONDS)
+        while not (events := self._store.events(name, after)):
+            left = deadline - loop.time()
+            if left <= 0 or self._stopping or len(self._waiting) >= self._most_waiting:
                 break
-            self._changed.wait(left)
+            news: asyncio.Future[None] = loop.create_future()
+            self._waiting[news] = name
+            try:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await within(left, news)
+            finally:
+                del self._waiting[news]
         return events
 
-    def _look(self) -> None:
-        """Wake those who wait for what another process wrote, which cannot notify them."""
+    def _wake(self, name: str | None = None) -> None:
+        """Have those look again who wait for the node; None: for any."""
+        for news, node in self._waiting.items():
+            if name in (node, None) and not news.done():
+                news.set_result(None)
+
+    async def look(self) -> None:
+        """Wake those who wait for what another process wrote, which cannot wake them; for ever."""
         seen = self._store.version()
-        while not self._stopping.wait(_LOOK_AGAIN_SECONDS):
+        while True:
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
             if self._waiting and (version := self._store.version()) != seen:
                 seen = version
-                with self._changed:
-                    self._changed.notify_all()
+                self._wake()
 
     def stop(self) -> None:
         """Let everybody who waits go."""
-        self._stopping.set()
-        self._looking.join()
-        with self._changed:
-            self._changed.notify_all()
+        self._stopping = True
+        self._wake()

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
-from gate import names
+from gate import der, names
 from gate.envelope import canonical_base64
 from gate.errors import Refusal
 
@@ -41,8 +40,6 @@ _CURVES: tuple[tuple[ec.EllipticCurve, bytes], ...] = (
     (ec.SECP384R1(), bytes.fromhex("3076301006072a8648ce3d020106052b81040022036200")),
 )
 _UNCOMPRESSED = b"\x04"
-# PKCS #10's version, before the subject.
-_VERSION = bytes.fromhex("020100")
 _EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 _MOST_HOSTS = 32
 # ASCII alone: `\s` would take white space that no other reader of PEM takes for it.
@@ -54,6 +51,20 @@ _PEM = re.compile(
 
 
 @dataclass(frozen=True)
+class CertificateRequest:
+    """A certificate request as the library reads it, and the DER of its parts (RFC 2986).
+
+    `information` is all that is signed: version, `subject`, `key` (SubjectPublicKeyInfo), and
+    attributes.
+    """
+
+    parsed: x509.CertificateSigningRequest
+    information: bytes
+    subject: bytes
+    key: bytes
+
+
+@dataclass(frozen=True)
 class Signable:
     """A certificate request that kept every rule.
 
@@ -62,28 +73,23 @@ class Signable:
     """
 
     name: str
-    request: x509.CertificateSigningRequest
+    request: CertificateRequest
     hosts: tuple[str, ...]
-    key: bytes
 
     @property
     def pem(self) -> str:
-        return self.request.public_bytes(serialization.Encoding.PEM).decode()
+        return self.request.parsed.public_bytes(serialization.Encoding.PEM).decode()
+
+    @property
+    def key(self) -> bytes:
+        return self.request.key
 
     @property
     def public_key(self) -> str:
         return hashlib.sha256(self.key).hexdigest()
 
 
-def public_key_bytes(key: Any) -> bytes:
-    """The key's SubjectPublicKeyInfo in DER."""
-    data: bytes = key.public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return data
-
-
-def read_request(data: dict[str, Any]) -> x509.CertificateSigningRequest:
+def read_request(data: dict[str, Any]) -> CertificateRequest:
     """The certificate request in a sign request: exactly one PEM block with nothing around it."""
     text = data.get("certificate_request")
     if not isinstance(text, str):
@@ -94,32 +100,40 @@ def read_request(data: dict[str, Any]) -> x509.CertificateSigningRequest:
             400, "certificate_request: must be exactly one PEM CERTIFICATE REQUEST, nothing else"
         )
     with _reading(400, "certificate_request: not a certificate request"):
-        der = canonical_base64("".join(match["data"].split()))
-        request = x509.load_der_x509_csr(der)
-        exact = request.public_bytes(serialization.Encoding.DER) == der
+        data_read = canonical_base64("".join(match["data"].split()))
+        parsed = x509.load_der_x509_csr(data_read)
+        exact = parsed.public_bytes(serialization.Encoding.DER) == data_read
+        information = parsed.tbs_certrequest_bytes
+        _, subject, key, _ = der.parts(information)
     if not exact:
         raise Refusal(400, "certificate_request: not in DER, or something stands after it")
-    return request
+    return CertificateRequest(parsed, information, subject, key)
 
 
-@contextmanager
-def _reading(status: int, message: str) -> Iterator[None]:
+class _reading:
     """Whatever a parser makes of bytes that a node chose, the answer is a refusal.
 
     `cryptography` 38 even panics on some, which is no Exception.
     """
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
-        raise Refusal(status, message) from None
+
+    def __init__(self, status: int, message: str) -> None:
+        self._refusal = (status, message)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, (KeyboardInterrupt, SystemExit)):
+            raise Refusal(*self._refusal) from None
 
 
-def claimed_name(request: x509.CertificateSigningRequest) -> str:
+def claimed_name(request: CertificateRequest) -> str:
     """The node that the request says it is: its first CN, without any check of the rest."""
+    right = names.node_of(request.subject)
+    if right is not None:
+        return right
     with _reading(400, "certificate_request: subject cannot be read"):
-        common_names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        common_names = request.parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         common_name = str(common_names[0].value) if common_names else ""
     name = common_name[len(names.COMMON_NAME_PREFIX) :]
     if not common_name.startswith(names.COMMON_NAME_PREFIX) or not names.is_name(name):
@@ -133,7 +147,7 @@ def claimed_name(request: x509.CertificateSigningRequest) -> str:
 
 def check(
     data: dict[str, Any],
-    request: x509.CertificateSigningRequest,
+    request: CertificateRequest,
     name: str,
     addresses: Sequence[str],
 ) -> Signable:
@@ -141,11 +155,10 @@ def check(
     _check_keys(data)
     _check_profile(data.get("profile"))
     _check_subject(request, name)
-    key = _usual_curve_key(request) or _checked_key(request)
-    _check_signature(request, key)
+    _check_signature(request, _usual_curve_key(request.key) or _checked_key(request))
     allowed = (name, *addresses)
-    asked = [*_hosts(data.get("hosts")), *_alternative_names(request)]
-    return Signable(name, request, _permitted(asked, allowed), public_key_bytes(key))
+    asked = [*_hosts(data.get("hosts")), *_alternative_names(request.parsed)]
+    return Signable(name, request, _permitted(asked, allowed))
 
 
 def _check_keys(data: dict[str, Any]) -> None:
@@ -168,80 +181,61 @@ def _check_profile(profile: object) -> None:
         raise Refusal(403, f"profile: must be {PROFILE}, found {shown}")
 
 
-def _check_subject(request: x509.CertificateSigningRequest, name: str) -> None:
-    if request.subject.public_bytes() not in names.subjects(name):
+def _check_subject(request: CertificateRequest, name: str) -> None:
+    if request.subject not in names.subjects(name):
         raise Refusal(
             403,
             f"subject: must be exactly CN=system:node:{name}, O=system:nodes, "
-            f"found {_shown_subject(request)}",
+            f"found {request.parsed.subject.rfc4514_string()[:200]}",
         )
 
 
-def _shown_subject(request: x509.CertificateSigningRequest) -> str:
-    return request.subject.rfc4514_string()[:200]
-
-
-def _usual_curve_key(
-    request: x509.CertificateSigningRequest,
-) -> ec.EllipticCurvePublicKey | None:
+def _usual_curve_key(key: bytes) -> ec.EllipticCurvePublicKey | None:
     """An ECDSA key on a permitted curve in its usual encoding; None for every other.
 
     Those are the keys that nodes come with, and by their point they load in a tenth of the time
-    that OpenSSL 3 needs to find out what kind of key it is given. The subject is known to the
-    byte by now, and the key follows it, so nothing is searched.
+    that OpenSSL 3 needs to find out what kind of key it is given.
     """
-    _, _, info = request.tbs_certrequest_bytes.partition(_VERSION + request.subject.public_bytes())
     for curve, head in _CURVES:
-        point = info[len(head) : len(head) + 1 + 2 * (curve.key_size // 8)]
-        if info.startswith(head) and point[:1] == _UNCOMPRESSED:
+        point = key[len(head) :]
+        usual = key.startswith(head) and point[:1] == _UNCOMPRESSED
+        if usual and len(point) == 1 + 2 * (curve.key_size // 8):
             with _reading(403, "key: is no point of its curve"):
                 return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
     return None
 
 
-def _checked_key(
-    request: x509.CertificateSigningRequest,
-) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
+def _checked_key(request: CertificateRequest) -> rsa.RSAPublicKey:
+    """An RSA key that is long enough. CFSSL can't read unusual encodings, or reads another key."""
     with _reading(403, "key: must be RSA or ECDSA, found another kind"):
-        key = request.public_key()
-        usual = _usual_encoding(key) in request.tbs_certrequest_bytes
-    if not usual:
-        raise Refusal(403, "key: must be in its usual encoding (rsaEncryption, uncompressed point)")
-    if isinstance(key, rsa.RSAPublicKey):
-        if not _SMALLEST_RSA <= key.key_size <= _LARGEST_RSA:
-            raise Refusal(
-                403,
-                f"key: RSA must have {_SMALLEST_RSA} to {_LARGEST_RSA} bits, found {key.key_size}",
-            )
-        if key.public_numbers().e < _SMALLEST_EXPONENT:
-            raise Refusal(403, f"key: RSA exponent must be {_SMALLEST_EXPONENT} or larger")
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        if not isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1)):
+        key = request.parsed.public_key()
+        encoding = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        usual = key.public_bytes(*encoding) == request.key
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(key.curve, tuple(type(curve) for curve, _ in _CURVES)):
             raise Refusal(403, f"key: ECDSA must be P-256 or P-384, found {key.curve.name}")
-    else:
+        usual = False
+    elif not isinstance(key, rsa.RSAPublicKey):
         raise Refusal(403, "key: must be RSA or ECDSA, found another kind")
+    if not usual or not isinstance(key, rsa.RSAPublicKey):
+        raise Refusal(403, "key: must be in its usual encoding (rsaEncryption, uncompressed point)")
+    if not _SMALLEST_RSA <= key.key_size <= _LARGEST_RSA:
+        raise Refusal(
+            403, f"key: RSA must have {_SMALLEST_RSA} to {_LARGEST_RSA} bits, found {key.key_size}"
+        )
+    if key.public_numbers().e < _SMALLEST_EXPONENT:
+        raise Refusal(403, f"key: RSA exponent must be {_SMALLEST_EXPONENT} or larger")
     return key
 
 
-def _usual_encoding(key: Any) -> bytes:
-    """The key as every library writes it. CFSSL can't read the others, or reads another key."""
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        # The whole would keep the point compressed where it came so.
-        point: bytes = key.public_bytes(
-            serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-        )
-        return point
-    return public_key_bytes(key)
-
-
 def _check_signature(
-    request: x509.CertificateSigningRequest, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+    request: CertificateRequest, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 ) -> None:
     weak = "certificate_request: must be signed with SHA-256, SHA-384 or SHA-512"
     with _reading(403, weak):
-        algorithm = _HASHES[request.signature_algorithm_oid]()
+        algorithm = _HASHES[request.parsed.signature_algorithm_oid]()
     with _reading(403, "certificate_request: its signature does not fit its key"):
-        verify(key, request.signature, request.tbs_certrequest_bytes, algorithm)
+        verify(key, request.parsed.signature, request.information, algorithm)
 
 
 def verify(key: Any, signature: bytes, data: bytes, algorithm: hashes.HashAlgorithm | None) -> None:
@@ -252,7 +246,9 @@ def verify(key: Any, signature: bytes, data: bytes, algorithm: hashes.HashAlgori
     if isinstance(key, rsa.RSAPublicKey) and algorithm is not None:
         key.verify(signature, data, padding.PKCS1v15(), algorithm)
     elif isinstance(key, ec.EllipticCurvePublicKey) and algorithm is not None:
-        key.verify(signature, data, ec.ECDSA(algorithm))
+        # hashlib's way to the same digest is the shorter one.
+        digest = hashlib.new(algorithm.name, data).digest()
+        key.verify(signature, digest, ec.ECDSA(utils.Prehashed(algorithm)))
     else:
         key.verify(signature, data)
 

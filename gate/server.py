@@ -1,36 +1,39 @@
-"""TLS server with a bounded number of connections, a worker thread for each.
+"""TLS server with a bounded number of connections, all of a process on one event loop.
 
-The accepting thread does nothing that a client could stretch: handshakes, reading and answering
-happen in workers, each step with a deadline that the accepting thread enforces.
+Nothing that a client could stretch keeps others waiting: each step of each client has a deadline.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
-import select
 import socket
 import ssl
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable
+from typing import Callable
 
 from gate import journal
 from gate.api import Application, refusal_response
 from gate.errors import GateError, Refusal
-from gate.http1 import Closed, Connection, Response
+from gate.http1 import Connection, Request, Response
+from gate.stream import Closed, Stream
 
 # Of all processes together.
 CONNECTIONS = 256
 FOLLOWERS = 160
 _BACKLOG = 1024
+# So few that another process, which hears of the same clients, gets its share of them.
+_ACCEPTED_AT_ONCE = 16
 _TICK_SECONDS = 0.5
 _REQUESTS_PER_CONNECTION = 100
+_HANDSHAKE_SECONDS = 10.0
+_DRAIN_SECONDS = 2.0
+_DRAIN_BYTES = 262144
 _STOP_SECONDS = 5.0
 _PORT_SECONDS = 1.0
-_TURNS = 2
-# How long a client may keep a worker waiting while others wait for a worker.
+# How long a client may keep the gate waiting while others wait for a connection.
 _PATIENCE_SECONDS = 1.0
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _TLS_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -41,7 +44,7 @@ def tls_context(certificate: str, key: str, minimum: str) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _TLS_VERSIONS[minimum]
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     # curl makes a new connection for each request and resumes none of them.
     context.num_tickets = 0
     try:
@@ -64,7 +67,7 @@ def listen(address: str, port: int) -> socket.socket:
                 continue
             reason = error.strerror or str(error)
             raise GateError(f"{address} port {port}: cannot listen: {reason}") from None
-        listener.settimeout(_TICK_SECONDS)
+        listener.setblocking(False)
         return listener
 
 
@@ -80,148 +83,131 @@ def _bound(address: str, port: int) -> socket.socket:
 
 
 class Server:
-    """Serves `application` on `listener` until `stopping`, to `connections` clients at once."""
+    """Serves `application` on `listener`, to `connections` clients at once."""
 
     def __init__(
         self,
         listener: socket.socket,
         context: ssl.SSLContext,
         application: Application,
-        stopping: threading.Event,
         connections: int,
     ) -> None:
         self._listener = listener
         self._context = context
         self._application = application
-        self._permits = threading.BoundedSemaphore(connections)
-        self._turns = threading.Semaphore(_TURNS)
-        self._workers = ThreadPoolExecutor(connections, thread_name_prefix="worker")
-        self._open: set[Connection] = set()
-        self._open_lock = threading.Lock()
-        self._stopping = stopping
         self._connections = connections
+        self._open: dict[Stream, asyncio.Task[None]] = {}
+        self._listening = False
+        self._stopping = False
 
-    def serve(self, on_stop: Callable[[], None]) -> None:
-        """Accept until stopped; then call `on_stop` and let requests in progress finish."""
-        reaped = time.monotonic()
-        while not self._stopping.is_set():
-            if time.monotonic() - reaped >= _TICK_SECONDS:
-                self._reap()
-                reaped = time.monotonic()
-            # Without a free worker, clients wait in the kernel's queue.
-            if not self._permits.acquire(timeout=_TICK_SECONDS):
-                self._make_room()
-                continue
-            if not self._accept():
-                self._permits.release()
+    async def serve(self, stopping: asyncio.Event, on_stop: Callable[[], None]) -> None:
+        """Accept until `stopping`; then call `on_stop` and let requests in progress finish."""
+        self._listen(True)
+        sweeping = asyncio.create_task(self._sweep())
+        await stopping.wait()
+        self._stopping = True
+        self._listen(False)
         self._listener.close()
+        sweeping.cancel()
         on_stop()
-        self._finish()
+        await self._finish()
 
-    def _accept(self) -> bool:
+    def _listen(self, wanted: bool) -> None:
+        """Without a place for them, clients wait in the kernel's queue."""
+        loop = asyncio.get_running_loop()
+        if wanted and not self._listening:
+            loop.add_reader(self._listener, self._accept)
+        elif self._listening and not wanted:
+            loop.remove_reader(self._listener)
+        self._listening = wanted
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            if len(self._open) >= self._connections:
+                self._listen(False)
+                return
+            try:
+                client, address = self._listener.accept()
+            except OSError as error:  # most often another process was quicker
+                if error.errno in _NO_ROOM:
+                    journal.record("accept-failed", reason=error.strerror)
+                    self._listen(False)  # until the next tick
+                return
+            self._begin(client, str(address[0]))
+
+    def _begin(self, client: socket.socket, remote: str) -> None:
         try:
-            client, address = self._listener.accept()
-        except OSError as error:  # most often the time-out of a tick
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                journal.record("accept-failed", reason=error.strerror)
-                time.sleep(_TICK_SECONDS)
-            return False
-        self._workers.submit(self._serve_client, client, address)
-        return True
+            stream = Stream(client, self._context, _HANDSHAKE_SECONDS)
+        except OSError:  # it has gone
+            client.close()
+            return
+        self._open[stream] = asyncio.create_task(self._serve_client(stream, remote))
 
-    def _finish(self) -> None:
-        deadline = time.monotonic() + _STOP_SECONDS
-        while self._open and time.monotonic() < deadline:
-            with self._open_lock:
-                for connection in self._open:
-                    # Those that only wait for another request need not be waited for.
-                    if connection.deadline is not None:
-                        connection.abort()
-            time.sleep(0.05)
-        with self._open_lock:
-            for connection in self._open:
-                connection.abort()
-        self._workers.shutdown(wait=True)
+    async def _sweep(self) -> None:
+        """End those who take too long; for ever."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = time.monotonic()
+            for stream in self._open:
+                if stream.overdue(now):
+                    stream.abort()
+            if len(self._open) >= self._connections:
+                self._make_room(now)
+            else:
+                self._listen(True)
 
-    def _reap(self) -> None:
-        now = time.monotonic()
-        with self._open_lock:
-            for connection in self._open:
-                if connection.deadline is not None and now > connection.deadline:
-                    connection.abort()
-
-    def _make_room(self) -> None:
-        """Drop those who keep all workers waiting: a client that means it needs milliseconds."""
-        now = time.monotonic()
-        with self._open_lock:
-            slow = [
-                connection
-                for connection in self._open
-                if connection.waits_since(now) > _PATIENCE_SECONDS
-            ]
-            for connection in slow:
-                connection.abort()
+    def _make_room(self, now: float) -> None:
+        """Drop those who keep the gate waiting: a client that means it needs milliseconds."""
+        slow = [stream for stream in self._open if stream.waits_longer(_PATIENCE_SECONDS, now)]
+        for stream in slow:
+            stream.abort()
         journal.record("full", connections=self._connections, dropped=len(slow))
 
-    def _serve_client(self, client: socket.socket, address: Any) -> None:
-        remote = str(address[0])
-        connection: Connection | None = None
+    async def _finish(self) -> None:
+        for stream in self._open:
+            # Those that only wait for another request need not be waited for.
+            if stream.waiting:
+                stream.abort()
+        if self._open:
+            await asyncio.wait(self._open.values(), timeout=_STOP_SECONDS)
+        for task in self._open.values():
+            task.cancel()
+
+    async def _serve_client(self, stream: Stream, remote: str) -> None:
         try:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            tls = self._context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
-            connection = Connection(tls)
-            with self._open_lock:
-                self._open.add(connection)
-            self._shake_hands(tls)
-            # Without a time-out each read is one call; the reaper ends those that take too long.
-            tls.setblocking(True)
-            self._converse(connection, remote)
+            await stream.shake_hands()
+            await self._converse(stream, remote)
         except (Closed, OSError):
             pass  # clients come and go; there is nobody left to tell
-        except Exception as error:  # a fault of ours must not end the worker silently
+        except Exception as error:  # a fault of ours must not go by silently
             journal.record("fault", reason=f"{type(error).__name__}: {error}", remote=remote)
         finally:
-            if connection is None:
-                client.close()
-            else:
-                with self._open_lock:
-                    self._open.discard(connection)
-                connection.close()
-            self._permits.release()
+            stream.close()
+            del self._open[stream]
+            self._listen(not self._stopping)
 
-    def _shake_hands(self, tls: ssl.SSLSocket) -> None:
-        """The handshake, its computing in turns; waiting for the client takes nobody's turn."""
-        tls.setblocking(False)
-        readable = select.poll()
-        readable.register(tls, select.POLLIN)
-        while True:
-            readable.poll(30_000)
-            with self._turns:
-                try:
-                    return tls.do_handshake()
-                except ssl.SSLWantReadError:
-                    continue
-
-    def _converse(self, connection: Connection, remote: str) -> None:
+    async def _converse(self, stream: Stream, remote: str) -> None:
+        connection = Connection(stream)
         for left in range(_REQUESTS_PER_CONNECTION - 1, -1, -1):
             wanted = False
             try:
-                request = connection.read_request()
+                request = await connection.read_request()
             except Refusal as refusal:
                 response = refusal_response(refusal)
             else:
                 wanted = request.keep_alive
-                response = self._answer(request, remote)
-            keep = wanted and left > 0 and not response.close and not self._stopping.is_set()
-            connection.write(response, keep_alive=keep)
+                response = await self._answer(request, remote)
+            keep = wanted and left > 0 and not response.close and not self._stopping
+            await connection.write(response, keep_alive=keep)
             if not keep:
                 if response.close:
-                    connection.drain()
+                    stream.allow(_DRAIN_SECONDS)
+                    await stream.drain(_DRAIN_BYTES)
                 return
 
-    def _answer(self, request: Any, remote: str) -> Response:
+    async def _answer(self, request: Request, remote: str) -> Response:
         try:
-            return self._application.answer(request, remote)
+            return await self._application.answer(request, remote)
         except Exception as error:  # answered, so that the client does not wait in vain
             journal.record(
                 "fault", path=request.path[:80], reason=f"{type(error).__name__}: {error}"

@@ -1,19 +1,13 @@
 """The gate's own state: nodes, their events, and the revocations that are still to be done.
 
 SQLite in WAL mode: the service and the commands (register, remove, status) share the file. A
-claim of a join key is flushed to the disk before anything is signed for it; the rest may lose its
-last moments to a power cut, which costs a repeated request and nothing more.
-
-What a join writes, the claim and the certificate, is one statement each, by a trigger where it
-needs two: in a transaction of several, a thread that waits for its turn to run Python would keep
-the gate's other processes waiting.
+transaction is on the disk when it has ended.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,17 +53,6 @@ CREATE TABLE IF NOT EXISTS certificates (
   revoke INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (serial, authority_key)
 );
-CREATE VIEW IF NOT EXISTS issued AS
-  SELECT name, identity, public_key, certificate, joined_at, '' AS serial, '' AS authority_key
-  FROM nodes;
-CREATE TRIGGER IF NOT EXISTS keep_issued INSTEAD OF INSERT ON issued BEGIN
-  INSERT INTO certificates (serial, authority_key, node, identity, revoke)
-  VALUES (NEW.serial, NEW.authority_key, NEW.name, NEW.identity, NOT EXISTS (
-    SELECT 1 FROM nodes
-    WHERE name = NEW.name AND identity = NEW.identity AND public_key = NEW.public_key));
-  UPDATE nodes SET certificate = NEW.certificate, joined_at = NEW.joined_at
-  WHERE name = NEW.name AND identity = NEW.identity AND public_key = NEW.public_key;
-END;
 """
 
 
@@ -125,56 +108,70 @@ class Serial:
     authority_key: str
 
 
+class Busy(Exception):
+    """Another process is in a transaction."""
+
+
 class Store:
-    """One SQLite file. Safe to share between threads; each call is one transaction."""
+    """One SQLite file. Each call is one transaction, but those within `transaction` are one."""
 
     def __init__(self, path: str) -> None:
-        self._lock = threading.RLock()
         try:
-            # Both on the one file: what goes through the second is on the disk when it returns.
-            self._database = _connected(path, "NORMAL")
-            self._durable = _connected(path, "FULL")
+            # Each statement is a transaction of its own, unless one is begun.
+            self._database = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
             self._database.executescript(_SCHEMA)
         except sqlite3.Error as error:
             raise GateError(f"{path}: cannot be opened: {error}") from None
 
     def close(self) -> None:
-        with self._lock:
-            self._durable.close()
-            self._database.close()
+        self._database.close()
 
     @contextmanager
-    def _transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            database = self._durable if durable else self._database
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-            except BaseException:
-                database.execute("ROLLBACK")
-                raise
-            else:
-                database.execute("COMMIT")
+    def transaction(self, *, wait: bool = True) -> Iterator[None]:
+        """All calls within, or none of them; Busy at once where it can't begin without waiting."""
+        if self._database.in_transaction:
+            yield
+            return
+        self._begin(wait)
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    def _begin(self, wait: bool) -> None:
+        if wait:
+            self._database.execute("BEGIN IMMEDIATE")
+            return
+        self._database.execute("PRAGMA busy_timeout=0")
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise Busy from None
+            raise
+        finally:
+            self._database.execute(f"PRAGMA busy_timeout={int(_LOCK_SECONDS * 1000)}")
 
     def node(self, name: str) -> Node | None:
         """The node's registration, None where there is none."""
-        with self._lock:
-            row = self._database.execute(
-                "SELECT name, addresses, generation, identity, join_key, status_token, expires_at,"
-                " public_key, certificate, joined_at FROM nodes WHERE name = ?",
-                (name,),
-            ).fetchone()
+        row = self._database.execute(
+            "SELECT name, addresses, generation, identity, join_key, status_token, expires_at,"
+            " public_key, certificate, joined_at FROM nodes WHERE name = ?",
+            (name,),
+        ).fetchone()
         return None if row is None else Node(row[0], tuple(json.loads(row[1])), *row[2:])
 
     def names(self) -> list[str]:
-        with self._lock:
-            rows = self._database.execute("SELECT name FROM nodes ORDER BY name").fetchall()
+        rows = self._database.execute("SELECT name FROM nodes ORDER BY name").fetchall()
         return [row[0] for row in rows]
 
     def version(self) -> int:
         """Another number after anybody else, in whichever process, changed something."""
-        with self._lock:
-            number: int = self._database.execute("PRAGMA data_version").fetchone()[0]
+        number: int = self._database.execute("PRAGMA data_version").fetchone()[0]
         return number
 
     def register(self, registration: Registration, stale: Iterable[Serial]) -> bool:
@@ -184,7 +181,8 @@ class Store:
         every certificate that was issued under another identity. GateError where its generation
         has joined before and was left since: that join key lies about on a disk somewhere.
         """
-        with self._transaction(durable=True) as database:
+        database = self._database
+        with self.transaction():
             row = database.execute(
                 "SELECT identity, generation FROM nodes WHERE name = ?", (registration.name,)
             ).fetchone()
@@ -214,8 +212,8 @@ class Store:
 
     def remove(self, name: str, stale: Iterable[Serial]) -> None:
         """Remove a node and mark its certificates, and `stale`, for revocation."""
-        with self._transaction(durable=True) as database:
-            self._forget(database, name, stale)
+        with self.transaction():
+            self._forget(self._database, name, stale)
 
     @staticmethod
     def _forget(database: sqlite3.Connection, name: str, stale: Iterable[Serial]) -> None:
@@ -232,41 +230,37 @@ class Store:
 
     def to_revoke(self) -> list[Serial]:
         """Certificates that are marked for revocation, of all nodes."""
-        with self._lock:
-            rows = self._database.execute(
-                "SELECT serial, authority_key FROM certificates WHERE revoke = 1 ORDER BY rowid"
-            ).fetchall()
+        rows = self._database.execute(
+            "SELECT serial, authority_key FROM certificates WHERE revoke = 1 ORDER BY rowid"
+        ).fetchall()
         return [Serial(*row) for row in rows]
 
     def revoked(self, serial: Serial) -> None:
         """Forget a certificate: the certdb says of it from now on that it is revoked."""
-        with self._transaction() as database:
-            database.execute(
-                "DELETE FROM certificates WHERE serial = ? AND authority_key = ?",
-                (serial.number, serial.authority_key),
-            )
+        self._database.execute(
+            "DELETE FROM certificates WHERE serial = ? AND authority_key = ?",
+            (serial.number, serial.authority_key),
+        )
 
     def claim(self, name: str, identity: str, public_key: str) -> bool:
         """Bind the join key to `public_key` before anything is signed for it.
 
         False where it has a certificate, is bound to another key, or is gone.
         """
-        with self._lock:
-            changed = self._durable.execute(
-                "UPDATE nodes SET public_key = ?3 WHERE name = ?1 AND identity = ?2"
-                " AND certificate IS NULL AND (public_key IS NULL OR public_key = ?3)",
-                (name, identity, public_key),
-            )
-            return changed.rowcount == 1
+        changed = self._database.execute(
+            "UPDATE nodes SET public_key = ?3 WHERE name = ?1 AND identity = ?2"
+            " AND certificate IS NULL AND (public_key IS NULL OR public_key = ?3)",
+            (name, identity, public_key),
+        )
+        return changed.rowcount == 1
 
     def release(self, name: str, identity: str, public_key: str) -> None:
         """Undo a claim for which nothing was signed."""
-        with self._transaction() as database:
-            database.execute(
-                "UPDATE nodes SET public_key = NULL WHERE name = ? AND identity = ?"
-                " AND public_key = ? AND certificate IS NULL",
-                (name, identity, public_key),
-            )
+        self._database.execute(
+            "UPDATE nodes SET public_key = NULL WHERE name = ? AND identity = ?"
+            " AND public_key = ? AND certificate IS NULL",
+            (name, identity, public_key),
+        )
 
     def issued(
         self, name: str, identity: str, public_key: str, certificate: str, serial: Serial
@@ -276,33 +270,26 @@ class Store:
         False where the node was removed or registered anew meanwhile: the certificate is then
         marked for revocation and must not be handed out.
         """
-        with self._lock:
+        with self.transaction():
+            kept = self._database.execute(
+                "UPDATE nodes SET certificate = ?, joined_at = ?"
+                " WHERE name = ? AND identity = ? AND public_key = ?",
+                (certificate, time.time(), name, identity, public_key),
+            ).rowcount
             self._database.execute(
-                "INSERT INTO issued (name, identity, public_key, certificate, joined_at, serial,"
-                " authority_key) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    name,
-                    identity,
-                    public_key,
-                    certificate,
-                    time.time(),
-                    serial.number,
-                    serial.authority_key,
-                ),
+                "INSERT INTO certificates (serial, authority_key, node, identity, revoke)"
+                " VALUES (?, ?, ?, ?, ?) ON CONFLICT (serial, authority_key) DO NOTHING",
+                (serial.number, serial.authority_key, name, identity, not kept),
             )
-            row = self._database.execute(
-                "SELECT revoke FROM certificates WHERE serial = ? AND authority_key = ?",
-                (serial.number, serial.authority_key),
-            ).fetchone()
-        # Without a row somebody has revoked it already.
-        return row is not None and not row[0]
+        return kept == 1
 
     def append_events(self, name: str, events: Sequence[tuple[float, str, str, str]]) -> None:
         """Add events (at, phase, state, message), dropping the oldest over EVENTS_KEPT.
 
         Where there is no such node any more, nothing happens.
         """
-        with self._transaction() as database:
+        database = self._database
+        with self.transaction():
             if not database.execute("SELECT 1 FROM nodes WHERE name = ?", (name,)).fetchone():
                 return
             last: int = database.execute(
@@ -321,23 +308,12 @@ class Store:
 
     def events(self, name: str, after: int) -> list[Event]:
         """The node's events with a number above `after`, oldest first."""
-        with self._lock:
-            rows: Sequence[tuple[Any, ...]] = self._database.execute(
-                "SELECT number, at, phase, state, message FROM events"
-                " WHERE node = ? AND number > ? ORDER BY number",
-                (name, after),
-            ).fetchall()
+        rows: Sequence[tuple[Any, ...]] = self._database.execute(
+            "SELECT number, at, phase, state, message FROM events"
+            " WHERE node = ? AND number > ? ORDER BY number",
+            (name, after),
+        ).fetchall()
         return [Event(*row) for row in rows]
-
-
-def _connected(path: str, synchronous: str) -> sqlite3.Connection:
-    """A connection in which each statement is its own transaction, unless one is begun."""
-    database = sqlite3.connect(
-        path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
-    )
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute(f"PRAGMA synchronous={synchronous}")
-    return database
 
 
 def _note_use(database: sqlite3.Connection, name: str) -> None:

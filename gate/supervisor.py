@@ -1,7 +1,7 @@
 """Several processes that serve one listening socket, and the one that keeps them running.
 
-Python runs one thread at a time in a process. Nothing that must be decided once is decided in a
-process's memory: sqlite and gate/locks.py decide for all of them, so that each may die at any time.
+A process uses one processor. Nothing that must be decided once is decided in a process's memory:
+sqlite and gate/locks.py decide for all of them, so that each may die at any time.
 """
 
 from __future__ import annotations
@@ -34,12 +34,10 @@ def process_count() -> int:
 class Supervisor:
     """Runs `work` in `count` processes until SIGTERM or SIGINT; starts anew what dies before.
 
-    `work` is given the event that tells it to stop. `listener` is what all of them accept from.
+    `work` returns after one of these signals. `listener` is what all of them accept from.
     """
 
-    def __init__(
-        self, listener: socket.socket, count: int, work: Callable[[threading.Event], None]
-    ) -> None:
+    def __init__(self, listener: socket.socket, count: int, work: Callable[[], None]) -> None:
         self._listener = listener
         self._count = count
         self._work = work
@@ -82,13 +80,12 @@ class Supervisor:
     def _become_worker(self) -> None:
         status = 1
         try:
-            stopping = threading.Event()
-            for number in _SIGNALS:
-                signal.signal(number, lambda *_: stopping.set())
+            for number in (*_SIGNALS, signal.SIGALRM):
+                signal.signal(number, signal.SIG_DFL)  # until `work` has its own
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(self._life)
             threading.Thread(target=self._end_with_supervisor, daemon=True).start()
-            self._work(stopping)
+            self._work()
             status = 0
         except GateError as error:
             print(f"gate serve: {error}", file=sys.stderr, flush=True)
