@@ -19,6 +19,7 @@ from gate.store import Serial
 
 # CFSSL backdates by five minutes and rounds to the minute.
 _SLACK = datetime.timedelta(minutes=10)
+_UTC = datetime.timezone.utc
 # Object identifiers and values in DER.
 _ALTERNATIVE_NAME = bytes.fromhex("0603551d11")
 _BASIC_CONSTRAINTS = bytes.fromhex("0603551d13")
@@ -26,6 +27,7 @@ _AUTHORITY_KEY = bytes.fromhex("0603551d23")
 _EXTENDED_KEY_USAGE = bytes.fromhex("0603551d25")
 _SERVER_AUTH = bytes.fromhex("06082b06010505070301")
 _CLIENT_AUTH = bytes.fromhex("06082b06010505070302")
+_VERSION = 0xA0
 _NO_AUTHORITY = bytes.fromhex("3000")
 
 
@@ -34,7 +36,7 @@ class Authority:
 
     def __init__(self, certificate: x509.Certificate) -> None:
         self.certificate = certificate
-        self.subject = _parts(certificate).subject
+        self.subject = _fields(certificate)[4]
         self.key: Any = certificate.public_key()
 
 
@@ -62,8 +64,7 @@ def _fault(
     hours: int,
 ) -> str:
     """What is wrong with the certificate, empty where nothing is."""
-    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
-    start, end = certificate.not_valid_before, certificate.not_valid_after
+    start, end = _validity(certificate)
     usages = set(der.parts(parts.extensions[_EXTENDED_KEY_USAGE]))
     checks = {
         "another key": parts.key == signable.key,
@@ -73,7 +74,7 @@ def _fault(
         "other usages": _CLIENT_AUTH in usages and usages <= {_CLIENT_AUTH, _SERVER_AUTH},
         "it is an authority": parts.extensions[_BASIC_CONSTRAINTS] == _NO_AUTHORITY,
         "too long a life": end - start <= datetime.timedelta(hours=hours) + _SLACK,
-        "it is not valid now": start <= now < end,
+        "it is not valid now": start <= datetime.datetime.now(_UTC) < end,
         "another issuer": parts.issuer == authority.subject,
         "a wrong signature": _signed_by(certificate, authority.key),
     }
@@ -92,12 +93,29 @@ class _Parts:
 
 def _parts(certificate: x509.Certificate) -> _Parts:
     """ValueError where an extension stands twice, or there are none."""
-    _, _, _, issuer, _, subject, key, *rest = der.parts(certificate.tbs_certificate_bytes)
+    _, _, issuer, _, subject, key, *rest = _fields(certificate)
     found = [der.parts(it) for it in der.parts(der.content(rest[-1]))] if rest else []
     extensions = {identifier: der.content(value) for identifier, *_, value in found}
     if len(extensions) != len(found):
         raise ValueError("an extension stands twice")
     return _Parts(issuer, subject, key, extensions)
+
+
+def _validity(certificate: x509.Certificate) -> tuple[datetime.datetime, datetime.datetime]:
+    try:
+        return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except AttributeError:  # before version 42 of `cryptography`
+        start, end = certificate.not_valid_before, certificate.not_valid_after
+        return start.replace(tzinfo=_UTC), end.replace(tzinfo=_UTC)
+
+
+def _fields(certificate: x509.Certificate) -> list[bytes]:
+    """Serial number, algorithm, issuer, validity, subject, key, and what comes after them.
+
+    Without the version, which certificates of the first one don't have: an old authority's.
+    """
+    fields = der.parts(certificate.tbs_certificate_bytes)
+    return fields[1:] if fields[0][0] == _VERSION else fields
 
 
 def _serial(certificate: x509.Certificate, parts: _Parts) -> Serial:

@@ -126,7 +126,7 @@ class Stream:
         return piece
 
     async def _send_out(self) -> None:
-        data = self._outgoing.read()
+        data = memoryview(self._outgoing.read())
         while data:
             if self._aborted:
                 raise Closed

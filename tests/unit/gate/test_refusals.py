@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.unit.gate import attacks
+from tests.unit.gate import attacks, connection_attacks
 from tests.unit.gate.attacks import ATTACKS, Cast
 from tests.unit.gate.gate_host import ADDRESS, Host, TestNode, registered
 
@@ -31,6 +31,12 @@ def cast(shared_host: Host) -> Cast:
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_refused(shared_host: Host, cast: Cast, attack: str) -> None:
     attacks.check(cast, ATTACKS[attack], shared_host.count)
+
+
+@pytest.mark.parametrize("attack", connection_attacks.ATTACKS)
+def test_nothing_comes_of_an_attack_on_the_connection(shared_host: Host, attack: str) -> None:
+    stage = connection_attacks.Stage(shared_host, lambda: registered(shared_host))
+    connection_attacks.check(stage, connection_attacks.ATTACKS[attack], shared_host.count)
 
 
 def test_there_are_many_attacks() -> None:

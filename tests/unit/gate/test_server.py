@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import ssl
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gate import server
+from tests.unit.gate import connection_attacks
 from tests.unit.gate.gate_host import Host, gone, registered
 
 
@@ -54,16 +58,31 @@ def test_tls_is_not_talked_down(shared_host: Host, version: str) -> None:
     assert handshake(shared_host, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
 
 
-@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-def test_tls_1_2_where_it_is_allowed_and_nothing_older(tmp_path: Path) -> None:
+@pytest.fixture
+def older_host(tmp_path: Path) -> Iterator[Host]:
+    """A gate with `allowTls12`."""
     host = Host(tmp_path, minimum_tls="1.2")
     try:
         host.start_gate()
-        assert handshake(host, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            handshake(host, ssl.TLSVersion.TLSv1_1)
+        yield host
     finally:
         host.stop("gate")
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_tls_1_2_where_it_is_allowed_and_nothing_older(older_host: Host) -> None:
+    assert handshake(older_host, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        handshake(older_host, ssl.TLSVersion.TLSv1_1)
+
+
+def test_tls_1_2_is_not_negotiated_anew(older_host: Host) -> None:
+    """A client that asks for it again and again would have the gate compute for nothing."""
+    words = ["openssl", "s_client", "-tls1_2", "-connect", f"127.0.0.1:{older_host.port}"]
+    said = subprocess.run(words, input="R\n", capture_output=True, text=True, timeout=10)
+    assert "RENEGOTIATING" in said.stderr
+    assert "no renegotiation" in said.stderr
+    assert older_host.ask("GET", "/healthz")[0] == 200
 
 
 def test_plain_http_is_turned_away(shared_host: Host) -> None:
@@ -162,19 +181,26 @@ def test_no_worker_outlives_the_gate(own_host: Host, number: signal.Signals) -> 
     own_host.start_gate()
 
 
-def test_a_trickling_client_is_cut_off(own_host: Host) -> None:
-    """Bytes that come one by one do not stretch the time that a request may take."""
+def test_clients_that_trickle_or_never_read_are_cut_off(own_host: Host) -> None:
+    """Neither bytes that come one by one nor answers that nobody takes stretch a step's time."""
+    stage = connection_attacks.Stage(own_host, lambda: registered(own_host))
+    asking = connection_attacks.long_answer(stage)
+    before = -1
+    while before != (before := sockets_of(own_host)):
+        time.sleep(0.2)  # the last of those that have told are about to go
     started = time.monotonic()
-    with (
-        socket.create_connection(("127.0.0.1", own_host.port), timeout=30) as plain,
-        own_host.context().wrap_socket(plain, server_hostname="127.0.0.1") as connection,
-    ):
-        connection.sendall(b"POST /v1/progress HTTP/1.1\r\n")
-        with pytest.raises(OSError):
-            while time.monotonic() - started < 25:
-                connection.sendall(b"a")
+    with own_host.connect() as plain, own_host.connect() as other:
+        deaf = own_host.context().wrap_socket(plain, server_hostname="127.0.0.1")
+        deaf.sendall(asking * 90)
+        trickling = own_host.context().wrap_socket(other, server_hostname="127.0.0.1")
+        trickling.sendall(b"POST /v1/progress HTTP/1.1\r\n")
+        with contextlib.closing(deaf), contextlib.closing(trickling):
+            assert sockets_of(own_host) == before + 2
+            while sockets_of(own_host) > before and time.monotonic() - started < 14:
+                with contextlib.suppress(OSError):
+                    trickling.sendall(b"a")
                 time.sleep(0.25)
-    assert time.monotonic() - started < 14
+            assert 9 < time.monotonic() - started < 14
 
 
 def test_stop_is_graceful_and_quick(own_host: Host) -> None:
