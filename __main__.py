@@ -3,6 +3,7 @@
 import pulumi
 import pulumi_kubernetes as kubernetes
 
+from components import registrations
 from components.admission import Admission
 from components.bgp import Bgp
 from components.certificate_authority import CertificateAuthority
@@ -22,8 +23,8 @@ cilium = Cilium("cilium", lab, provider)
 bgp = Bgp("bgp", lab.bgp, cilium, provider) if lab.bgp else None
 
 workers = {name: Worker(name, lab, gate) for name in lab.workers}
-registrations = [worker.registration for worker in workers.values()]
-admission = Admission("admission", lab, gate, registrations)
+registered = [worker.registration for worker in workers.values()]
+admission = Admission("admission", lab, gate, registered)
 hosts = {name: MachineHost(name, lab, authority.certificate_pem) for name in lab.provisioners()}
 for worker in workers.values():
     worker.join([admission.ready, cilium.release], hosts)
@@ -39,3 +40,4 @@ pulumi.export(
 pulumi.export("nodes", {name: worker.summary for name, worker in workers.items()})
 pulumi.export("cilium", {"version": lab.cilium.version, "release": cilium.release.status})
 pulumi.export("bgp", {"localAsn": lab.bgp.local_asn if lab.bgp else None})
+pulumi.run(registrations.begin)
