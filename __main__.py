@@ -3,7 +3,7 @@
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components import registrations
+from components import pace
 from components.admission import Admission
 from components.bgp import Bgp
 from components.certificate_authority import CertificateAuthority
@@ -13,6 +13,7 @@ from components.rotation import allow_rotation
 from components.workers import MachineHost, Worker
 from config.stack import load
 
+pace.collect_rarely()
 lab = load()
 provider = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab))
 
@@ -40,4 +41,4 @@ pulumi.export(
 pulumi.export("nodes", {name: worker.summary for name, worker in workers.items()})
 pulumi.export("cilium", {"version": lab.cilium.version, "release": cilium.release.status})
 pulumi.export("bgp", {"localAsn": lab.bgp.local_asn if lab.bgp else None})
-pulumi.run(registrations.begin)
+pulumi.run(pace.begin_registrations)
