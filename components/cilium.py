@@ -28,14 +28,16 @@ class Cilium(pulumi.ComponentResource):
     ):
         super().__init__("autojoin:index:Cilium", name, None, opts)
         self.lab = lab
-        missing = prerequisites.missing(lab)
+        missing: pulumi.Output[frozenset[str]] = pulumi.Output.from_input(
+            prerequisites.missing(lab)
+        )
         needs = prerequisites.resources(lab, provider, kubeconfig(lab), parent=self)
         self.release = kubernetes.helm.v3.Release(
             f"{name}-release",
             name=name,
             namespace=NAMESPACE,
             version=lab.cilium.version,
-            values=render.helm_values(from_lab.cilium(lab, missing)),
+            values=missing.apply(lambda them: render.helm_values(from_lab.cilium(lab, them))),
             # Waiting deadlocks: the ingress Service waits for a pool, the pool for its CRD.
             skip_await=True,
             opts=pulumi.ResourceOptions(parent=self, provider=provider, depends_on=needs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,41 +75,45 @@ def needs(lab: Lab) -> list[Need]:
     ]
 
 
-def missing(lab: Lab) -> frozenset[str]:
+async def missing(lab: Lab) -> frozenset[str]:
     """The sections on `auto` whose needs the cluster has not; each is a warning.
 
-    Looked up when the program runs, in preview too, so that a preview tells what up will do.
+    Looked up when the program runs, in preview too, so that a preview tells what up will do; beside
+    the program, since kubectl takes as long to start as many workers to declare.
     """
     asked = [need for need in needs(lab) if need.mode == "auto"]
-    # Side by side: each is a process of its own, and every run of the program waits for them.
-    with ThreadPoolExecutor(max_workers=max(1, len(asked))) as pool:
-        answers = list(pool.map(lambda need: _answer(lab.cluster.kubeconfig, need), asked))
-    found = set()
-    for need, lacking in zip(asked, answers, strict=True):
-        if lacking:
-            found.add(need.section)
+    lacking = await asyncio.to_thread(_lacking, lab.cluster.kubeconfig, asked)
+    for need in asked:
+        if need.section in lacking:
             pulumi.log.warn(
-                f"{', '.join(need.values)} of Cilium's chart are off: {lacking}. "
+                f"{', '.join(need.values)} of Cilium's chart are off: {lacking[need.section]}. "
                 f"autojoin:cilium.{need.section}.mode: install puts it there, off ends this warning"
             )
-    return frozenset(found)
+    return frozenset(lacking)
 
 
-def _answer(kubeconfig: str, need: Need) -> str:
-    """What of a need is not there, as far as the cluster says."""
+def _lacking(kubeconfig: str, asked: list[Need]) -> dict[str, str]:
+    """What of each need is not there, as far as the cluster says, in words by section."""
+    wanted = [f"crd/{name.partition('/')[0]}" for need in asked for name in need.definitions]
+    wanted += [f"namespace/{need.namespace}" for need in asked if need.namespace]
+    if not wanted:
+        return {}
     try:
-        return _lacking(kubeconfig, need)
+        found = kubectl.items(kubeconfig, *wanted, "--ignore-not-found")
     except kubectl.KubectlError as error:
-        return f"the cluster can't be asked for what they need ({error})"
+        reason = f"the cluster can't be asked for what they need ({error})"
+        return {need.section: reason for need in asked}
+    namespaces = {each["metadata"]["name"] for each in found if each["kind"] == "Namespace"}
+    served = served_versions([each for each in found if each["kind"] != "Namespace"])
+    reasons = {need.section: _reason(need, served, namespaces) for need in asked}
+    return {section: reason for section, reason in reasons.items() if reason}
 
 
-def _lacking(kubeconfig: str, need: Need) -> str:
-    """What of a need is not there, in words; empty where all is. KubectlError where nobody says."""
+def _reason(need: Need, served: set[str], namespaces: set[str]) -> str:
+    """Why a need is not met, in words; empty where it is."""
     if need.namespace:
-        there = kubectl.items(kubeconfig, "namespace", need.namespace, "--ignore-not-found")
+        there = need.namespace in namespaces
         return "" if there else f"there is no namespace {need.namespace}"
-    names = [definition.partition("/")[0] for definition in need.definitions]
-    served = served_versions(kubectl.items(kubeconfig, "crd", *names, "--ignore-not-found"))
     lacking = [definition for definition in need.definitions if definition not in served]
     return f"the cluster has no CRD {', '.join(lacking)}" if lacking else ""
 
