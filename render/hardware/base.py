@@ -225,8 +225,10 @@ class Hardware:
     def _identity(self, authority_pem: str) -> str:
         digest = ""
         if self.restarts_by_itself:
-            blank = self.seed("", authority_pem, "")
-            digest = hashlib.sha256(json.dumps(vars(blank)).encode()).hexdigest()
+            cluster, node = from_lab.cluster(self.lab), self._node("")
+            data = self.user_data(cluster, node, authority_pem, "")
+            blank = [data, cloud_init.network(cluster, node)]
+            digest = hashlib.sha256(json.dumps(blank).encode()).hexdigest()
         addresses = [self.settings.address]
         return identity.identity(self.node, self.settings.generation, addresses, digest)
 
