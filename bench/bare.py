@@ -20,6 +20,9 @@ CLASSES: dict[str, Any] = {
     "command:local:Command": command.local.Command,
     "command:remote:Command": command.remote.Command,
     "kubernetes:helm.sh/v3:Release": kubernetes.helm.v3.Release,
+    "kubernetes:rbac.authorization.k8s.io/v1:ClusterRoleBinding": (
+        kubernetes.rbac.v1.ClusterRoleBinding
+    ),
     "tls:index/certRequest:CertRequest": tls.CertRequest,
     "tls:index/privateKey:PrivateKey": tls.PrivateKey,
 }
