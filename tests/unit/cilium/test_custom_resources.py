@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,13 +79,23 @@ def cluster(request: pytest.FixtureRequest, server: ApiServer) -> Cluster:
     assert len(crds) >= 6
     found = cluster.kubectl("get", "crds", "-o", "name").stdout.split()
     if found:
-        assert cluster.kubectl("delete", *found).returncode == 0
+        assert cluster.kubectl("delete", "--timeout=60s", *found).returncode == 0
     # What the operator does: CRDs are made, and their kinds are served a moment later.
     made = cluster.kubectl("create", "-f", "-", stdin=json.dumps(listed(crds)))
     assert made.returncode == 0, made.stderr
     waited = cluster.kubectl("wait", "--for=condition=Established", "crd", "--all")
     assert waited.returncode == 0, waited.stderr
+    wait_until_listed(cluster, [crd["metadata"]["name"] for crd in crds])
     return cluster
+
+
+def wait_until_listed(cluster: Cluster, definitions: list[str]) -> None:
+    """Else the API server can't list what goes with a CRD that is deleted again within a second,
+    and asks again only minutes later."""
+    deadline = time.monotonic() + 30
+    while (listed := cluster.kubectl("get", ",".join(definitions))).returncode:
+        assert time.monotonic() < deadline, listed.stderr
+        time.sleep(0.1)
 
 
 def resources(lab: Lab) -> list[dict[str, Any]]:
