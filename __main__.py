@@ -13,7 +13,6 @@ from components.rotation import allow_rotation
 from components.workers import MachineHost, Worker
 from config.stack import load
 
-pace.collect_rarely()
 lab = load()
 provider = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab))
 

@@ -107,9 +107,8 @@ class Side:
         environment = {
             **stack.engine_environment(),
             **self.environment,
-            # Compiled once, as Python does where nobody forbids it; not into the checkout.
+            # Compiled once, as Python does where nobody forbids it.
             "PYTHONDONTWRITEBYTECODE": "",
-            "PYTHONPYCACHEPREFIX": str(self.folder.parent / "bytecode"),
             "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}",
             "PULUMI_CONFIG_PASSPHRASE": "bench",
             "PULUMI_STACK": _STACK,
