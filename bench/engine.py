@@ -33,6 +33,14 @@ _PROGRAM = "pulumi-language-python-exec"
 _STACK = "bench"
 _GOAL = 1.10
 _MOST_RESOURCES = 3
+# Once, as Python does where nobody forbids it.
+_COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
+# What each side has loaded before it declares anything.
+_BARE_IMPORTS = "import pulumi_kubernetes.helm.v3, pulumi_command, pulumi_tls"
+_IMPORTS = f"from components import pace; {_BARE_IMPORTS}; import components.workers, " + (
+    "components.cilium, components.bgp, components.rotation, config.stack"
+)
+_IMPORT_REPETITIONS = 5
 
 
 @dataclass(frozen=True)
@@ -107,8 +115,7 @@ class Side:
         environment = {
             **stack.engine_environment(),
             **self.environment,
-            # Compiled once, as Python does where nobody forbids it.
-            "PYTHONDONTWRITEBYTECODE": "",
+            **_COMPILED,
             "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}",
             "PULUMI_CONFIG_PASSPHRASE": "bench",
             "PULUMI_STACK": _STACK,
@@ -267,7 +274,7 @@ def compared(counts: Sequence[int], most: int | None = None) -> list[Row]:
         if most is not None:
             results.append(measure(place.of_many(), most, 1))
     draw(results)
-    return [*ratios(results), *growth(results)]
+    return [*ratios(results), importing(), *growth(results)]
 
 
 def draw(results: Sequence[Result]) -> None:
@@ -315,6 +322,22 @@ def _ratio(name: str, result: Result) -> Row:
 
 def ratios(results: Sequence[Result]) -> list[Row]:
     return [_ratio(name, result) for result in results for name in ("preview", "up", "unchanged")]
+
+
+def importing() -> Row:
+    """What the program costs beside the bare one before it declares anything."""
+    pairs = [
+        [imported(words) for words in (_IMPORTS, _BARE_IMPORTS)] for _ in range(_IMPORT_REPETITIONS)
+    ]
+    ours, bare = (list(side) for side in zip(*pairs, strict=True))
+    note = "in every preview and up, however many workers"
+    return Row("imports of the program", ours, "s", "bare", bare, note=note)
+
+
+def imported(words: str) -> float:
+    environment = stack.engine_environment() | _COMPILED
+    command = ["python", "-c", words]
+    return timed(command, folder=labs.CHECKOUT, environment=environment).seconds
 
 
 def growth(results: Sequence[Result]) -> list[Row]:
