@@ -103,14 +103,25 @@ class Server:
     async def serve(self, stopping: asyncio.Event, on_stop: Callable[[], None]) -> None:
         """Accept until `stopping`; then call `on_stop` and let requests in progress finish."""
         self._listen(True)
-        sweeping = asyncio.create_task(self._sweep())
         await stopping.wait()
         self._stopping = True
         self._listen(False)
         self._listener.close()
-        sweeping.cancel()
         on_stop()
         await self._finish()
+
+    async def sweep(self) -> None:
+        """End those who take too long, for ever: `serve` relies on it."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = time.monotonic()
+            for stream in self._open:
+                if stream.overdue(now):
+                    stream.abort()
+            if len(self._open) >= self._connections:
+                self._make_room(now)
+            else:
+                self._listen(not self._stopping)
 
     def _listen(self, wanted: bool) -> None:
         """Without a place for them, clients wait in the kernel's queue."""
@@ -142,19 +153,6 @@ class Server:
             client.close()
             return
         self._open[stream] = asyncio.create_task(self._serve_client(stream, remote))
-
-    async def _sweep(self) -> None:
-        """End those who take too long; for ever."""
-        while True:
-            await asyncio.sleep(_TICK_SECONDS)
-            now = time.monotonic()
-            for stream in self._open:
-                if stream.overdue(now):
-                    stream.abort()
-            if len(self._open) >= self._connections:
-                self._make_room(now)
-            else:
-                self._listen(True)
 
     def _make_room(self, now: float) -> None:
         """Drop those who keep the gate waiting: a client that means it needs milliseconds."""

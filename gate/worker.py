@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 import socket
@@ -63,8 +64,14 @@ async def _answer(
         authority,
         settings.nodeCertificateHours,
     )
-    looking = asyncio.create_task(progress.look())
     clients = server.Server(listener, context, application, int(server.CONNECTIONS * share))
+    background = [asyncio.create_task(it) for it in (progress.look(), clients.sweep())]
+    for task in background:
+        # Neither ends but by a fault. Without it this process would go on with half its promises.
+        task.add_done_callback(lambda _: stopping.set())
     await clients.serve(stopping, progress.stop)
-    looking.cancel()
+    for task in background:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
     store.close()

@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from typing import Any
+from unittest import mock
 
+import pytest
 from cryptography import x509
 
+from gate import server, settings, worker
+from gate.issued import Authority
 from tests.unit.gate.gate_host import Host, TestNode
 
 AT_ONCE = 16
@@ -54,6 +58,23 @@ def test_one_key_asked_many_times_at_once_is_signed_for_once(
     assert {status for status, _ in answers} == {200}
     assert len({answer["result"]["certificate"] for _, answer in answers}) == 1
     assert shared_host.rows(node.name) == [("good", 0)]
+
+
+def test_a_process_that_can_not_keep_its_promises_ends(
+    shared_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without what runs beside the clients, deadlines among it, another process must take over."""
+
+    async def fails(it: server.Server) -> None:
+        raise RuntimeError("no more deadlines")
+
+    monkeypatch.setattr(server.Server, "sweep", fails)
+    monkeypatch.setattr(worker, "gc", mock.Mock())  # this process keeps its own ways
+    loaded = settings.load(str(shared_host.folder / "gate.json"))
+    context = server.tls_context(loaded.certificate, loaded.key, loaded.minimumTls)
+    certificate = x509.load_pem_x509_certificate(shared_host.authority.read_bytes())
+    with server.listen("127.0.0.1", 0) as listener, pytest.raises(RuntimeError, match="deadlines"):
+        worker.run(loaded, listener, context, Authority(certificate), b"k" * 32, 1.0)
 
 
 def test_who_follows_hears_what_another_process_was_told(shared_host: Host, node: TestNode) -> None:
