@@ -15,6 +15,7 @@ from typing import Any
 from bench import labs
 from bench.measure import BenchError
 from bench.table import Row
+from lab import pins
 from lab.pins import CHECKOUT
 from tests.e2e.conftest import COPIES, Lab, copy_checkout
 
@@ -69,6 +70,7 @@ def cold() -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="autojoin-bench-cold-", dir="/var/tmp") as folder:
         names = {"XDG_CACHE_HOME": "cache", "GOCACHE": "build", "GOMODCACHE": "modules"}
         environment = {name: str(Path(folder, value)) for name, value in names.items()}
+        environment["PATH"] = path_of_a_fresh_machine()
         started = time.monotonic()
         answer = subprocess.run(
             [sys.executable, "lab/tools.py", "install", "all"],
@@ -83,6 +85,13 @@ def cold() -> list[Row]:
         # Go keeps its modules read-only.
         subprocess.run(["chmod", "-R", "u+w", folder], check=True)
     return split(whole, answer.stdout + answer.stderr)
+
+
+def path_of_a_fresh_machine() -> str:
+    """PATH without our own tools: of the right version, they would be copied and not built."""
+    parts = os.environ["PATH"].split(os.pathsep)
+    own = pins.cache()
+    return os.pathsep.join(part for part in parts if not Path(part).is_relative_to(own))
 
 
 def split(whole: float, output: str) -> list[Row]:

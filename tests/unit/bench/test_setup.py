@@ -6,6 +6,7 @@ import pytest
 
 from bench import setup
 from bench.measure import BenchError
+from lab.pins import Layout
 
 OUTPUT = """\
 autojoin: [1/4] Debian packages
@@ -26,6 +27,13 @@ def test_the_rows_add_up() -> None:
         ("- 1 others, and between", 3.5),
     ]
     assert whole.value == sum(row.value for row in parts)
+
+
+def test_tools_of_this_machines_cache_are_not_taken_for_a_fresh_machines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", f"{Layout().binaries}:/usr/bin:{Layout().venv / 'bin'}:/bin")
+    assert setup.path_of_a_fresh_machine() == "/usr/bin:/bin"
 
 
 def test_a_set_up_that_told_nothing_is_no_figure() -> None:
