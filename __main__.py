@@ -23,8 +23,8 @@ cilium = Cilium("cilium", lab, provider)
 bgp = Bgp("bgp", lab.bgp, cilium, provider) if lab.bgp else None
 
 workers = {name: Worker(name, lab, gate) for name in lab.workers}
-registered = [worker.registration for worker in workers.values()]
-admission = Admission("admission", lab, gate, registered)
+registrations = [worker.registration for worker in workers.values()]
+admission = Admission("admission", lab, gate, registrations)
 hosts = {name: MachineHost(name, lab, authority.certificate_pem) for name in lab.provisioners()}
 for worker in workers.values():
     worker.join([admission.ready, cilium.release], hosts)

@@ -7,6 +7,7 @@ plugins and settings, in turn.
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -29,17 +30,15 @@ from lab.pins import Layout
 from tests.unit.plugins.kubernetes_server import ApiServer, running
 
 _SECRET = "4dabf18193072939515e22adb298388d"  # the engine's mark on a secret in the state
+_BARE = Path(__file__).parent / "bare.py"
 _PROGRAM = "pulumi-language-python-exec"
 _STACK = "bench"
 _GOAL = 1.10
 _MOST_RESOURCES = 3
 # Once, as Python does where nobody forbids it.
 _COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
-# What each side has loaded before it declares anything.
-_BARE_IMPORTS = "import pulumi_kubernetes.helm.v3, pulumi_command, pulumi_tls"
-_IMPORTS = f"from components import pace; {_BARE_IMPORTS}; import components.workers, " + (
-    "components.cilium, components.bgp, components.rotation, config.stack"
-)
+# Loaded by both sides when the first resource of it is declared.
+_LATER_IMPORT = "import pulumi_kubernetes.helm.v3"
 _IMPORT_REPETITIONS = 5
 
 
@@ -193,7 +192,7 @@ def sides(bed: Bed, place: Path, count: int) -> tuple[Side, Side]:
     ours = Side(place / "ours", labs.CHECKOUT, bed.environment)
     ours.configure(bed.config(count))
     bare = Side(place / "bare", place / "bare", bed.environment)
-    shutil.copy(Path(__file__).parent / "bare.py", bare.folder / "__main__.py")
+    shutil.copy(_BARE, bare.folder / "__main__.py")
     # Commands of this machine are named relative to the program.
     (bare.folder / "render").symlink_to(labs.CHECKOUT / "render")
     return ours, bare
@@ -326,12 +325,18 @@ def ratios(results: Sequence[Result]) -> list[Row]:
 
 def importing() -> Row:
     """What the program costs beside the bare one before it declares anything."""
-    pairs = [
-        [imported(words) for words in (_IMPORTS, _BARE_IMPORTS)] for _ in range(_IMPORT_REPETITIONS)
-    ]
+    programs = [imports(path) for path in (labs.CHECKOUT / "__main__.py", _BARE)]
+    pairs = [[imported(words) for words in programs] for _ in range(_IMPORT_REPETITIONS)]
     ours, bare = (list(side) for side in zip(*pairs, strict=True))
     note = "in every preview and up, however many workers"
     return Row("imports of the program", ours, "s", "bare", bare, note=note)
+
+
+def imports(program: Path) -> str:
+    """What a program imports, as a program that does nothing else."""
+    lines = ast.parse(program.read_text()).body
+    found = [ast.unparse(it) for it in lines if isinstance(it, (ast.Import, ast.ImportFrom))]
+    return "\n".join([*found, _LATER_IMPORT])
 
 
 def imported(words: str) -> float:

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -268,31 +268,14 @@ def phase_by_phase(count: int, joins: list[Join]) -> list[Row]:
 
 
 def compared(count: int, ours: list[Join], theirs: list[Join]) -> list[Row]:
-    at_once = f"{count} at once"
+    def row(what: str, of: Callable[[Join], float], note: str = "") -> Row:
+        pair = [[of(each) for each in side] for side in (ours, theirs)]
+        name = f"{what}, {count} at once"
+        return Row(name, pair[0], "s", "kubeadm join", pair[1], _GOALS.get(what), note=note)
+
+    floor = f"times {count}, over {os.cpu_count()} processors, is the least that all take"
     return [
-        Row(
-            f"join proper, {at_once}",
-            [each.proper for each in ours],
-            "s",
-            "kubeadm join",
-            [each.proper for each in theirs],
-            _GOALS["join proper"],
-            note="first line to Node object",
-        ),
-        Row(
-            f"machine start to Ready, {at_once}",
-            [each.whole for each in ours],
-            "s",
-            "kubeadm join",
-            [each.whole for each in theirs],
-            _GOALS["machine start to Ready"],
-        ),
-        Row(
-            f"processor time of a machine to Ready, {at_once}",
-            [each.processor_seconds for each in ours],
-            "s",
-            "kubeadm join",
-            [each.processor_seconds for each in theirs],
-            note=f"times {count}, over {os.cpu_count()} processors, is the least that all take",
-        ),
+        row("join proper", lambda each: each.proper, "first line to Node object"),
+        row("machine start to Ready", lambda each: each.whole),
+        row("processor time of a machine to Ready", lambda each: each.processor_seconds, floor),
     ]

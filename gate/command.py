@@ -191,9 +191,10 @@ def serve(settings: Settings) -> None:
     # Only here: the other commands then start without loading `cryptography` and `ssl`.
     from cryptography import x509
 
-    from gate import journal, server, worker
+    from gate import journal, server
     from gate.issued import Authority
     from gate.supervisor import Supervisor, process_count
+    from gate.worker import Worker
 
     os.umask(0o077)
     try:
@@ -207,12 +208,9 @@ def serve(settings: Settings) -> None:
     Store(settings.database).close()
     listener = server.listen(settings.listen, settings.port)
     count = process_count()
-
-    def work() -> None:
-        worker.run(settings, listener, context, authority, key, 1 / count)
-
+    worker = Worker(settings, listener, context, authority, key, 1 / count)
     journal.record("listening", address=settings.listen, port=settings.port, processes=count)
-    Supervisor(listener, count, work).run()
+    Supervisor(listener, count, worker.run).run()
     journal.record("stopped")
 
 

@@ -29,7 +29,7 @@ from render import admission, join_gate
 from tests.e2e.conftest import Lab, table
 from tests.unit.gate import attacks, connection_attacks
 from tests.unit.gate.attacks import ATTACKS, Cast
-from tests.unit.gate.gate_host import ADDRESS, Gate, TestNode
+from tests.unit.gate.gate_host import ADDRESS, Gate, TestNode, pem
 
 GATE = "/usr/local/lib/autojoin/gate"
 DISK = "/var/lib/autojoin/machines/{}/disk/root"
@@ -186,15 +186,10 @@ class Thief:
         while not (given := self.kubectl("get", "csr", name, path).stdout):
             assert time.monotonic() < deadline, f"{name}: nobody signed it"
             time.sleep(0.2)
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
         other = copy.copy(self)
         other.folder = folder
         shutil.copy(self.folder / "ca.pem", folder / "ca.pem")
-        (folder / "pair.pem").write_bytes(base64.b64decode(given) + private)
+        (folder / "pair.pem").write_bytes(base64.b64decode(given) + pem(key).encode())
         return other
 
     @property

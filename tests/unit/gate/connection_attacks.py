@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gate import server
 from tests.unit.gate.attacks import AUTHSIGN, NOT_AUTHENTIC
-from tests.unit.gate.gate_host import Gate, TestNode, free_port, make_authority
+from tests.unit.gate.gate_host import Gate, TestNode, answers, free_port, make_authority
 
 AT_ONCE = server.CONNECTIONS + 40
 QUICKLY = 5.0
@@ -135,7 +135,7 @@ def a_fin_half_way(stage: Stage) -> int:
     data = join(stage.admit())
     for cut in (10, data.index(b"\r\n\r\n") + 4, len(data) - 1):
         with stage.gate.connect() as plain:
-            tls = stage.gate.context().wrap_socket(plain, server_hostname=stage.gate.address)
+            tls = stage.gate.secured(plain)
             tls.sendall(data[:cut])
             socket.socket.shutdown(tls, socket.SHUT_WR)
             with contextlib.suppress(ssl.SSLEOFError):
@@ -147,7 +147,7 @@ def a_fin_half_way(stage: Stage) -> int:
 def a_fin_behind_a_join(stage: Stage) -> int:
     """Who says that it has no more to say is answered all the same."""
     with stage.gate.connect() as plain:
-        tls = stage.gate.context().wrap_socket(plain, server_hostname=stage.gate.address)
+        tls = stage.gate.secured(plain)
         tls.sendall(join(stage.admit()))
         socket.socket.shutdown(tls, socket.SHUT_WR)
         assert statuses(tls.recv(65536)) == [200]
@@ -178,7 +178,7 @@ def answers_that_are_never_read(stage: Stage) -> int:
     with connected(stage.gate, 20) as connections:
         for number, plain in enumerate(connections):
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            tls = stage.gate.context().wrap_socket(plain, server_hostname=stage.gate.address)
+            tls = stage.gate.secured(plain)
             connections[number] = tls
             tls.sendall(asking * 90)
         joins(stage.gate, node)
@@ -189,7 +189,7 @@ def a_join_whose_answer_is_not_read(stage: Stage) -> int:
     """It is signed for once; whoever asks again with the same key gets the same."""
     node = stage.admit()
     with stage.gate.connect() as plain:
-        tls = stage.gate.context().wrap_socket(plain, server_hostname=stage.gate.address)
+        tls = stage.gate.secured(plain)
         tls.sendall(join(node))
         tls.close()
     joins(stage.gate, node)
@@ -274,10 +274,8 @@ def another_server(folder: Path) -> Iterator[int]:
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + QUICKLY
-        while time.monotonic() < deadline:
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+        while time.monotonic() < deadline and not answers(port):
+            time.sleep(0.02)
         yield port
     finally:
         process.kill()

@@ -45,6 +45,12 @@ def free_port() -> int:
         return port
 
 
+def answers(port: int) -> bool:
+    """Whether somebody listens on this port of the loopback."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 def pem(key: Any) -> str:
     data: bytes = key.private_bytes(
         serialization.Encoding.PEM,
@@ -90,6 +96,10 @@ class Gate:
     def connect(self, timeout: float = 5) -> socket.socket:
         return socket.create_connection((self.address, self.port), timeout=timeout)
 
+    def secured(self, plain: socket.socket) -> ssl.SSLSocket:
+        """A connection with its handshake done."""
+        return self.context().wrap_socket(plain, server_hostname=self.address)
+
     def ask(
         self,
         method: str,
@@ -114,10 +124,7 @@ class Gate:
 
     def raw(self, data: bytes, *, wait: float = 5) -> bytes:
         """What the gate answers to these bytes until it closes or `wait` seconds are over."""
-        with (
-            self.connect(wait) as plain,
-            self.context().wrap_socket(plain, server_hostname=self.address) as connection,
-        ):
+        with self.connect(wait) as plain, self.secured(plain) as connection:
             connection.sendall(data)
             answer = b""
             try:
@@ -236,9 +243,8 @@ class Host(Gate):
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             assert process.poll() is None, self.log(name)
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", port)) == 0:
-                    return
+            if answers(port):
+                return
             time.sleep(0.02)
         raise AssertionError(f"{name} does not answer: {self.log(name)}")
 

@@ -74,7 +74,7 @@ def test_a_process_that_can_not_keep_its_promises_ends(
     context = server.tls_context(loaded.certificate, loaded.key, loaded.minimumTls)
     certificate = x509.load_pem_x509_certificate(shared_host.authority.read_bytes())
     with server.listen("127.0.0.1", 0) as listener, pytest.raises(RuntimeError, match="deadlines"):
-        worker.run(loaded, listener, context, Authority(certificate), b"k" * 32, 1.0)
+        worker.Worker(loaded, listener, context, Authority(certificate), b"k" * 32, 1.0).run()
 
 
 def test_who_follows_hears_what_another_process_was_told(shared_host: Host, node: TestNode) -> None:

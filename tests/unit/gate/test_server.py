@@ -109,10 +109,7 @@ def test_more_slow_clients_than_workers_do_not_keep_joins_out(
     slow: list[socket.socket] = [own_host.connect() for _ in range(server.CONNECTIONS + 40)]
     try:
         if speaking:
-            slow[:40] = [
-                own_host.context().wrap_socket(plain, server_hostname="127.0.0.1")
-                for plain in slow[:40]
-            ]
+            slow[:40] = [own_host.secured(plain) for plain in slow[:40]]
             for connection in slow[:40]:
                 connection.sendall(b"POST /api/v1/cfssl/authsign HTTP/1.1\r\n")
         started = time.monotonic()
@@ -191,9 +188,9 @@ def test_clients_that_trickle_or_never_read_are_cut_off(own_host: Host) -> None:
         time.sleep(0.2)  # the last of those that have told are about to go
     started = time.monotonic()
     with own_host.connect() as plain, own_host.connect() as other:
-        deaf = own_host.context().wrap_socket(plain, server_hostname="127.0.0.1")
+        deaf = own_host.secured(plain)
         deaf.sendall(asking * 90)
-        trickling = own_host.context().wrap_socket(other, server_hostname="127.0.0.1")
+        trickling = own_host.secured(other)
         trickling.sendall(b"POST /v1/progress HTTP/1.1\r\n")
         with contextlib.closing(deaf), contextlib.closing(trickling):
             assert sockets_of(own_host) == before + 2
