@@ -35,6 +35,7 @@ if __package__ in (None, ""):  # run as a file, before anything is installed
 from lab import pins
 from lab.errors import tell
 from lab.pins import CHECKOUT, GO_FILES, GO_TOOLS, MODULES, GoFile, GoTool, Layout
+from lab.plugins import given
 
 NEEDED_GO = (1, 26)
 NEEDED_PYTHON = (3, 11)
@@ -391,6 +392,10 @@ def run_step(step: Step, place: str, log: Path) -> None:
 
 def install(wanted: str) -> None:
     """Make everything of the set that is not there yet."""
+    try:
+        given.check()
+    except given.UnusablePlugin as error:
+        raise SetupError(str(error)) from None
     layout = Layout()
     every = steps(layout, wanted)
     if all(step.done() for step in every):

@@ -148,7 +148,7 @@ BAD: dict[str, tuple[Case, str]] = {
     "wrong host key": (
         another_host_key,
         SSH + r"host\.hostKey: 127\.0\.0\.1 port \d+ shows another host key \(SHA256:\S+\) than "
-        r"this one \(SHA256:\S+\); nothing was sent there\..* ssh-keyscan -p \d+ 127\.0\.0\.1",
+        r"this one \(SHA256:\S+\); nothing was sent there\..* ssh-keyscan -t ed25519,ecdsa -p \d+ 127\.0\.0\.1",
     ),
     "host key of another type": (
         another_type_of_host_key,
