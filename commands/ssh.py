@@ -142,4 +142,3 @@ def options(host: Host, folder: Path) -> list[str]:
         path = Path(host.private_key_file).expanduser()
         words += ["-o", "IdentitiesOnly=yes", "-i", str(path)]
     return words
-

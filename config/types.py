@@ -255,7 +255,9 @@ MacAddress = Annotated[
     str, _text(_mac, _number_mac), _pattern("^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$")
 ]
 HostKey = Annotated[
-    str, _text(_host_key, lambda number: f"ssh-ed25519 {number:064d}"), _pattern("^(ssh-ed25519|ecdsa-sha2-nistp[0-9]+) ")
+    str,
+    _text(_host_key, lambda number: f"ssh-ed25519 {number:064d}"),
+    _pattern("^(ssh-ed25519|ecdsa-sha2-nistp[0-9]+) "),
 ]
 Version = Annotated[
     str, _text(_version, lambda number: f"{number}.0.0"), _pattern(r"^\d+\.\d+\.\d+$")

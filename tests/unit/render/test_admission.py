@@ -25,6 +25,7 @@ from lab.pins import CHECKOUT
 from render import admission
 from tests.unit.plugins.kubernetes_server import ApiServer
 
+NODE_LEASES = "kube-node-lease"
 LATER = "2999-01-01T00:00:00Z"
 
 
@@ -88,7 +89,7 @@ class Cluster(ApiServer):
         return {"node": file, "sha256": hashlib.sha256(der).hexdigest(), "notAfter": LATER}
 
     def listed(self) -> dict[str, str]:
-        found = self.get("v1", "ConfigMap", admission.NAMESPACE, admission.NAME)
+        found = self.get("configmap", admission.NAME, f"--namespace={admission.NAMESPACE}")
         assert found
         return dict(found.get("data") or {})
 
@@ -99,11 +100,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         cluster.start()
         await_ready(cluster)
-        client = cluster.client
-        namespaces = client.resource("v1", "Namespace").path(None, "kube-node-lease")
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-node-lease"}}
-        client.request("PATCH", namespaces, body=body, query={"fieldManager": "t", "force": "true"},
-                       content_type="application/apply-patch+yaml")  # fmt: skip
+        # kube-apiserver makes it too, some time after its start.
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NODE_LEASES}}
+        cluster.kubectl("apply", "--server-side", "--filename=-", stdin=namespace)
         yield cluster
     finally:
         cluster.stop()
@@ -126,7 +125,7 @@ def node_object(name: str) -> dict[str, Any]:
 
 
 def lease(name: str) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": "kube-node-lease"}
+    metadata = {"name": name, "namespace": NODE_LEASES}
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
 
 
@@ -234,7 +233,7 @@ def test_a_lost_list_locks_nobody_out_and_is_made_anew(cluster: Cluster) -> None
     """With parameterNotFoundAction Deny, not even an administrator could write any more."""
     name = cluster.node("careful")
     before = good(cluster.bar({"careful": 1}, good(cluster.bar({"careful": 1, "former": 1}))))
-    cluster.remove("v1", "ConfigMap", admission.NAMESPACE, admission.NAME)
+    cluster.kubectl("delete", "configmap", admission.NAME, f"--namespace={admission.NAMESPACE}")
     until_admitted(cluster, name, node_object(name))
     good(cluster.bar({"careful": 1}, before))
     assert "node.former" in cluster.listed()
