@@ -257,7 +257,7 @@ MacAddress = Annotated[
 HostKey = Annotated[
     str,
     _text(_host_key, lambda number: f"ssh-ed25519 {number:064d}"),
-    _pattern("^(ssh-ed25519|ecdsa-sha2-nistp[0-9]+) "),
+    _pattern("^(ssh-ed25519|ecdsa-sha2-)"),
 ]
 Version = Annotated[
     str, _text(_version, lambda number: f"{number}.0.0"), _pattern(r"^\d+\.\d+\.\d+$")

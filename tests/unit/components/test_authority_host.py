@@ -52,7 +52,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorityStack]:
 @contextmanager
 def another_host_key(stack: AuthorityStack) -> Iterator[None]:
     pinned = stack.host["host_key"]
-    stack.host["host_key"] = (stack.server.folder / "encrypted_key.pub").read_text().strip()
+    stack.host["host_key"] = generate_key(stack.server.folder / "other_host")
     yield
     stack.host["host_key"] = pinned
 
