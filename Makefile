@@ -74,7 +74,7 @@ lint: ## ruff and mypy
 	@$(IN_VENV) lab.commands lint
 
 golden: ## refresh the golden files; read the diff
-	@$(TOOLS) engine
+	@$(TOOLS) test
 	@$(IN_VENV) pytest tests/golden --refresh
 	@REFRESH=1 $(IN_VENV) pytest tests/preview/test_summary.py
 

@@ -98,9 +98,14 @@ class SelfSignedCertificate(Material):
         {"privateKeyPem", "subject", "allowedUses", "validityPeriodHours", "earlyRenewalHours"}
     )
     required = inputs - {"earlyRenewalHours"}
-    defaults: ClassVar[Properties] = {"earlyRenewalHours": 0, "isCaCertificate": False, "maxPathLength": -1,
-                            "setAuthorityKeyId": False, "setSubjectKeyId": False,
-                            "readyForRenewal": False}  # fmt: skip
+    defaults: ClassVar[Properties] = {
+        "earlyRenewalHours": 0,
+        "isCaCertificate": False,
+        "maxPathLength": -1,
+        "readyForRenewal": False,
+        "setAuthorityKeyId": False,
+        "setSubjectKeyId": False,
+    }
     updated_in_place = frozenset({"earlyRenewalHours"})
     computed = ("certPem", "validityStartTime", "validityEndTime", "keyAlgorithm")
 

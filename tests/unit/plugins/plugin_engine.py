@@ -1,4 +1,4 @@
-"""A Pulumi project under the real engine, with the plugins that are installed, whichever they are."""
+"""A Pulumi project under the real engine, with whichever plugins are installed."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def struct(**values: Any) -> struct_pb2.Struct:
 def refusal(call: Callable[[Any], Any], request: Any) -> str:
     with pytest.raises(grpc.RpcError) as error:
         call(request)
-    return str(error.value.details())  # type: ignore[attr-defined]
+    return str(error.value.details())
 
 
 def creation(create: str, **options: Any) -> Any:
@@ -148,7 +148,7 @@ def test_a_cancel_ends_what_runs(built: dict[str, Path], tmp_path: Path) -> None
         while not (tmp_path / "runs").exists():
             time.sleep(0.02)
         stub.Cancel(empty_pb2.Empty())
-        assert "terminated" in str(call.exception(10).details())  # type: ignore[union-attr]
+        assert "terminated" in str(call.exception(10).details())
         assert "cancelled" in refusal(stub.Create, creation("true"))
 
 

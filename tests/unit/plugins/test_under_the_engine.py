@@ -40,7 +40,9 @@ sys.path.insert(0, CHECKOUT)
 from components import remote
 from config.models import Host
 
-host = Host(address="127.0.0.1", port=PORT, user="USER", host_key="HOST_KEY", private_key_file="KEY")
+host = Host(
+    address="127.0.0.1", port=PORT, user="USER", host_key="HOST_KEY", private_key_file="KEY"
+)
 parent = pulumi.ComponentResource("test:index:Parent", "parent")
 hello = remote.run(
     "hello", host, create="CREATE", delete="echo gone >> FOLDER/deleted",

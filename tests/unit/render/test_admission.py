@@ -159,13 +159,13 @@ def test_a_removed_worker_can_write_nothing_and_its_node_is_gone(cluster: Cluste
         assert cluster.create(name, node_object(name)) == ""
     after = good(cluster.bar({"stays": 1}, before))
     assert json.loads(after) == {"workers": {"stays": 1}, "barred": ["goes"]}
-    assert cluster.get("v1", "Node", None, "goes") is None
+    assert cluster.get("node", "goes") is None
     message = "goes is barred: it was removed from its autojoin stack"
     for value in (node_object(goes), lease(goes), signing_request(goes)):
         assert message in cluster.create(goes, value), value["kind"]
     for name in (stays, foreign):
         assert cluster.create(name, lease(name)) == ""
-        assert cluster.get("v1", "Node", None, name)
+        assert cluster.get("node", name)
         good(cluster.as_node(name, "annotate", "node", name, "probe=yes"))
 
 
@@ -198,7 +198,7 @@ def test_a_raised_generation_deletes_the_node_and_bars_the_old_certificate(
     assert cluster.create(old, node_object("again")) == ""
     revoked = [cluster.fingerprint(old)]
     good(cluster.bar({"again": 2}, before, revoked=revoked))
-    assert cluster.get("v1", "Node", None, "again") is None
+    assert cluster.get("node", "again") is None
     assert f"certificate.{revoked[0]['sha256']}" in cluster.listed()
     assert "node.again" not in cluster.listed()
 
