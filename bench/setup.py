@@ -113,7 +113,9 @@ def split(whole: float, cpu: float, output: str) -> list[Row]:
     return [
         Row("set-up, cold, all", [whole], "s", note="empty caches"),
         Row("its CPU time", [cpu], "s", note="what Go tools share counts for the first of them"),
-        *(Row(f"- {name}", [its_cpu], "s", note=f"{wall:.0f} s of wall time")
-          for name, wall, its_cpu in long),
+        *(
+            Row(f"- {name}", [its_cpu], "s", note=f"{wall:.0f} s of wall time")
+            for name, wall, its_cpu in long
+        ),
         Row(f"- {len(steps) - len(long)} others, and between", [rest], "s"),
     ]

@@ -25,16 +25,23 @@ _KUBERNETES_FLAGS = f"-X k8s.io/component-base/version.gitVersion=v{KUBERNETES_V
 
 
 @dataclass(frozen=True)
+class Edit:
+    """A line of a file, which must be there exactly once, and what stands there `instead`."""
+
+    file: str
+    line: str
+    instead: str = ""
+
+
+@dataclass(frozen=True)
 class Patch:
     """What is changed in a copy of a module from which a tool is then built.
 
-    Each of `removed` is a line of `file` and must be there exactly once; each of `copied` is a
-    file and the name under which it must lie too.
+    Each of `copied` is a file and the name under which it must lie too.
     """
 
     module: str
-    file: str
-    removed: tuple[str, ...]
+    edits: tuple[Edit, ...]
     copied: tuple[tuple[str, str], ...]
 
 
@@ -81,7 +88,6 @@ def _kubernetes(name: str) -> GoTool:
     )
 
 
-
 def _cfssl(name: str) -> GoTool:
     """CFSSL's sqlite driver is C; by the tags the standard library stays what it is without C."""
     package = f"github.com/cloudflare/cfssl/cmd/{name}"
@@ -92,12 +98,10 @@ _PULUMI_KUBERNETES = "github.com/pulumi/pulumi-kubernetes/provider/v4"
 _PULUMI_KUBERNETES_MAIN = "cmd/pulumi-resource-kubernetes"
 
 # Four component kinds, which nothing here uses, bring the whole Go SDK in: 64 packages of types,
-# most of what there would be to compile. The files embedded are made by a generator that the
-# module does not hold; it only packs them.
-_WITHOUT_COMPONENTS = Patch(
-    _PULUMI_KUBERNETES,
-    "pkg/provider/provider_construct.go",
-    removed=(
+# most of what there would be to compile.
+_COMPONENTS = tuple(
+    Edit("pkg/provider/provider_construct.go", line)
+    for line in (
         f'\tproviderhelmv4 "{_PULUMI_KUBERNETES}/pkg/provider/helm/v4"',
         f'\tproviderkustomizev2 "{_PULUMI_KUBERNETES}/pkg/provider/kustomize/v2"',
         f'\tprovideryamlv2 "{_PULUMI_KUBERNETES}/pkg/provider/yaml/v2"',
@@ -105,7 +109,14 @@ _WITHOUT_COMPONENTS = Patch(
         '\t"kubernetes:yaml/v2:ConfigGroup":    provideryamlv2.NewConfigGroupProvider,',
         '\t"kubernetes:helm.sh/v4:Chart":       providerhelmv4.NewChartProvider,',
         '\t"kubernetes:kustomize/v2:Directory": providerkustomizev2.NewDirectoryProvider,',
-    ),
+    )
+)
+# The engine's release makes this field a pointer.
+_PROVIDER = "\t\tProvider: {}pschema.ResourceSpec{{"
+_KUBERNETES_PLUGIN = Patch(
+    _PULUMI_KUBERNETES,
+    (*_COMPONENTS, Edit("pkg/gen/schema.go", _PROVIDER.format(""), _PROVIDER.format("&"))),
+    # The generator that makes the embedded files only packs them; it is not in the module.
     copied=tuple(
         (f"{_PULUMI_KUBERNETES_MAIN}/{name}.json", f"{_PULUMI_KUBERNETES_MAIN}/{name}-embed.json")
         for name in ("schema", "terraform-mapping")
@@ -131,7 +142,7 @@ GO_TOOLS = (
         "shared",
         f"{_PULUMI_KUBERNETES}/{_PULUMI_KUBERNETES_MAIN}",
         linker_flags=f"-X {_PULUMI_KUBERNETES}/pkg/version.Version={PULUMI_KUBERNETES_VERSION}",
-        patch=_WITHOUT_COMPONENTS,
+        patch=_KUBERNETES_PLUGIN,
     ),
     _cfssl("cfssl"),
     _cfssl("cfssljson"),

@@ -229,16 +229,18 @@ def module_folder(tool: GoTool, log: Path) -> Iterator[Path]:
 
 
 def apply_patch(patch: Patch, folder: Path) -> None:
-    path = folder / patch.file
-    lines = path.read_text().split("\n")
-    for line in patch.removed:
-        if lines.count(line) != 1:
+    for edit in patch.edits:
+        path = folder / edit.file
+        lines = path.read_text().split("\n")
+        found = lines.count(edit.line)
+        if found != 1:
             raise SetupError(
                 f"{patch.module} is not what its patch in lab/pins.py was made for:"
-                f" {patch.file} holds {lines.count(line)} times: {line.strip()}"
+                f" {edit.file} holds {found} times: {edit.line.strip()}"
             )
-        lines.remove(line)
-    path.write_text("\n".join(lines))
+        at = lines.index(edit.line)
+        lines[at : at + 1] = [edit.instead] if edit.instead else []
+        path.write_text("\n".join(lines))
     for source, target in patch.copied:
         shutil.copyfile(folder / source, folder / target)
 

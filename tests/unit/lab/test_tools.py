@@ -7,13 +7,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from lab import pins, tools
-from lab.pins import CHECKOUT, GO_FILES, GO_TOOLS, Layout, Patch
+from lab.pins import CHECKOUT, GO_FILES, GO_TOOLS, Edit, Layout, Patch
 
 ETCD = next(tool for tool in GO_TOOLS if tool.name == "etcd")
 
@@ -131,34 +130,34 @@ def test_no_pinned_file_holds_a_download_address() -> None:
         assert found == [], name
 
 
-PLUGIN = next(tool for tool in GO_TOOLS if tool.patch)
+PATCH = Patch(
+    "example.org/module",
+    (Edit("a.go", "\tremoved"), Edit("a.go", "\told(", "\tnew("), Edit("b.go", "removed")),
+    (("a.json", "a-embed.json"),),
+)
 
 
-def unpatched(folder: Path, lines: Sequence[str]) -> Patch:
-    """What the patch of the plugin expects, in `folder`, with `lines` for those that it removes."""
-    assert PLUGIN.patch
-    file = folder / PLUGIN.patch.file
-    file.parent.mkdir(parents=True)
-    file.write_text("\n".join(["package provider", *lines, "end", ""]))
-    for source, _ in PLUGIN.patch.copied:
-        (folder / source).parent.mkdir(parents=True, exist_ok=True)
-        (folder / source).write_text("{}")
-    return PLUGIN.patch
+def source(folder: Path, a: str) -> None:
+    (folder / "a.go").write_text(a)
+    (folder / "b.go").write_text("removed\nkept\n")
+    (folder / "a.json").write_text("{}")
 
 
-def test_a_patch_removes_its_lines_and_no_other(tmp_path: Path) -> None:
-    patch = unpatched(tmp_path, PLUGIN.patch.removed if PLUGIN.patch else ())
-    tools.apply_patch(patch, tmp_path)
-    assert (tmp_path / patch.file).read_text() == "package provider\nend\n"
-    assert all((tmp_path / target).read_text() == "{}" for _, target in patch.copied)
+def test_a_patch_changes_its_lines_and_no_other(tmp_path: Path) -> None:
+    source(tmp_path, "\told(x)\n\tis\tremoved\n\tremoved\n\told(\n")
+    tools.apply_patch(PATCH, tmp_path)
+    assert (tmp_path / "a.go").read_text() == "\told(x)\n\tis\tremoved\n\tnew(\n"
+    assert (tmp_path / "b.go").read_text() == "kept\n"
+    assert (tmp_path / "a-embed.json").read_text() == "{}"
 
 
-@pytest.mark.parametrize("times", [0, 2])
-def test_a_patch_refuses_a_source_that_it_was_not_made_for(times: int, tmp_path: Path) -> None:
-    first, *rest = PLUGIN.patch.removed if PLUGIN.patch else ()
-    patch = unpatched(tmp_path, [*[first] * times, *rest])
-    with pytest.raises(tools.SetupError, match=rf"{re.escape(patch.file)} holds {times} times"):
-        tools.apply_patch(patch, tmp_path)
+@pytest.mark.parametrize(("text", "times"), [("", 0), ("\tremoved\n\tremoved\n", 2)])
+def test_a_patch_refuses_a_source_that_it_was_not_made_for(
+    text: str, times: int, tmp_path: Path
+) -> None:
+    source(tmp_path, f"{text}\told(\n")
+    with pytest.raises(tools.SetupError, match=rf"a\.go holds {times} times: removed"):
+        tools.apply_patch(PATCH, tmp_path)
 
 
 def requirements(module: str) -> dict[str, str]:
