@@ -3,7 +3,7 @@
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components import pace
+from components import interrupt, pace  # noqa: F401
 from components.admission import Admission
 from components.bgp import Bgp
 from components.certificate_authority import CertificateAuthority

@@ -16,14 +16,12 @@ from tests.unit.plugins.ssh_server import SshServer
 from tests.unit.render.authority_machine import Machine
 
 PROGRAM = """
-import os
 import pickle
-import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, {checkout!r})
-from components import reach
+from components import interrupt, reach
 from components.certificate_authority import CertificateAuthority
 from components.join_gate import JoinGate
 from config.models import CertificateAuthority as Settings
@@ -31,8 +29,6 @@ from config.models import Host, JoinGate as GateSettings
 from render import authority_host
 from render.platforms import PLATFORMS
 
-# After a failure the SDK may wait for an answer of the engine that is gone, until that kills it.
-signal.signal(signal.SIGINT, lambda *_: os._exit(1))
 reach.TRIES = 2
 authority_host.FILES = Path({files!r})
 PLATFORMS["linux"] = pickle.loads({platform!r})

@@ -37,7 +37,7 @@ import sys
 import pulumi
 
 sys.path.insert(0, CHECKOUT)
-from components import remote
+from components import interrupt, remote
 from config.models import Host
 
 host = Host(
