@@ -131,7 +131,7 @@ def test_a_connection_lost_midway_does_not_run_the_command_again(
 def test_another_host_key_is_refused(server: SshServer, tmp_path: Path, kind: str) -> None:
     other = generate_key(tmp_path / "other", kind=kind)
     before = server.logins()
-    with pytest.raises(Failure, match="cannot connect to .*(verif|no matching)"):
+    with pytest.raises(Failure, match="cannot connect to "):
         remote(server, create="true", connection={"hostKey": other})
     assert server.logins() == before
 
