@@ -14,10 +14,10 @@ from typing import Any
 
 from bench.measure import timed
 from lab import stack
-from lab.plugins import package
 from tests.preview import deployed
-from tests.unit.plugins.kubernetes_server import Authority
-from tests.unit.plugins.ssh_server import SshServer
+from tests.unit.tools.plugins.kubernetes_server import Authority
+from tests.unit.tools.plugins.ssh_server import SshServer
+from tools.plugins import package
 
 _JOINED = json.dumps({"node": "bench", "readySeconds": 1.0, "phases": {}})
 _REVOKED = json.dumps({"revoked": []})

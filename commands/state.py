@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from config.load import NAMESPACE, from_values
-from config.models import Lab
 from lab import place, stack
-from lab.pins import CHECKOUT
+from stack.load import NAMESPACE, from_values
+from stack.models import Lab
+from tools.pins import CHECKOUT
 
 
 class StateError(Exception):

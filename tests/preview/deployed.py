@@ -25,9 +25,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from lab import stack, tools
-from lab.pins import CHECKOUT, Layout
-from lab.plugins import VERSION_VARIABLE, package
+from lab import stack
+from tools import install as tools
+from tools.pins import CHECKOUT, Layout
+from tools.plugins import VERSION_VARIABLE, package
 
 Config = dict[str, Any]
 Change = Callable[[Config], None]
@@ -41,8 +42,8 @@ ANSWERS = {answers!r}
 # What is answered in place of a host, and of an API server.
 _PATCHES = {
     "command": """
-from lab.plugins import command
-from lab.plugins.command_run import Outcome
+from tools.plugins import command
+from tools.plugins.command_run import Outcome
 
 def run(self, request, inputs, words, old):
     name = request.urn.rpartition("::")[2]
@@ -56,11 +57,11 @@ command.main("command", "", command.provider())
 """,
     "tls": """
 import runpy
-runpy.run_module("lab.plugins.tls", run_name="__main__", alter_sys=True)
+runpy.run_module("tools.plugins.tls", run_name="__main__", alter_sys=True)
 """,
     "kubernetes": """
-from lab.plugins import kubernetes
-from lab.plugins.base import Created
+from tools.plugins import kubernetes
+from tools.plugins.base import Created
 
 def create(self, request):
     body = request.inputs
