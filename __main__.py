@@ -3,7 +3,7 @@
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components import pace
+from components import checks, pace
 from components.admission.component import Admission
 from components.bgp.component import Bgp
 from components.certificate_authority.component import CertificateAuthority
@@ -13,7 +13,7 @@ from components.workers.rotation import allow_rotation
 from components.workers.worker import MachineHost, Worker
 from stack.from_pulumi import load
 
-lab = load()
+lab = load(checks)
 provider = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab))
 
 authority = CertificateAuthority("ca", lab.certificate_authority)

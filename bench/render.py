@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from bench import labs
 from bench.measure import timed
 from bench.table import Row
+from components.load import from_values
 from components.machine_host.provisioning import Provisioning
 from components.workers import yaml_text
 from components.workers.hardware_types import HARDWARE
-from stack.load import NAMESPACE, from_values
+from stack.problem import NAMESPACE
 from tests.unit.tools.plugins.kubernetes_server import Authority
 
 _MOST_MILLISECONDS = 10.0

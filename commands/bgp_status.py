@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.cilium.status import READ, Finding, findings
+from components.load import from_stack_file
 from components.shell import kubectl
-from stack.load import ConfigError, from_stack_file
+from stack.problem import ConfigError
 
 
 def read(kubeconfig: str) -> list[Finding]:

@@ -17,7 +17,7 @@ from commands.stack_lab import LabAccess, access
 from components import from_lab
 from components.certificate_authority import backup_file
 from components.certificate_authority import installation as certificate_authority
-from stack.load import ConfigError
+from stack.problem import ConfigError
 from tools.errors import LabError, tell
 
 

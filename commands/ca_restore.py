@@ -16,7 +16,7 @@ from components import from_lab
 from components.certificate_authority import backup_file
 from components.certificate_authority import installation as certificate_authority
 from components.join_gate import installation as join_gate
-from stack.load import ConfigError
+from stack.problem import ConfigError
 from tools.errors import LabError, tell
 
 

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stack.load import Report, examine
+from components.load import examine
+from stack.load import Report
 from stack.problem import Problem
 
 _RED, _YELLOW, _GREEN, _PLAIN = "\033[31m", "\033[33m", "\033[32m", "\033[0m"

@@ -27,7 +27,7 @@ from components.bgp import resources as bgp
 from components.certificate_authority import installation as certificate_authority
 from components.certificate_authority.authority_host import platform
 from components.join_gate import installation as join_gate
-from stack.load import from_stack_file
+from components.load import from_stack_file
 from stack.models import Lab
 from stack.problem import ConfigError
 from tools import install as tools

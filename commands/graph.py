@@ -13,7 +13,7 @@ from pathlib import Path
 
 from commands.picture import Box, Card, Picture, grouped, svg
 from components import from_lab
-from stack.load import from_stack_file
+from components.load import from_stack_file
 from stack.models import Lab, Worker
 from stack.problem import ConfigError
 from tools.errors import tell

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from commands.check import show
+from components.load import examine, from_stack_file
 from lab import facts, lab, place, stack
-from stack.load import examine, from_stack_file
 from stack.problem import ConfigError
 from tools import install as tools
 from tools.errors import LabError, tell

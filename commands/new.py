@@ -18,7 +18,7 @@ from typing import Any, get_args
 import yaml
 
 from commands import stack_text
-from stack.load import examine_content, examine_values
+from components.load import examine_content, examine_values
 from stack.models import Hardware
 from stack.wording import field_at
 from tools.errors import tell

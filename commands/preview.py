@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components import summary
+from components.load import from_stack_file
 from lab import place, stack
-from stack.load import from_stack_file
 from stack.problem import ConfigError
 from tools import install as tools
 from tools.errors import LabError, tell

@@ -20,8 +20,9 @@ from cryptography import x509
 
 from components.archive import File
 from components.documents import tree
-from stack.load import ConfigError, from_stack_file
+from components.load import from_stack_file
 from stack.models import Lab
+from stack.problem import ConfigError
 from tools.errors import tell
 
 # What this command made in a folder, so that it replaces that and nothing else.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack.load import from_stack_file
+from components.load import from_stack_file
 from stack.models import Host, Lab
 from tools.errors import LabError
 

@@ -8,9 +8,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from components.load import from_values
 from lab import place, stack
-from stack.load import NAMESPACE, from_values
 from stack.models import Lab
+from stack.problem import NAMESPACE
 from tools.pins import CHECKOUT
 
 

@@ -20,8 +20,8 @@ from typing import Any
 from commands import bgp_status, state
 from components import from_lab
 from components.join_gate import installation as join_gate
+from components.load import from_stack_file
 from components.shell import ssh
-from stack.load import from_stack_file
 from stack.models import Lab
 from stack.problem import ConfigError
 from tools import install as tools

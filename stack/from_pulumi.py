@@ -8,12 +8,12 @@ from typing import Any
 import pulumi
 from pulumi.runtime import config as runtime_config
 
-from stack.load import from_values
+from stack.load import Checks, from_values
 from stack.models import Lab
 from stack.problem import NAMESPACE, ConfigError
 
 
-def load() -> Lab:
+def load(checks: Checks) -> Lab:
     """The current stack's lab. On a bad configuration: every problem, then the program ends."""
     values: dict[str, Any] = {}
     config = pulumi.Config(NAMESPACE)
@@ -25,7 +25,7 @@ def load() -> Lab:
         if section != key:
             values[section] = config.get_object(section)
     try:
-        return from_values(values)
+        return from_values(values, checks)
     except ConfigError as error:
         pulumi.log.error(str(error))
         sys.exit(1)

@@ -6,11 +6,10 @@ import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from components import checks
 from stack import document, spelling, wording
 from stack.models import Lab
 from stack.problem import NAMESPACE, ConfigError, Problem, key_path
@@ -18,8 +17,7 @@ from stack.secrets import decrypted, secret_problems
 from stack.stand_in import problems_despite
 
 __all__ = [
-    "NAMESPACE",
-    "ConfigError",
+    "Checks",
     "Report",
     "examine",
     "examine_content",
@@ -30,6 +28,14 @@ __all__ = [
 
 # What a stack file may hold besides `config` (Pulumi's ProjectStack).
 _STACK_FILE_KEYS = ("config", "encryptionsalt", "secretsprovider", "encryptedkey", "environment")
+
+
+class Checks(Protocol):
+    """What is asked of a whole lab; handed in, for it is the subjects' that know it."""
+
+    def problems(self, lab: Lab) -> list[Problem]: ...
+
+    def warnings(self, lab: Lab) -> list[Problem]: ...
 
 
 @dataclass
@@ -55,17 +61,17 @@ class Report:
         return self.lab
 
 
-def from_values(values: dict[str, Any]) -> Lab:
+def from_values(values: dict[str, Any], checks: Checks) -> Lab:
     """The lab of `values`: section name (`cluster`, …) to plain data. ConfigError otherwise."""
-    return examine_values(values).checked()
+    return examine_values(values, checks).checked()
 
 
-def from_stack_file(path: Path) -> Lab:
+def from_stack_file(path: Path, checks: Checks) -> Lab:
     """The lab of a Pulumi stack file, secrets left encrypted. ConfigError otherwise."""
-    return examine(path).checked()
+    return examine(path, checks).checked()
 
 
-def examine_values(values: dict[str, Any]) -> Report:
+def examine_values(values: dict[str, Any], checks: Checks) -> Report:
     """All that is wrong with `values`: each key by itself, then the keys with each other."""
     # A section of which nothing is left but its name is one that is not there.
     values = {name: value for name, value in values.items() if value is not None}
@@ -80,7 +86,7 @@ def examine_values(values: dict[str, Any]) -> Report:
     return Report(None if problems else lab, problems, checks.warnings(lab))
 
 
-def examine(path: Path) -> Report:
+def examine(path: Path, checks: Checks) -> Report:
     """All that is wrong with a stack file, as a file and as a configuration."""
     try:
         if path.is_dir():
@@ -91,10 +97,10 @@ def examine(path: Path) -> Report:
         reason = getattr(error, "strerror", None) or str(error)
         hint = "`make new STACK=x` makes one" if isinstance(error, FileNotFoundError) else ""
         return Report(problems=[Problem(str(path), "can't be read", reason, hint)])
-    return examine_content(content, str(path))
+    return examine_content(content, str(path), checks)
 
 
-def examine_content(content: bytes, name: str) -> Report:
+def examine_content(content: bytes, name: str, checks: Checks) -> Report:
     """All that is wrong with the content of a stack file that is called `name`."""
     read = document.read(content, name)
     problems = list(read.problems)
@@ -109,7 +115,7 @@ def examine_content(content: bytes, name: str) -> Report:
     problems += found
     _, right, spelt = spelling.mended(values)
     problems += [spelling.as_written(problem, spelt) for problem in secret_problems(right)]
-    report = examine_values({name: decrypted(value) for name, value in values.items()})
+    report = examine_values({name: decrypted(value) for name, value in values.items()}, checks)
     # One mistake is one line: what is wrong as text is not also wrong as a value.
     known = {problem.key for problem in problems if problem.wrong != document.TWICE}
     problems += [problem for problem in report.problems if problem.key not in known]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from components.archive import File
+from components.load import from_stack_file
 from components.machine_host import delivery
 from components.workers import bare_metal, board, cloud_init
 from components.workers.hardware_types import HARDWARE
-from stack.load import from_stack_file
 from tests.unit.components.examples import AUTHORITY_PEM
 
 STACK_FILE = Path(__file__).parent / "hardware.yaml"

@@ -15,8 +15,8 @@ import pytest
 
 from components import documents
 from components.certificate_authority.platforms import PLATFORMS
+from components.load import from_values
 from components.workers.hardware_types import HARDWARE
-from stack.load import from_values
 from tests.preview.deployed import Deployed
 from tests.unit.stack.test_load import VALUES
 

@@ -15,7 +15,7 @@ from commands import drift
 from commands.live import Unreachable, on_host
 from components import documents
 from components.bgp import resources as bgp
-from stack.load import from_values
+from components.load import from_values
 from stack.models import Host
 from tests.unit.stack.test_load import VALUES
 

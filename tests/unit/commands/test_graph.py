@@ -10,7 +10,7 @@ import pytest
 
 from commands import picture as drawing
 from commands.graph import main, picture
-from stack.load import from_stack_file, from_values
+from components.load import from_stack_file, from_values
 from tests.unit.stack.test_load import VALUES
 from tools.pins import CHECKOUT
 

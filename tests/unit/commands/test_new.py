@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from commands.new import main
-from stack.load import examine, from_stack_file
+from components.load import examine, from_stack_file
 from tools.pins import CHECKOUT
 
 FLAGS = [

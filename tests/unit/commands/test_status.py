@@ -11,8 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from commands import status
+from components.load import from_stack_file
 from components.shell import ssh
-from stack.load import from_stack_file
 from stack.models import Host
 from tools.pins import CHECKOUT
 

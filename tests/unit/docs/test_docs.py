@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stack.load import examine_content
+from components.load import examine_content
 from tools.pins import CHECKOUT
 
 DOCUMENTS = [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").glob("*.md"))]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from components.load import from_stack_file
 from lab import stack
 from lab.facts import LabFacts
-from stack.load import from_stack_file
 from tools.errors import LabError
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk7"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from commands.check import main
-from stack.load import examine, examine_content, examine_values, from_stack_file, from_values
+from components.load import examine, examine_content, examine_values, from_stack_file, from_values
 from stack.models import Lab, inner_model, is_mapping
 from stack.problem import ConfigError, Location
 from stack.stand_in import Filler

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from stack import from_values
+from components.load import from_values
 from stack.models import Lab
 
 # The post's: one router, one pool, ClusterIPs announced, community 65000:99.

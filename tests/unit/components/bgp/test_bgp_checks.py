@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from components import checks
-from stack import ConfigError
+from stack.problem import ConfigError
 from tests.unit.components.bgp.bgp_examples import POST, lab
 
 ROUTER = {"name": "router", "address": "192.168.10.1", "asn": 65001}

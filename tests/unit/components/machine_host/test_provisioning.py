@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.archive import File
+from components.load import from_values
 from components.machine_host import delivery
 from components.machine_host.provisioning import Provisioning
 from components.machine_host.recipe import ASSEMBLE_SCRIPT, Book, recipe
 from components.workers import nspawn
 from components.workers.hardware_types import HARDWARE, Hardware
-from stack.load import from_values
 from stack.models import Lab
 from tests.unit.components.examples import AUTHORITY_PEM
 from tests.unit.components.machine_host.recipes import unpacked

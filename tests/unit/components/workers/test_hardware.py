@@ -16,10 +16,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.load import from_values
 from components.workers.bare_metal import GUARD_SCRIPT
 from components.workers.hardware_types import HARDWARE, Emission, Hardware
 from lab import image
-from stack.load import ConfigError, from_values
+from stack.problem import ConfigError
 from tests.unit.components.examples import AUTHORITY_PEM
 
 SECRET = "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\n"
