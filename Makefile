@@ -66,7 +66,7 @@ status: ## how far each worker of stack STACK came, by the join gate and the API
 	@$(TOOLS) engine
 	@$(IN_VENV) commands.status $(STACK) --file $(STACK_FILE) $(if $(JSON),--json)
 
-lint: ## ruff and mypy
+lint: ## ruff, mypy, and which room imports which
 	@$(TOOLS) check
 	@$(IN_VENV) commands.lab lint
 

@@ -10,10 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from commands import authority_host
+from commands import authority_host, backup_file
 from commands.stack_lab import LabAccess, access
 from components import from_lab
-from components.certificate_authority import backup_file
 from components.certificate_authority import installation as certificate_authority
 from components.join_gate import installation as join_gate
 from stack.problem import ConfigError

@@ -176,6 +176,7 @@ def lint() -> None:
     run(["ruff", "check", "."])
     run(["ruff", "format", "--check", "."])
     run(["mypy", "."])
+    run(["lint-imports", "--no-cache"])
 
 
 END_TO_END = "tests/e2e"

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import ca_backup, ca_restore
-from components.certificate_authority import backup_file
+from commands import backup_file, ca_backup, ca_restore
 from components.shell.ssh import host_key_algorithms, refusal
 from stack.models import Host
 from tools.errors import LabError

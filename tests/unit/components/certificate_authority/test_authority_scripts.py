@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from commands.backup_file import Backup
 from components.certificate_authority import authority_host
 from components.certificate_authority import installation as authority
-from components.certificate_authority.backup_file import Backup
 from components.certificate_authority.platforms import PLATFORMS
 from components.join_gate import installation as join_gate
 from tests.unit.components.certificate_authority.authority_machine import (
