@@ -36,6 +36,7 @@ from tools import pins
 from tools.errors import tell
 from tools.lanes import Lanes, SetupError, Step, logged
 from tools.pins import CHECKOUT, GO_FILES, GO_TOOLS, MODULES, GoFile, GoTool, Layout, Patch
+from tools.plugins import given
 
 NEEDED_PYTHON = (3, 11)
 NEEDED_DISK_GIB = 12
@@ -388,6 +389,10 @@ def only_one(folder: Path) -> Iterator[None]:
 
 def install(wanted: str) -> None:
     """Make everything of the set that is not there yet."""
+    try:
+        given.check()
+    except given.UnusablePlugin as error:
+        raise SetupError(str(error)) from None
     layout = Layout()
     every = steps(layout, wanted)
     if all(step.done() for step in every):

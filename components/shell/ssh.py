@@ -79,7 +79,7 @@ def refusal(host: Host, said: str) -> str:
             f"{host.where}.hostKey: {there} shows another host key ({shown}) than this one "
             f"({fingerprint(host.host_key)}); nothing was sent there. Someone may be in between; "
             "where the host was installed anew, compare on its console, and put here what this "
-            f"prints: {shlex.join(('ssh-keyscan', '-p', str(host.port), host.address))}"
+            f"prints: ssh-keyscan -t ed25519,ecdsa -p {host.port} {shlex.quote(host.address)}"
         )
     if _is_refused(said):
         return (
@@ -124,7 +124,8 @@ def options(host: Host, folder: Path) -> list[str]:
         "UserKnownHostsFile": str(known),
         "GlobalKnownHostsFile": "/dev/null",
         "ConnectTimeout": str(_DIAL_SECONDS),
-        "HostKeyAlgorithms": host_key_algorithms(host.host_key),
+        # Only of the pinned key's type, or the server offers another, which then looks wrong.
+        "HostKeyAlgorithms": host.host_key.split()[0],
         "LogLevel": "ERROR",
         "Port": str(host.port),
     }
@@ -141,9 +142,3 @@ def options(host: Host, folder: Path) -> list[str]:
         path = Path(host.private_key_file).expanduser()
         words += ["-o", "IdentitiesOnly=yes", "-i", str(path)]
     return words
-
-
-def host_key_algorithms(host_key: str) -> str:
-    """Only of the pinned key's type, or the server offers another, which then looks wrong."""
-    kind = host_key.split()[0]
-    return "rsa-sha2-512,rsa-sha2-256" if kind == "ssh-rsa" else kind
