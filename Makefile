@@ -3,8 +3,8 @@ STACK ?= dev
 STACK_FILE ?= Pulumi.$(STACK).yaml
 PYTHON ?= python3
 # Expanded when a command runs, after its set-up: the virtual environment's Python.
-IN_VENV = "$$($(PYTHON) lab/tools.py python)" -m
-TOOLS = $(PYTHON) lab/tools.py install
+IN_VENV = "$$($(PYTHON) tools/install.py python)" -m
+TOOLS = $(PYTHON) tools/install.py install
 # PLUGINS=folder: the resource plugins found there, in place of what would be installed.
 AUTOJOIN_PLUGINS ?= $(if $(PLUGINS),$(abspath $(PLUGINS)))
 export AUTOJOIN_PLUGINS
@@ -16,15 +16,15 @@ help: ## this list
 
 up: ## bring the dev lab and its cluster up; safe to repeat; PLUGINS=folder with other resource plugins
 	@$(TOOLS) all
-	@$(IN_VENV) lab.commands up
+	@$(IN_VENV) commands.lab up
 
 down: ## destroy the cluster and stop the lab; ALL=1 also what dead checkouts left behind
 	@$(TOOLS) engine
-	@$(IN_VENV) lab.commands down $(if $(ALL),--all)
+	@$(IN_VENV) commands.lab down $(if $(ALL),--all)
 
 test: ## every test, the end-to-end run on the lab included; PLUGINS=folder as for up
 	@$(TOOLS) test
-	@AUTOJOIN_FUZZ_SECONDS=$(FUZZ) $(IN_VENV) lab.commands test $(TESTS)
+	@AUTOJOIN_FUZZ_SECONDS=$(FUZZ) $(IN_VENV) commands.lab test $(TESTS)
 
 preview: ## what `pulumi up` of stack STACK would change, and a summary; JSON=1 for the summary alone
 	@$(TOOLS) engine
@@ -32,7 +32,7 @@ preview: ## what `pulumi up` of stack STACK would change, and a summary; JSON=1 
 
 check: ## every problem of stack STACK's config, or of STACK_FILE=path
 	@$(TOOLS) check
-	@$(IN_VENV) lab.commands check "$(STACK_FILE)"
+	@$(IN_VENV) commands.lab check "$(STACK_FILE)"
 
 new: ## a commented stack file for STACK=x, by questions or ARGS="--help"
 	@$(TOOLS) check
@@ -63,15 +63,15 @@ tools: ## install the pinned tools and the lab's machine image
 
 env: ## print the environment to eval, for plain pulumi and kubectl; of STACK=x but the lab's PATH alone
 	@$(TOOLS) engine >&2
-	@$(IN_VENV) lab.commands env "$(STACK)"
+	@$(IN_VENV) commands.lab env "$(STACK)"
 
 status: ## how far each worker of stack STACK came, by the join gate and the API server, and how BGP is; JSON=1 for programs
 	@$(TOOLS) engine
 	@$(IN_VENV) commands.status $(STACK) --file $(STACK_FILE) $(if $(JSON),--json)
 
-lint: ## ruff and mypy
+lint: ## ruff, mypy, and which room imports which
 	@$(TOOLS) check
-	@$(IN_VENV) lab.commands lint
+	@$(IN_VENV) commands.lab lint
 
 golden: ## refresh the golden files; read the diff
 	@$(TOOLS) test

@@ -26,8 +26,8 @@ from bench import hosts, labs, plots
 from bench.measure import Run, timed
 from bench.table import Row
 from lab import stack
-from lab.pins import Layout
-from tests.unit.plugins.kubernetes_server import ApiServer, running
+from tests.unit.tools.plugins.kubernetes_server import ApiServer, running
+from tools.pins import Layout
 
 _SECRET = "4dabf18193072939515e22adb298388d"  # the engine's mark on a secret in the state
 _BARE = Path(__file__).parent / "bare.py"
@@ -193,7 +193,7 @@ def sides(bed: Bed, place: Path, count: int) -> tuple[Side, Side]:
     bare = Side(place / "bare", place / "bare", bed.environment)
     shutil.copy(_BARE, bare.folder / "__main__.py")
     # Commands of this machine are named relative to the program.
-    (bare.folder / "render").symlink_to(labs.CHECKOUT / "render")
+    (bare.folder / "components").symlink_to(labs.CHECKOUT / "components")
     return ours, bare
 
 

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lab.pins import Layout
-from lab.plugins import install as plugins
-from lab.plugins import package
 from tests.preview import deployed
-from tests.unit.plugins.ssh_server import SshServer
+from tests.unit.tools.plugins.ssh_server import SshServer
+from tools.pins import Layout
+from tools.plugins import install as plugins
+from tools.plugins import package
 
 
 def start(folder: Path) -> SshServer:

@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from lab import emulation, image, pins
+from lab import emulation, image
+from tools import pins
 
 PACKAGES = (
     "ca-certificates",

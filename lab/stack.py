@@ -17,15 +17,15 @@ from typing import Any
 
 import yaml
 
-from lab import tools
-from lab.errors import LabError
 from lab.facts import LabFacts, describe
 from lab.facts import prepare as prepare_lab
-from lab.pins import CHECKOUT, CILIUM_VERSION, KUBERNETES_VERSION, Layout
 from lab.place import Place
-from lab.plugins import LAB_STACK
-from lab.plugins import install as plugins
-from lab.plugins import lab_stack as named
+from tools import install as tools
+from tools.errors import LabError
+from tools.pins import CHECKOUT, CILIUM_VERSION, KUBERNETES_VERSION, Layout
+from tools.plugins import LAB_STACK
+from tools.plugins import install as plugins
+from tools.plugins import lab_stack as named
 
 STACK = "dev"
 FILE = CHECKOUT / f"Pulumi.{STACK}.yaml"

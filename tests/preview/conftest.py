@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from lab.pins import CHECKOUT, Layout
 from tests.preview.deployed import Config, Deployed
+from tools.pins import CHECKOUT, Layout
 
-VALID = CHECKOUT / "tests/unit/config/valid.yaml"
+VALID = CHECKOUT / "tests/unit/stack/valid.yaml"
 NODES = ("node-1", "node-2", "node-3")
 KEY = "a very private key"
 

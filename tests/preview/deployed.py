@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from lab import stack
-from lab.pins import CHECKOUT, Layout
-from tests.unit.plugins.kubernetes_server import ApiServer, running
-from tests.unit.plugins.ssh_server import SshServer
+from tests.unit.tools.plugins.kubernetes_server import ApiServer, running
+from tests.unit.tools.plugins.ssh_server import SshServer
+from tools.pins import CHECKOUT, Layout
 
 Config = dict[str, Any]
 Change = Callable[[Config], None]

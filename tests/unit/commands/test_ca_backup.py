@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from commands import backup_file, ca_backup, ca_restore
-from commands.ssh import options, refusal
-from config.models import Host
-from lab.errors import LabError
+from components.shell.ssh import options, refusal
+from stack.models import Host
+from tools.errors import LabError
 
 PHRASE = "a pass phrase of some length"
 HOST = Host(address="192.0.2.2", host_key="ssh-ed25519 " + "A" * 68)
-STACK = Path("tests/unit/config/valid.yaml")
+STACK = Path("tests/unit/stack/valid.yaml")
 
 
 def tar(files: dict[str, bytes]) -> bytes:
