@@ -130,7 +130,7 @@ class Deployed:
 
     def _install(self) -> None:
         answers = {
-            "ca-cfssl": certificate(),
+            "ca-pair": certificate(),
             "admission-revoked": '{"revoked": []}',
             "-machine": '{"readySeconds": 4.2, "phases": {}}',
         }

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Engine:
     """A throw-away backend and stack. Nothing answers at the addresses of its configuration."""
 
     folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
 
     def run(self, *words: str, folder: Path = CHECKOUT) -> subprocess.CompletedProcess[str]:
         environment = {
@@ -34,6 +35,7 @@ class Engine:
             "PULUMI_BACKEND_URL": f"file://{self.folder}",
             "PULUMI_CONFIG_PASSPHRASE": "test",
             "PULUMI_STACK": "off",
+            **self.environment,
         }
         command = ["pulumi", *words, "--non-interactive"]
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
