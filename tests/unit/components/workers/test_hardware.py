@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from components.load import from_values
 from components.workers.bare_metal import GUARD_SCRIPT
-from components.workers.hardware_types import Emission, Hardware, of
+from components.workers.hardware_types import HARDWARE, Emission, Hardware, of
 from lab import image
+from stack import models
 from stack.problem import ConfigError
 from tests.unit.components.examples import AUTHORITY_PEM
 
@@ -55,6 +56,10 @@ def problems(name: str, **changes: Any) -> str:
     with pytest.raises(ConfigError) as error:
         make(name, **changes)
     return str(error.value)
+
+
+def test_the_schema_names_the_types_that_there_are() -> None:
+    assert set(get_args(models.Hardware)) == set(HARDWARE)
 
 
 # --- all of them ----------------------------------------------------------------------------
