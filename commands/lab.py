@@ -10,12 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 from commands.check import show
-from components.load import examine, from_stack_file
-from lab import facts, lab, place, stack
+from components.load import examine
+from lab import lab, place, stack
 from stack.problem import ConfigError
 from tools import install as tools
 from tools.errors import LabError, tell
@@ -31,9 +32,7 @@ def up() -> None:
     """The lab, then `pulumi up` of its stack, then a table of nodes."""
     started = time.monotonic()
     print(f"autojoin: {plugins.describe(Layout())}", flush=True)
-    where = place.allocate(CHECKOUT)
-    stack.prepare(where)
-    check_file(stack.FILE)
+    where = stack.prepare()
     lab.up(where)
     unlock(where)
     arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--parallel", PARALLEL]
@@ -55,8 +54,8 @@ def down(everything: bool) -> None:
                 engine(arguments, stack.environment(where))
             except LabError as error:
                 print(f"autojoin: {error}; the lab is removed all the same", file=sys.stderr)
-        stack.forget(where)
         lab.down(where)
+        stack.LINK.unlink(missing_ok=True)
     if everything:
         lab.down_all(CHECKOUT)
 
@@ -138,32 +137,20 @@ def captured(where: place.Place, command: list[str]) -> str:
     return answer.stdout
 
 
-def prepared() -> place.Place:
-    """This checkout's lab with its keys, stack file and stack, whether it runs or not."""
-    where = place.allocate(CHECKOUT)
-    stack.prepare(where)
-    return where
-
-
-def check_file(path: Path) -> None:
-    """Every problem of the stack file at once, as one LabError."""
-    try:
-        from_stack_file(path)
-    except ConfigError as error:
-        raise LabError(str(error)) from None
-
-
 def check(path: Path) -> None:
-    if path.resolve() == stack.FILE and not path.exists():
-        where = place.allocate(CHECKOUT)
-        facts.prepare(where)
-        stack.write_file(where)
     if not show(path, examine(path)):
         sys.exit(1)
 
 
+def network(text: str) -> IPv4Network:
+    found = IPv4Network(text)
+    if found.prefixlen != 24:
+        raise argparse.ArgumentTypeError(f"{text} is no /24, such as 10.65.0.0/24")
+    return found
+
+
 def environment() -> None:
-    print(stack.exports(prepared()))
+    print(stack.exports(stack.prepare()))
 
 
 def run(command: list[str]) -> None:
@@ -216,6 +203,7 @@ def main() -> int:
         commands.add_parser(name)
     commands.add_parser("down").add_argument("--all", action="store_true")
     commands.add_parser("check").add_argument("file", type=Path)
+    commands.add_parser("move").add_argument("network", type=network, nargs="?")
     commands.add_parser("test").add_argument("tests", nargs="*", default=[])
     given = parser.parse_args()
     os.environ["PATH"] = tools.search_path(Layout())
@@ -225,6 +213,7 @@ def main() -> int:
         "lint": lint,
         "down": lambda: down(given.all),
         "check": lambda: check(given.file),
+        "move": lambda: print(f"autojoin: {stack.move(given.network)}"),
         "test": lambda: test(given.tests),
     }
     try:

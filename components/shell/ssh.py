@@ -11,12 +11,16 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from stack.models import Host
+from stack.types import PUBLIC_KEY_FILE, HostKey
 
 _DIAL_SECONDS = 10
 _SECONDS = 60
 # What ssh itself ends with, whatever the command there would have.
 _NOT_CONNECTED = 255
+_HOST_KEY: TypeAdapter[str] = TypeAdapter(HostKey)
 _FINGERPRINT = re.compile(r"SHA256:[\w+/]+")
 
 
@@ -77,7 +81,7 @@ def refusal(host: Host, said: str) -> str:
         shown = found[0] if found else last
         return (
             f"{host.where}.hostKey: {there} shows another host key ({shown}) than this one "
-            f"({fingerprint(host.host_key)}); nothing was sent there. Someone may be in between; "
+            f"({fingerprint(host_key(host))}); nothing was sent there. Someone may be in between; "
             "where the host was installed anew, compare on its console, and put here what this "
             f"prints: {shlex.join(('ssh-keyscan', '-p', str(host.port), host.address))}"
         )
@@ -117,14 +121,15 @@ def options(host: Host, folder: Path) -> list[str]:
     """ssh's options; the pinned key, and a private key out of the configuration, go to `folder`."""
     known = folder / "known_hosts"
     name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
-    known.write_text(f"{name} {host.host_key}\n")
+    pinned = host_key(host)
+    known.write_text(f"{name} {pinned}\n")
     settings = {
         "BatchMode": "yes",
         "StrictHostKeyChecking": "yes",
         "UserKnownHostsFile": str(known),
         "GlobalKnownHostsFile": "/dev/null",
         "ConnectTimeout": str(_DIAL_SECONDS),
-        "HostKeyAlgorithms": host_key_algorithms(host.host_key),
+        "HostKeyAlgorithms": host_key_algorithms(pinned),
         "LogLevel": "ERROR",
         "Port": str(host.port),
     }
@@ -141,6 +146,20 @@ def options(host: Host, folder: Path) -> list[str]:
         path = Path(host.private_key_file).expanduser()
         words += ["-o", "IdentitiesOnly=yes", "-i", str(path)]
     return words
+
+
+def host_key(host: Host) -> str:
+    """The pinned public key itself, `ssh-ed25519 AAAA…`; SshError where its file has none."""
+    if not host.host_key.endswith(PUBLIC_KEY_FILE):
+        return host.host_key
+    path = Path(host.host_key).expanduser()
+    try:
+        return _HOST_KEY.validate_python(path.read_text().strip())
+    except OSError as error:
+        reason = f"can't be read ({error.strerror})"
+    except ValueError:
+        reason = "holds no public key, `ssh-ed25519 AAAA…`"
+    raise SshError(f"{host.where}.hostKey: {path} {reason}")
 
 
 def host_key_algorithms(host_key: str) -> str:
