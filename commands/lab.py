@@ -16,6 +16,7 @@ from typing import Any
 
 from commands.check import show
 from components.load import examine
+from components.shell import kubectl
 from lab import lab, place, stack
 from stack.problem import ConfigError
 from tools import install as tools
@@ -92,8 +93,12 @@ def await_nodes(where: place.Place) -> None:
 
 def configured(where: place.Place) -> dict[str, Any]:
     """The nodes of the stack's outputs, by name."""
-    answer = captured(where, ["pulumi", "stack", "output", "nodes", "--json"])
-    return dict(json.loads(answer))
+    command = ["pulumi", "stack", "output", "nodes", "--json"]
+    environment = {**os.environ, **stack.environment(where)}
+    answer = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
+    if answer.returncode:
+        raise LabError(f"`{' '.join(command)}` failed: {answer.stderr.strip()}")
+    return dict(json.loads(answer.stdout))
 
 
 def print_nodes(where: place.Place) -> None:
@@ -120,21 +125,10 @@ def print_nodes(where: place.Place) -> None:
 
 def readiness(where: place.Place) -> dict[str, str]:
     """Node name to the status of its Ready condition, as the API server has it now."""
-    answer = captured(where, ["kubectl", "get", "nodes", "--output", "json"])
-    return {
-        node["metadata"]["name"]: condition["status"]
-        for node in json.loads(answer)["items"]
-        for condition in node["status"].get("conditions", [])
-        if condition["type"] == "Ready"
-    }
-
-
-def captured(where: place.Place, command: list[str]) -> str:
-    environment = {**os.environ, **stack.environment(where)}
-    answer = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
-    if answer.returncode:
-        raise LabError(f"`{' '.join(command)}` failed: {answer.stderr.strip()}")
-    return answer.stdout
+    try:
+        return kubectl.readiness(str(where.state / "kubeconfig"))
+    except kubectl.KubectlError as error:
+        raise LabError(f"{where.api_server}: {error}") from None
 
 
 def check(path: Path) -> None:

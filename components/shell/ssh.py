@@ -18,6 +18,8 @@ from stack.types import PUBLIC_KEY_FILE, HostKey
 
 _DIAL_SECONDS = 10
 _SECONDS = 60
+# Of what a command says before it fails, the end.
+_LINES = 10
 # What ssh itself ends with, whatever the command there would have.
 _NOT_CONNECTED = 255
 _HOST_KEY: TypeAdapter[str] = TypeAdapter(HostKey)
@@ -28,43 +30,48 @@ class SshError(Exception):
     """Why there is no answer, as a line for a person."""
 
 
-def run(host: Host, command: str) -> str:
-    """What `command` prints on `host`; SshError where it can't be had."""
-    with tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as folder:
-        words = ["ssh", *options(host, Path(folder)), f"{host.user}@{host.address}", command]
-        try:
-            answer = subprocess.run(
-                words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
-            )
-        except FileNotFoundError:
-            raise SshError("ssh is not on PATH; install an OpenSSH client") from None
-        except subprocess.TimeoutExpired:
-            raise SshError(f"{host.address}: no answer within {_SECONDS} s") from None
+def run(host: Host, command: str, *, stdin: bytes = b"", seconds: float = _SECONDS) -> bytes:
+    """What `command` prints on `host`; SshError with what it said where it can't be had."""
+    try:
+        answer = _ssh(host, command, stdin, seconds)
+    except FileNotFoundError:
+        raise SshError("ssh is not on PATH; install an OpenSSH client") from None
+    except subprocess.TimeoutExpired:
+        raise SshError(f"{host.address}: no answer within {seconds:.0f} s") from None
+    said = answer.stderr.decode(errors="replace").strip()
     if answer.returncode == _NOT_CONNECTED:
-        raise SshError(refusal(host, answer.stderr.strip()))
+        raise SshError(refusal(host, said))
     if answer.returncode:
-        lines = answer.stderr.strip().splitlines() or [f"exit status {answer.returncode}"]
-        raise SshError(f"{host.address}: {lines[-1]}")
+        end = "\n".join(said.splitlines()[-_LINES:])
+        raise SshError(f"{host.address}: {end or f'exit status {answer.returncode}'}")
     return answer.stdout
 
 
 def trouble(host: Host) -> str:
     """What ssh says where it can't log in on `host`; empty where it can, or is not installed."""
-    with tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as folder:
+    try:
         # At the usual level it keeps to itself what is wrong with a host key's type.
-        words = ["ssh", "-o", "LogLevel=INFO", *options(host, Path(folder))]
-        words += [f"{host.user}@{host.address}", "true"]
-        try:
-            answer = subprocess.run(
-                words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
-            )
-        except FileNotFoundError:
-            return ""
-        except subprocess.TimeoutExpired:
-            return f"no answer within {_SECONDS} s"
+        answer = _ssh(host, "true", log_level="INFO")
+    except FileNotFoundError:
+        return ""
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_SECONDS} s"
     if answer.returncode != _NOT_CONNECTED:
         return ""
-    return answer.stderr.strip() or "no reason given"
+    return answer.stderr.decode(errors="replace").strip() or "no reason given"
+
+
+def _ssh(
+    host: Host,
+    command: str,
+    stdin: bytes = b"",
+    seconds: float = _SECONDS,
+    log_level: str = "ERROR",
+) -> subprocess.CompletedProcess[bytes]:
+    with tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as folder:
+        words = ["ssh", *options(host, Path(folder)), "-o", f"LogLevel={log_level}"]
+        words += [f"{host.user}@{host.address}", command]
+        return subprocess.run(words, input=stdin, capture_output=True, timeout=seconds)
 
 
 def is_final(said: str) -> bool:
@@ -130,7 +137,6 @@ def options(host: Host, folder: Path) -> list[str]:
         "GlobalKnownHostsFile": "/dev/null",
         "ConnectTimeout": str(_DIAL_SECONDS),
         "HostKeyAlgorithms": host_key_algorithms(pinned),
-        "LogLevel": "ERROR",
         "Port": str(host.port),
     }
     words = ["-F", "none"]
