@@ -3,7 +3,7 @@
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components import checks, pace
+from components import checks, interrupt, pace  # noqa: F401
 from components.admission.component import Admission
 from components.bgp.component import Bgp
 from components.certificate_authority.component import CertificateAuthority

@@ -143,8 +143,13 @@ def network(text: str) -> IPv4Network:
     return found
 
 
-def environment() -> None:
-    print(stack.exports(stack.prepare()))
+def environment(name: str) -> None:
+    """Of the lab's stack all that it needs. Of any other the tools: its plugins and its backend
+    are the user's own, which nothing of the lab's may stand in for."""
+    if name == stack.STACK:
+        print(stack.exports(stack.environment(stack.prepare())))
+    else:
+        print(stack.exports({"PATH": tools.search_path(Layout())}))
 
 
 def run(command: list[str]) -> None:
@@ -193,8 +198,9 @@ def test(wanted: list[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "env", "lint"):
+    for name in ("up", "lint"):
         commands.add_parser(name)
+    commands.add_parser("env").add_argument("stack", nargs="?", default=stack.STACK)
     commands.add_parser("down").add_argument("--all", action="store_true")
     commands.add_parser("check").add_argument("file", type=Path)
     commands.add_parser("move").add_argument("network", type=network, nargs="?")
@@ -203,7 +209,7 @@ def main() -> int:
     os.environ["PATH"] = tools.search_path(Layout())
     actions: dict[str, Callable[[], None]] = {
         "up": up,
-        "env": environment,
+        "env": lambda: environment(given.stack),
         "lint": lint,
         "down": lambda: down(given.all),
         "check": lambda: check(given.file),

@@ -23,7 +23,9 @@ from stack.problem import ConfigError
 from tools import install as tools
 from tools.errors import LabError
 from tools.pins import CHECKOUT, Layout
+from tools.plugins import LAB_STACK
 from tools.plugins import install as plugins
+from tools.plugins import lab_stack as named
 
 STACK = "dev"
 FILE = CHECKOUT / f"Pulumi.{STACK}.yaml"
@@ -39,10 +41,19 @@ def environment(place: Place) -> dict[str, str]:
     """What plain `pulumi` and `kubectl` need to work on the lab's stack."""
     return {
         **engine_environment(),
-        "PULUMI_BACKEND_URL": f"file://{place.state / 'pulumi'}",
+        **lab_stack(place.state / "pulumi", STACK),
         "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
-        "PULUMI_STACK": STACK,
         "KUBECONFIG": str(place.state / "kubeconfig"),
+    }
+
+
+def lab_stack(backend: Path, stack: str) -> dict[str, str]:
+    """What makes a stack in the folder `backend` a lab's, one that stand-ins work for."""
+    url = f"file://{backend}"
+    return {
+        "PULUMI_BACKEND_URL": url,
+        "PULUMI_STACK": stack,
+        LAB_STACK: named(url, stack),
     }
 
 
@@ -57,10 +68,9 @@ def engine_environment() -> dict[str, str]:
     }
 
 
-def exports(place: Place) -> str:
+def exports(values: dict[str, str]) -> str:
     """Lines for a shell to `eval`."""
-    values = environment(place).items()
-    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in values)
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in values.items())
 
 
 def exists(place: Place) -> bool:

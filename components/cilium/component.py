@@ -38,6 +38,8 @@ class Cilium(pulumi.ComponentResource):
             namespace=NAMESPACE,
             version=lab.cilium.version,
             values=missing.apply(lambda them: render.helm_values(from_lab.cilium(lab, them))),
+            # In values of Helm's a null takes a default of the chart away.
+            allow_null_values=True,
             # Waiting deadlocks: the ingress Service waits for a pool, the pool for its CRD.
             skip_await=True,
             opts=pulumi.ResourceOptions(parent=self, provider=provider, depends_on=needs),

@@ -45,6 +45,8 @@ def run(
         delete=delete,
         stdin=stdin,
         logging=remote.Logging.STDERR if quiet else remote.Logging.STDOUT_AND_STDERR,
+        # Nothing reads them, and sshd's AcceptEnv refuses them, which is four lines of warning.
+        add_previous_output_in_env=False,
         opts=pulumi.ResourceOptions(
             parent=parent,
             depends_on=depends_on,

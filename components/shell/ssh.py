@@ -90,7 +90,7 @@ def refusal(host: Host, said: str) -> str:
             f"{host.where}.hostKey: {there} shows another host key ({shown}) than this one "
             f"({fingerprint(host_key(host))}); nothing was sent there. Someone may be in between; "
             "where the host was installed anew, compare on its console, and put here what this "
-            f"prints: {shlex.join(('ssh-keyscan', '-p', str(host.port), host.address))}"
+            f"prints: ssh-keyscan -t ed25519,ecdsa -p {host.port} {shlex.quote(host.address)}"
         )
     if _is_refused(said):
         return (
@@ -136,7 +136,8 @@ def options(host: Host, folder: Path) -> list[str]:
         "UserKnownHostsFile": str(known),
         "GlobalKnownHostsFile": "/dev/null",
         "ConnectTimeout": str(_DIAL_SECONDS),
-        "HostKeyAlgorithms": host_key_algorithms(pinned),
+        # Only of the pinned key's type, or the server offers another, which then looks wrong.
+        "HostKeyAlgorithms": pinned.split()[0],
         "Port": str(host.port),
     }
     words = ["-F", "none"]
@@ -166,9 +167,3 @@ def host_key(host: Host) -> str:
     except ValueError:
         reason = "holds no public key, `ssh-ed25519 AAAA…`"
     raise SshError(f"{host.where}.hostKey: {path} {reason}")
-
-
-def host_key_algorithms(host_key: str) -> str:
-    """Only of the pinned key's type, or the server offers another, which then looks wrong."""
-    kind = host_key.split()[0]
-    return "rsa-sha2-512,rsa-sha2-256" if kind == "ssh-rsa" else kind

@@ -180,7 +180,7 @@ def test_no_rendered_file_with_a_secret_is_readable_for_others(state: State) -> 
     """But for the boot server's web tree of bare metal, which the installer reads; see trust.md."""
     made = named(state)
     secret = opened(made["gate-join-secret"]["outputs"])["privateKeyPem"]
-    certificate = opened(made["ca-cfssl"]["outputs"])["stdout"]
+    certificate = opened(made["ca-pair"]["outputs"])["stdout"]
     workers = {
         name: worker for name, worker in VALUES["workers"].items() if worker["hardware"] in HARDWARE
     }
