@@ -148,10 +148,8 @@ def links_step(layout: Layout, tools: list[GoTool | GoFile]) -> Step:
 
 
 def is_program(tool: GoTool | GoFile) -> bool:
-    """Whether it goes on PATH. No plugin does: there the engine takes it before an installed one."""
-    if tool.name.startswith("pulumi-resource-"):
-        return False
-    return isinstance(tool, GoTool) or tool.executable
+    """Whether it goes on PATH."""
+    return not pins.is_plugin(tool) and (isinstance(tool, GoTool) or tool.executable)
 
 
 def module_step(layout: Layout, name: str, module: str, lane: str = "machine") -> Step:
