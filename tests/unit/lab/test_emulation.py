@@ -71,6 +71,6 @@ def test_nothing_in_the_arm64_image_is_of_another_processor() -> None:
 
 def test_dpkg_finds_no_fault_in_the_arm64_image() -> None:
     with emulation.arm64_programs():
-        command = ["chroot", arm64_image.root(), "dpkg", "--audit"]
+        command = ["chroot", str(arm64_image.root()), "dpkg", "--audit"]
         answer = subprocess.run(command, capture_output=True, text=True)
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab import pins, tools
+from lab.lanes import SetupError
 from lab.pins import CHECKOUT, GO_FILES, GO_TOOLS, Edit, Layout, Patch
 
 ETCD = next(tool for tool in GO_TOOLS if tool.name == "etcd")
@@ -53,9 +54,9 @@ def test_a_tool_of_the_cache_is_not_taken_as_the_machines_own(
 
 def test_what_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "tool-123" / "tool"
-    with pytest.raises(tools.SetupError), tools.temporary_beside(target) as folder:
+    with pytest.raises(SetupError), tools.temporary_beside(target) as folder:
         (folder / "tool").touch()
-        raise tools.SetupError("no")
+        raise SetupError("no")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,7 +157,7 @@ def test_a_patch_refuses_a_source_that_it_was_not_made_for(
     text: str, times: int, tmp_path: Path
 ) -> None:
     source(tmp_path, f"{text}\told(\n")
-    with pytest.raises(tools.SetupError, match=rf"a\.go holds {times} times: removed"):
+    with pytest.raises(SetupError, match=rf"a\.go holds {times} times: removed"):
         tools.apply_patch(PATCH, tmp_path)
 
 
