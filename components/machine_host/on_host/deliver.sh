@@ -115,6 +115,11 @@ EVENTS
     die "$NODE did not join: phase ${phase:-start}: nothing more was heard within $1 s; look at the machine's console, and whether it was started from its files in $DIRECTORY"
 }
 
+# Up to a release ago the folder had the node's bare name, as programs here have.
+take_over() {
+    [ ! -f "$RECORDS/$NODE/status-token" ] || [ -e "$KEPT" ] || mv "$RECORDS/$NODE" "$KEPT"
+}
+
 remove() {
     remove_listed
     rm -rf "$RECORD" "$KEPT" "$CLAIM"
@@ -125,10 +130,13 @@ command=$1 NODE=$2 DIRECTORY=$3
 RECORDS=$DIRECTORY/.autojoin
 RECORD=$RECORDS/$NODE.list
 CLAIM=$RECORDS/.$NODE.claim
-KEPT=$RECORDS/$NODE
+KEPT=$RECORDS/$NODE.join # no program here and no node has a dot in its name
 shift 3
 case $command in
-    apply | remove) "$command" ;;
+    apply | remove)
+        take_over
+        "$command"
+        ;;
     await) await "$1" ;;
     *) die "deliver: unknown command $command" ;;
 esac

@@ -89,6 +89,31 @@ def test_files_come_change_and_go(tmp_path: Path, shell: str) -> None:
     assert sh(delivery.remove_command("one", str(tmp_path / "never"))).returncode == 0
 
 
+@pytest.mark.parametrize("node", ["books", "deliver", "assemble"])
+def test_a_node_may_be_called_as_what_lies_beside_its_records(tmp_path: Path, node: str) -> None:
+    (tmp_path / ".autojoin/books").mkdir(parents=True)
+    (tmp_path / ".autojoin/books/abc").write_text("lines\n")
+    apply(node, tmp_path, {f"{node}/a": text("1\n")})
+    apply(node, tmp_path, {f"{node}/a": text("2\n")})
+    apply("other", tmp_path, {"other/a": text("3\n")})
+    assert (tmp_path / node / "a").read_text() == "2\n"
+    assert sh(delivery.remove_command(node, str(tmp_path))).returncode == 0
+    assert (tmp_path / ".autojoin/books/abc").read_text() == "lines\n"
+    assert sorted(path.name for path in (tmp_path / ".autojoin").iterdir()) == [
+        *("assemble", "books", "deliver", "other.join", "other.list"),
+    ]
+
+
+def test_records_of_a_release_ago_are_taken_over(tmp_path: Path) -> None:
+    apply("n", tmp_path, {"n/a": text("1\n")})
+    records = tmp_path / ".autojoin"
+    (records / "n.join").rename(records / "n")
+    (records / "n" / "result").write_text("{}")
+    apply("n", tmp_path, {"n/a": text("1\n")})
+    assert not (records / "n").exists()
+    assert (records / "n.join/result").read_text() == "{}"  # the very same files: still joined
+
+
 def test_same_files_are_left_alone(tmp_path: Path) -> None:
     files = {"one/user-data": text("a\n")}
     apply("one", tmp_path / "n", files)
