@@ -46,7 +46,8 @@ class Worker(pulumi.ComponentResource):
         settings = node.settings
         self.summary: dict[str, pulumi.Input[Any]] = {
             "hardware": settings.hardware,
-            "address": settings.address,
+            "address": settings.addresses[0],
+            "addresses": list(settings.addresses),
             "generation": settings.generation,
             # A hash over the join key's 256 random bits tells nothing of it.
             "userDataSha256": registration.gate.shown_seed_values.apply(
@@ -54,7 +55,7 @@ class Worker(pulumi.ComponentResource):
             ),
             "joined": self._deliver(name, args),
         }
-        self.register_outputs({"address": settings.address})
+        self.register_outputs({"address": settings.addresses[0]})
 
     def _deliver(self, name: str, args: WorkerArgs) -> pulumi.Input[Any]:
         """What is known of the join."""
