@@ -3,25 +3,28 @@ STACK ?= dev
 STACK_FILE ?= Pulumi.$(STACK).yaml
 PYTHON ?= python3
 # Expanded when a command runs, after its set-up: the virtual environment's Python.
-IN_VENV = "$$($(PYTHON) lab/tools.py python)" -m
-TOOLS = $(PYTHON) lab/tools.py install
+IN_VENV = "$$($(PYTHON) tools/install.py python)" -m
+TOOLS = $(PYTHON) tools/install.py install
+# PLUGINS=folder: the resource plugins found there, in place of what would be installed.
+AUTOJOIN_PLUGINS ?= $(if $(PLUGINS),$(abspath $(PLUGINS)))
+export AUTOJOIN_PLUGINS
 
 .PHONY: help up down ca-backup ca-restore drift graph new test preview check render tools env status lint golden bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-up: ## bring the dev lab and its cluster up; safe to repeat
+up: ## bring the dev lab and its cluster up; safe to repeat; PLUGINS=folder with other resource plugins
 	@$(TOOLS) all
-	@$(IN_VENV) lab.commands up
+	@$(IN_VENV) commands.lab up
 
 down: ## destroy the cluster and stop the lab; ALL=1 also what dead checkouts left behind
 	@$(TOOLS) engine
-	@$(IN_VENV) lab.commands down $(if $(ALL),--all)
+	@$(IN_VENV) commands.lab down $(if $(ALL),--all)
 
-test: ## every test, the end-to-end run on the lab included
+test: ## every test, the end-to-end run on the lab included; PLUGINS=folder as for up
 	@$(TOOLS) test
-	@AUTOJOIN_FUZZ_SECONDS=$(FUZZ) $(IN_VENV) lab.commands test $(TESTS)
+	@AUTOJOIN_FUZZ_SECONDS=$(FUZZ) $(IN_VENV) commands.lab test $(TESTS)
 
 preview: ## what `pulumi up` of stack STACK would change, and a summary; JSON=1 for the summary alone
 	@$(TOOLS) engine
@@ -29,7 +32,7 @@ preview: ## what `pulumi up` of stack STACK would change, and a summary; JSON=1 
 
 check: ## every problem of stack STACK's config, or of STACK_FILE=path
 	@$(TOOLS) check
-	@$(IN_VENV) lab.commands check "$(STACK_FILE)"
+	@$(IN_VENV) commands.lab check "$(STACK_FILE)"
 
 new: ## a commented stack file for STACK=x, by questions or ARGS="--help"
 	@$(TOOLS) check
@@ -58,20 +61,20 @@ drift: ## what runs, compared with the config of stack STACK; changes nothing; J
 tools: ## install the pinned tools and the lab's machine image
 	@$(TOOLS) all
 
-env: ## print the environment to eval, for plain pulumi and kubectl
+env: ## print the environment to eval, for plain pulumi and kubectl; of STACK=x but the lab's PATH alone
 	@$(TOOLS) engine >&2
-	@$(IN_VENV) lab.commands env
+	@$(IN_VENV) commands.lab env "$(STACK)"
 
 status: ## how far each worker of stack STACK came, by the join gate and the API server, and how BGP is; JSON=1 for programs
 	@$(TOOLS) engine
 	@$(IN_VENV) commands.status $(STACK) --file $(STACK_FILE) $(if $(JSON),--json)
 
-lint: ## ruff and mypy
+lint: ## ruff, mypy, and which room imports which
 	@$(TOOLS) check
-	@$(IN_VENV) lab.commands lint
+	@$(IN_VENV) commands.lab lint
 
 golden: ## refresh the golden files; read the diff
-	@$(TOOLS) engine
+	@$(TOOLS) test
 	@$(IN_VENV) pytest tests/golden --refresh
 	@REFRESH=1 $(IN_VENV) pytest tests/preview/test_summary.py
 

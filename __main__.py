@@ -3,17 +3,17 @@
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components import pace
-from components.admission import Admission
-from components.bgp import Bgp
-from components.certificate_authority import CertificateAuthority
-from components.cilium import Cilium, kubeconfig
-from components.join_gate import JoinGate
-from components.rotation import allow_rotation
-from components.workers import MachineHost, Worker
-from config.stack import load
+from components import checks, interrupt, pace  # noqa: F401
+from components.admission.component import Admission
+from components.bgp.component import Bgp
+from components.certificate_authority.component import CertificateAuthority
+from components.cilium.component import Cilium, kubeconfig
+from components.join_gate.component import JoinGate
+from components.workers.rotation import allow_rotation
+from components.workers.worker import MachineHost, Worker
+from stack.from_pulumi import load
 
-lab = load()
+lab = load(checks)
 provider = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab))
 
 authority = CertificateAuthority("ca", lab.certificate_authority)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from bench import engine, gate, join, plots, render, setup, table
 from bench.measure import BenchError
-from lab import pins, tools
+from tools import install as tools
+from tools import pins
 
 RESULTS = Path(__file__).parent / "results.md"
 PARTS: dict[str, Callable[[bool], list[table.Row]]] = {

@@ -1,7 +1,7 @@
 """What the engine's time grows with: autojoin's program beside the same resources written down.
 
 Workers are emitted but not booted: one sshd plays every host (bench/hosts.py). The API server is
-real, the Release is installed by the real helm. Both programs run on the same engine with the same
+real. Both programs run on the same engine with the same
 plugins and settings, in turn.
 """
 
@@ -26,8 +26,8 @@ from bench import hosts, labs, plots
 from bench.measure import Run, timed
 from bench.table import Row
 from lab import stack
-from lab.pins import Layout
-from tests.unit.plugins.kubernetes_server import ApiServer, running
+from tests.unit.tools.plugins.kubernetes_server import ApiServer, running
+from tools.pins import Layout
 
 _SECRET = "4dabf18193072939515e22adb298388d"  # the engine's mark on a secret in the state
 _BARE = Path(__file__).parent / "bare.py"
@@ -115,9 +115,8 @@ class Side:
             **stack.engine_environment(),
             **self.environment,
             **_COMPILED,
-            "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}",
+            **stack.lab_stack(self.folder / "state", _STACK),
             "PULUMI_CONFIG_PASSPHRASE": "bench",
-            "PULUMI_STACK": _STACK,
         }
         command = ["pulumi", *words, "--non-interactive"]
         place = folder or self.program
@@ -194,7 +193,7 @@ def sides(bed: Bed, place: Path, count: int) -> tuple[Side, Side]:
     bare = Side(place / "bare", place / "bare", bed.environment)
     shutil.copy(_BARE, bare.folder / "__main__.py")
     # Commands of this machine are named relative to the program.
-    (bare.folder / "render").symlink_to(labs.CHECKOUT / "render")
+    (bare.folder / "components").symlink_to(labs.CHECKOUT / "components")
     return ours, bare
 
 

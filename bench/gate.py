@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.measure import BenchError
 from bench.table import Row
-from tests.unit.gate.gate_host import Host, TestNode
+from tests.unit.components.join_gate.gate_host import Host, TestNode
 
 _NODES = 1000
 _PROCESSES = 4

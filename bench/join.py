@@ -25,11 +25,11 @@ from typing import Any
 from bench import kubeadm, labs
 from bench.measure import BenchError
 from bench.table import Row
-from gate.progress import PHASES
+from components.join_gate.program.progress import PHASES
+from components.workers.nspawn import KUBELET_OVERRIDES
 from lab import cgroup, facts, place
 from lab.place import Place
 from lab.remote import remote
-from render.hardware.nspawn import KUBELET_OVERRIDES
 from tests.e2e.conftest import COPIES, Lab, copy_checkout
 
 _LONGEST_SECONDS = 180.0

@@ -16,12 +16,11 @@ from typing import Any
 import yaml
 
 from bench.measure import BenchError
-from lab.pins import KUBERNETES_VERSION
+from components.machine_host.recipe import recipe
+from components.workers import cloud_init, kubelet, nspawn
+from components.workers.seed import Seed
 from lab.place import Place
-from render import cloud_init, kubelet
-from render.hardware import nspawn
-from render.recipe import recipe
-from render.seed import Seed
+from tools.pins import KUBERNETES_VERSION
 
 # A token of the bench's own throw-away cluster.
 _TOKEN = "abcdef.0123456789abcdef"

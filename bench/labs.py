@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import facts
-from lab.pins import CHECKOUT, CILIUM_VERSION, KUBERNETES_VERSION
+from tools.pins import CHECKOUT, CILIUM_VERSION, KUBERNETES_VERSION
 
 __all__ = ["CHECKOUT", "config", "worker_name"]
 

@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from bench import labs
 from bench.measure import timed
 from bench.table import Row
-from config.load import NAMESPACE, from_values
-from render import yaml_text
-from render.hardware import HARDWARE
-from render.provisioning import Provisioning
-from tests.unit.plugins.kubernetes_server import Authority
+from components.load import from_values
+from components.machine_host.provisioning import Provisioning
+from components.workers import yaml_text
+from components.workers.hardware_types import HARDWARE
+from stack.problem import NAMESPACE
+from tests.unit.tools.plugins.kubernetes_server import Authority
 
 _MOST_MILLISECONDS = 10.0
 _MOST_CHECK_SECONDS = 2.0
@@ -74,5 +75,5 @@ def check(folder: Path, count: int) -> float:
     """Seconds of the whole process that checks a stack file of `count` workers."""
     file = folder / "Pulumi.bench.yaml"
     file.write_text(yaml.safe_dump({"config": labs.config(count)}))
-    command = [sys.executable, "-m", "config.check", str(file)]
+    command = [sys.executable, "-m", "commands.check", str(file)]
     return timed(command, folder=labs.CHECKOUT, environment={}).seconds

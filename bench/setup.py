@@ -16,9 +16,9 @@ from typing import Any
 from bench import labs
 from bench.measure import BenchError
 from bench.table import Row
-from lab import pins
-from lab.pins import CHECKOUT
 from tests.e2e.conftest import COPIES, Lab, copy_checkout
+from tools import pins
+from tools.pins import CHECKOUT
 
 _MACHINES = 8
 _FIRST_ADDRESS = 100
@@ -76,7 +76,7 @@ def cold() -> list[Row]:
         environment["PATH"] = path_of_a_fresh_machine()
         started, cpu_before = time.monotonic(), cpu_of_children()
         answer = subprocess.run(
-            [sys.executable, "lab/tools.py", "install", "all"],
+            [sys.executable, "tools/install.py", "install", "all"],
             cwd=CHECKOUT,
             env={**os.environ, **environment},
             capture_output=True,

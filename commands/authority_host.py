@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from commands import ssh
-from config.models import Host
-from lab.errors import LabError
+from components.shell import ssh
+from stack.models import Host
+from tools.errors import LabError
 
 SECONDS = 600
 

@@ -17,8 +17,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.errors import LabError
-from render.archive import File
+from components.archive import File
+from tools.errors import LabError
 
 CIPHER = ("-aes-256-cbc", "-pbkdf2", "-iter", "600000", "-md", "sha256")
 LEAST_PASSPHRASE = 12

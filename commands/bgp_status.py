@@ -12,9 +12,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components import kubectl
-from config.load import ConfigError, from_stack_file
-from render.cilium_status import READ, Finding, findings
+from components.cilium.status import READ, Finding, findings
+from components.load import from_stack_file
+from components.shell import kubectl
+from stack.problem import ConfigError
 
 
 def read(kubeconfig: str) -> list[Finding]:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from commands import authority_host, backup_file
 from commands.stack_lab import LabAccess, access
-from config.load import ConfigError
-from lab.errors import LabError, tell
-from render import certificate_authority, from_lab
+from components import from_lab
+from components.certificate_authority import installation as certificate_authority
+from stack.problem import ConfigError
+from tools.errors import LabError, tell
 
 
 def backup(found: LabAccess, target: Path, passphrase: str, keys: bool) -> str:

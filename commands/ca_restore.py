@@ -12,9 +12,11 @@ from pathlib import Path
 
 from commands import authority_host, backup_file
 from commands.stack_lab import LabAccess, access
-from config.load import ConfigError
-from lab.errors import LabError, tell
-from render import certificate_authority, from_lab, join_gate
+from components import from_lab
+from components.certificate_authority import installation as certificate_authority
+from components.join_gate import installation as join_gate
+from stack.problem import ConfigError
+from tools.errors import LabError, tell
 
 
 def restore(found: LabAccess, source: Path, passphrase: str) -> str:

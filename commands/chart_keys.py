@@ -1,12 +1,12 @@
-"""Write config/chart_keys.tsv from the pinned charts: the values of every supported release."""
+"""Write chart_keys.tsv from the pinned charts: the values of every supported release."""
 
 from __future__ import annotations
 
 import argparse
 
-from config import chart_keys
-from lab.pins import Layout
-from render.cilium_versions import VERSIONS
+from components.cilium import chart_keys
+from components.cilium.versions import VERSIONS
+from tools.pins import Layout
 
 
 def pinned() -> dict[str, chart_keys.Keys]:

@@ -22,14 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from commands.live import Unreachable, kubectl, on_host
-from config.load import from_stack_file
-from config.models import Lab
-from config.problem import ConfigError
-from lab import tools
-from lab.errors import tell
-from lab.pins import Layout
-from render import bgp, certificate_authority, documents, from_lab, join_gate
-from render.authority_host import platform
+from components import documents, from_lab
+from components.bgp import resources as bgp
+from components.certificate_authority import installation as certificate_authority
+from components.certificate_authority.authority_host import platform
+from components.join_gate import installation as join_gate
+from components.load import from_stack_file
+from stack.models import Lab
+from stack.problem import ConfigError
+from tools import install as tools
+from tools.errors import tell
+from tools.pins import Layout
 
 WARN_DAYS = 30
 REFRESH = "`pulumi up --refresh` repairs it"

@@ -11,12 +11,12 @@ import json
 import sys
 from pathlib import Path
 
-from config.load import from_stack_file
-from config.models import Lab, Worker
-from config.problem import ConfigError
-from lab.errors import tell
-from render import from_lab
-from render.picture import Box, Card, Picture, grouped, svg
+from commands.picture import Box, Card, Picture, grouped, svg
+from components import from_lab
+from components.load import from_stack_file
+from stack.models import Lab, Worker
+from stack.problem import ConfigError
+from tools.errors import tell
 
 
 class GraphError(Exception):

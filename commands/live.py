@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from commands import ssh
-from config.models import Host, Lab
+from components.shell import ssh
+from stack.models import Host, Lab
 
 DIAL_SECONDS = 10
 ANSWER_SECONDS = 60

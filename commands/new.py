@@ -18,11 +18,11 @@ from typing import Any, get_args
 import yaml
 
 from commands import stack_text
-from config.load import examine_content, examine_values
-from config.models import Hardware
-from config.wording import field_at
-from lab.errors import tell
-from lab.pins import CHECKOUT
+from components.load import examine_content, examine_values
+from stack.models import Hardware
+from stack.wording import field_at
+from tools.errors import tell
+from tools.pins import CHECKOUT
 
 EXAMPLE_HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExam"
 WORKER_FORM = "NAME HARDWARE ADDRESS [KEY=VALUE …]"

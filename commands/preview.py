@@ -19,12 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from commands import summary
-from config.load import from_stack_file
-from config.problem import ConfigError
-from lab import place, stack, tools
-from lab.errors import LabError, tell
-from lab.pins import CHECKOUT, Layout
+from components import summary
+from components.load import from_stack_file
+from lab import place, stack
+from stack.problem import ConfigError
+from tools import install as tools
+from tools.errors import LabError, tell
+from tools.pins import CHECKOUT, Layout
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from pathlib import Path, PurePosixPath
 
 from cryptography import x509
 
-from config.load import ConfigError, from_stack_file
-from config.models import Lab
-from lab.errors import tell
-from render.archive import File
-from render.documents import tree
+from components.archive import File
+from components.documents import tree
+from components.load import from_stack_file
+from stack.models import Lab
+from stack.problem import ConfigError
+from tools.errors import tell
 
 # What this command made in a folder, so that it replaces that and nothing else.
 RECORD = ".autojoin-render.json"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.load import from_stack_file
-from config.models import Host, Lab
-from lab.errors import LabError
+from components.load import from_stack_file
+from stack.models import Host, Lab
+from tools.errors import LabError
 
 _AUTHORITY = "autojoin:certificateAuthority"
 

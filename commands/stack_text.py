@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from config.models import Lab, inner_model
-from config.problem import NAMESPACE
-from config.schema import HINT
-from config.wording import dotted_example, fields_of, is_secret
+from stack.models import Lab, inner_model
+from stack.problem import NAMESPACE
+from stack.schema import HINT
+from stack.wording import dotted_example, fields_of, is_secret
 
 _EXAMPLE = "  # an example: put your own"
 # Sections whose unset keys are shown too, as comments to be uncommented.

@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from config.load import NAMESPACE, from_values
-from config.models import Lab
+from components.load import from_values
 from lab import place, stack
-from lab.pins import CHECKOUT
+from stack.models import Lab
+from stack.problem import NAMESPACE
+from tools.pins import CHECKOUT
 
 
 class StateError(Exception):

@@ -17,14 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from commands import bgp_status, ssh, state
-from config.load import from_stack_file
-from config.models import Lab
-from config.problem import ConfigError
-from lab import tools
-from lab.errors import tell
-from lab.pins import CHECKOUT, Layout
-from render import from_lab, join_gate
+from commands import bgp_status, state
+from components import from_lab
+from components.join_gate import installation as join_gate
+from components.load import from_stack_file
+from components.shell import ssh
+from stack.models import Lab
+from stack.problem import ConfigError
+from tools import install as tools
+from tools.errors import tell
+from tools.pins import CHECKOUT, Layout
 
 _HEADINGS = ("NAME", "HARDWARE", "ADDRESS", "GENERATION", "JOIN", "READY", "LAST WORD")
 _UNKNOWN = "unknown"

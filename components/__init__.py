@@ -1,1 +1,1 @@
-"""Component resources. They only wire: every byte is decided in render/."""
+"""One folder a subject: its component, its pure files, its checks, the programs it ships."""

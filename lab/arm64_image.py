@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab import image, pins
+from lab import image
+from tools import pins
 
 # systemd hands credentials to these by a mount that it can't make while it is emulated.
 WITHOUT_CREDENTIALS = (

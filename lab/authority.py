@@ -9,13 +9,13 @@ import time
 
 import yaml
 
+from components.archive import File, text
+from components.machine_host.recipe import recipe
 from lab import hypervisor, pki
-from lab.errors import LabError
 from lab.facts import AUTHORITY_IMAGE, BRIDGE
 from lab.place import Place
 from lab.remote import remote
-from render.archive import File, text
-from render.recipe import recipe
+from tools.errors import LabError
 
 NAME = "ca"
 FOLDER = "etc/kubernetes-ca"

@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from lab.errors import LabError
+from tools.errors import LabError
 
 END_SECONDS = 15.0
 

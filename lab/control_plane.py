@@ -10,9 +10,9 @@ import ssl
 import time
 
 from lab import pki
-from lab.errors import LabError
 from lab.place import Place
 from lab.remote import remote
+from tools.errors import LabError
 
 READY_SECONDS = 120.0
 LINE_WIDTH = 240

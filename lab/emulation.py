@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.errors import LabError
+from tools.errors import LabError
 
 # Of Debian's qemu-user-static: name, magic, mask, interpreter and flags. F (the interpreter is
 # opened now, not looked for in each root) is what makes it work in containers.

@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from lab import pki
-from lab.pins import Layout
 from lab.place import Place, lock
+from tools.pins import Layout
 
 BRIDGE = "br0"
 IMAGE = "/var/lib/autojoin/image"  # paths in the hypervisor; the topmost folder comes first

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import arm64_image, cgroup, emulation, image, pki
-from lab.errors import LabError
 from lab.facts import LabFacts as LabFacts
 from lab.facts import prepare as prepare
 from lab.place import Place, Process, start_time, with_process
+from tools.errors import LabError
 
 FILES = Path(__file__).resolve().parent / "files"
-MACHINE_SCRIPT = FILES.parent.parent / "render" / "files" / "machine.sh"
+MACHINE_SCRIPT = FILES.parents[1] / "components/machine_host/on_host/machine.sh"
 ASSEMBLE_SCRIPT = MACHINE_SCRIPT.with_name("assemble.sh")
 SERVICES = ("etcd", "kube-apiserver", "kube-controller-manager", "cilium-operator-generic")
 LAYERS: dict[str, tuple[str, ...]] = {"worker": ("kubelet",), "ca": ("cfssl", "cfssljson")}

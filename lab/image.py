@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import pins
-from lab.errors import LabError
+from tools import pins
+from tools.errors import LabError
 
 SUITE = "bookworm"
 FILES = Path(__file__).resolve().parent / "files" / "image"

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab import authority, cgroup, control_plane, emulation, hypervisor, image
-from lab.errors import LabError
 from lab.facts import LabFacts, prepare
 from lab.place import (
     STATE_ROOT,
@@ -28,6 +27,7 @@ from lab.place import (
     read,
     unrecorded,
 )
+from tools.errors import LabError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 

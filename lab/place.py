@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lab import cgroup
-from lab.errors import LabError
+from tools.errors import LabError
 
 STATE_ROOT = Path("/var/lib/autojoin")
 FIRST_SECOND_OCTET = 64

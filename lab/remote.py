@@ -6,8 +6,8 @@ import subprocess
 import tempfile
 
 from lab import pki
-from lab.errors import LabError
 from lab.place import Place
+from tools.errors import LabError
 
 LINES = 10
 

@@ -17,13 +17,15 @@ from typing import Any
 
 import yaml
 
-from lab import tools
-from lab.errors import LabError
 from lab.facts import LabFacts, describe
 from lab.facts import prepare as prepare_lab
-from lab.pins import CHECKOUT, CILIUM_VERSION, KUBERNETES_VERSION, Layout
 from lab.place import Place
-from lab.plugins import install as plugins
+from tools import install as tools
+from tools.errors import LabError
+from tools.pins import CHECKOUT, CILIUM_VERSION, KUBERNETES_VERSION, Layout
+from tools.plugins import LAB_STACK
+from tools.plugins import install as plugins
+from tools.plugins import lab_stack as named
 
 STACK = "dev"
 FILE = CHECKOUT / f"Pulumi.{STACK}.yaml"
@@ -39,10 +41,19 @@ def environment(place: Place) -> dict[str, str]:
     """What plain `pulumi` and `kubectl` need to work on the lab's stack."""
     return {
         **engine_environment(),
-        "PULUMI_BACKEND_URL": f"file://{place.state / 'pulumi'}",
+        **lab_stack(place.state / "pulumi", STACK),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(place.state / "passphrase"),
-        "PULUMI_STACK": STACK,
         "KUBECONFIG": str(describe(place).kubeconfig),
+    }
+
+
+def lab_stack(backend: Path, stack: str) -> dict[str, str]:
+    """What makes a stack in the folder `backend` a lab's, one that stand-ins work for."""
+    url = f"file://{backend}"
+    return {
+        "PULUMI_BACKEND_URL": url,
+        "PULUMI_STACK": stack,
+        LAB_STACK: named(url, stack),
     }
 
 
@@ -57,10 +68,9 @@ def engine_environment() -> dict[str, str]:
     }
 
 
-def exports(place: Place) -> str:
+def exports(values: dict[str, str]) -> str:
     """Lines for a shell to `eval`."""
-    values = environment(place).items()
-    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in values)
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in values.items())
 
 
 def exists(place: Place) -> bool:

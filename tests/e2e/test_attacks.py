@@ -25,11 +25,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from render import admission, join_gate
+from components.admission import policy as admission
+from components.join_gate import installation as join_gate
 from tests.e2e.conftest import Lab, table
-from tests.unit.gate import attacks, connection_attacks
-from tests.unit.gate.attacks import ATTACKS, Cast
-from tests.unit.gate.gate_host import ADDRESS, Gate, TestNode, pem
+from tests.unit.components.join_gate import attacks, connection_attacks
+from tests.unit.components.join_gate.attacks import ATTACKS, Cast
+from tests.unit.components.join_gate.gate_host import ADDRESS, Gate, TestNode, pem
 
 GATE = "/usr/local/lib/autojoin/gate"
 DISK = "/var/lib/autojoin/machines/{}/disk/root"

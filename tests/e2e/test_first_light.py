@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from lab.pins import Layout
 from tests.e2e.conftest import CommandLines, Lab, table
+from tools.pins import Layout
 
 WORKERS = ("worker-1", "worker-2", "worker-3")
 WORKER_ROOT = "/var/lib/autojoin/machines/{}/disk/root"

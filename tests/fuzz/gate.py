@@ -28,8 +28,8 @@ else:
     instrumented = contextlib.nullcontext()
 
 with instrumented:
-    from gate import api, envelope, http1, names, rules, stream
-    from gate.errors import Refusal
+    from components.join_gate.program import api, envelope, http1, names, rules, stream
+    from components.join_gate.program.errors import Refusal
 
 NAME, ADDRESSES, KEY = "worker-1", ("10.9.8.7", "fd00::7"), b"k" * 32
 
@@ -101,8 +101,8 @@ def seeds() -> dict[str, bytes]:
     """The corpus, made anew: `python -m tests.fuzz.gate --seeds`."""
     import json
 
-    from tests.unit.gate import attacks
-    from tests.unit.gate.gate_host import ADDRESS, TestNode
+    from tests.unit.components.join_gate import attacks
+    from tests.unit.components.join_gate.gate_host import ADDRESS, TestNode
 
     node = TestNode(NAME)
     right = json.dumps(node.request()).encode()

@@ -1,4 +1,4 @@
-"""Golden files: what render/ emits, as a person would review it.
+"""Golden files: what the components emit, as a person would review it.
 
 `python -m pytest tests/golden --refresh` writes them anew; the diff is then the review.
 """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from render import certificate_authority, join_gate
-from render.authority_host import AuthorityHost
-from render.platforms import PLATFORMS
+from components.certificate_authority import installation as certificate_authority
+from components.certificate_authority.authority_host import AuthorityHost
+from components.certificate_authority.platforms import PLATFORMS
+from components.join_gate import installation as join_gate
 from tests.golden.conftest import Golden
 
 SCRIPTS = (".sh", ".py", ".env", ".sql")

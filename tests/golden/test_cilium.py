@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from render import cilium, from_lab
-from render.documents import cilium_files
-from tests.unit.render.bgp_examples import full_lab, lab
+from components import from_lab
+from components.cilium import values as cilium
+from components.documents import cilium_files
+from tests.unit.components.bgp.bgp_examples import full_lab, lab
 
 RELEASES = ("1.17.0", "1.18.4", "1.20.2")
 

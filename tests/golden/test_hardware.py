@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from config.load import from_stack_file
-from render import cloud_init, delivery
-from render.archive import File
-from render.hardware import HARDWARE, bare_metal, board
-from tests.unit.render.examples import AUTHORITY_PEM
+from components.archive import File
+from components.load import from_stack_file
+from components.machine_host import delivery
+from components.workers import bare_metal, board, cloud_init
+from components.workers.hardware_types import HARDWARE
+from tests.unit.components.examples import AUTHORITY_PEM
 
 STACK_FILE = Path(__file__).parent / "hardware.yaml"
 SCRIPTS = {
@@ -24,7 +25,7 @@ SCRIPTS = {
 
 @pytest.fixture(autouse=True)
 def scripts_stand_for_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scripts lie in render/files: here only their place is shown."""
+    """The scripts lie in on_node/ and on_host/: here only their place is shown."""
     for module, names in SCRIPTS.items():
         for name in names:
             path = tmp_path / name

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from render import cloud_init
-from render.seed import Cluster, Node
-from tests.unit.render.examples import AUTHORITY_PEM
+from components.workers import cloud_init
+from components.workers.seed import Cluster, Node
+from tests.unit.components.examples import AUTHORITY_PEM
 
 CLUSTER = Cluster(
     name="default-cluster",
@@ -52,7 +52,7 @@ NODES = {
 def test_seed(
     golden: Callable[[str, str], None], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The join script stands for itself in render/files: here only its place is shown."""
+    """The join script stands for itself in on_node/: here only its place is shown."""
     placeholder = tmp_path / "join.sh"
     placeholder.write_text("#!/bin/sh\n# render/files/join.sh\n")
     monkeypatch.setattr(cloud_init, "JOIN_SCRIPT", placeholder)

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from config.load import from_values
-from render import documents
-from render.hardware import HARDWARE
-from render.platforms import PLATFORMS
+from components import documents
+from components.certificate_authority.platforms import PLATFORMS
+from components.load import from_values
+from components.workers.hardware_types import HARDWARE
 from tests.preview.deployed import Deployed
-from tests.unit.config.test_load import VALUES
+from tests.unit.stack.test_load import VALUES
 
 State = list[dict[str, Any]]
 _SECRET = "4dabf18193072939515e22adb298388d"
@@ -180,7 +180,7 @@ def test_no_rendered_file_with_a_secret_is_readable_for_others(state: State) -> 
     """But for the boot server's web tree of bare metal, which the installer reads; see trust.md."""
     made = named(state)
     secret = opened(made["gate-join-secret"]["outputs"])["privateKeyPem"]
-    certificate = opened(made["ca-cfssl"]["outputs"])["stdout"]
+    certificate = opened(made["ca-pair"]["outputs"])["stdout"]
     workers = {
         name: worker for name, worker in VALUES["workers"].items() if worker["hardware"] in HARDWARE
     }

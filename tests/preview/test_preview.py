@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from lab import stack
-from lab.pins import CHECKOUT
+from tools.pins import CHECKOUT
 
-VALID = CHECKOUT / "tests/unit/config/valid.yaml"
+VALID = CHECKOUT / "tests/unit/stack/valid.yaml"
 Change = Callable[[dict[str, Any]], None]
 
 

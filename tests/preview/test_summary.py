@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import summary
+from components import summary
 from tests.preview.conftest import KEY
 from tests.preview.deployed import Change, Config, Deployed
 

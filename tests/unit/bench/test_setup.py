@@ -6,7 +6,7 @@ import pytest
 
 from bench import setup
 from bench.measure import BenchError
-from lab.pins import Layout
+from tools.pins import Layout
 
 OUTPUT = """\
 autojoin: [1/4] Debian packages

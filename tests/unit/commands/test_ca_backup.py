@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from commands import backup_file, ca_backup, ca_restore
-from commands.ssh import host_key_algorithms, refusal
-from config.models import Host
-from lab.errors import LabError
+from components.shell.ssh import options, refusal
+from stack.models import Host
+from tools.errors import LabError
 
 PHRASE = "a pass phrase of some length"
 HOST = Host(address="192.0.2.2", host_key="ssh-ed25519 " + "A" * 68)
-STACK = Path("tests/unit/config/valid.yaml")
+STACK = Path("tests/unit/stack/valid.yaml")
 
 
 def tar(files: dict[str, bytes]) -> bytes:
@@ -114,9 +114,9 @@ def test_refusals_name_the_key_of_the_configuration(said: str, message: str) -> 
     assert message in refusal(HOST, said)
 
 
-def test_only_the_pinned_kind_of_host_key_is_asked_for() -> None:
-    assert host_key_algorithms("ssh-ed25519 AAAA") == "ssh-ed25519"
-    assert host_key_algorithms("ssh-rsa AAAA") == "rsa-sha2-512,rsa-sha2-256"
+def test_only_the_pinned_kind_of_host_key_is_asked_for(tmp_path: Path) -> None:
+    host = HOST.model_copy(update={"host_key": "ecdsa-sha2-nistp256 AAAA"})
+    assert "HostKeyAlgorithms=ecdsa-sha2-nistp256" in options(host, tmp_path)
 
 
 def test_commands_fail_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from commands import drift
 from commands.live import Unreachable, on_host
-from config.load import from_values
-from config.models import Host
-from render import bgp, documents
-from tests.unit.config.test_load import VALUES
+from components import documents
+from components.bgp import resources as bgp
+from components.load import from_values
+from stack.models import Host
+from tests.unit.stack.test_load import VALUES
 
 NOW = datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC)
 LAB = from_values({**VALUES, "workers": {"machine": VALUES["workers"]["machine"]}})

@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from commands import picture as drawing
 from commands.graph import main, picture
-from config.load import from_stack_file, from_values
-from lab.pins import CHECKOUT
-from render import picture as drawing
-from tests.unit.config.test_load import VALUES
+from components.load import from_stack_file, from_values
+from tests.unit.stack.test_load import VALUES
+from tools.pins import CHECKOUT
 
 OMNIOS = CHECKOUT / "Pulumi.omnios.yaml"
 SVG = "{http://www.w3.org/2000/svg}"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from commands.new import main
-from config.load import examine, from_stack_file
-from lab.pins import CHECKOUT
+from components.load import examine, from_stack_file
+from tools.pins import CHECKOUT
 
 FLAGS = [
     *("--name", "cellar", "--api-server", "https://10.1.0.5:6443", "--node-cidrs", "10.1.0.0/24"),

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from commands import render
-from tests.unit.render.examples import AUTHORITY_PEM
+from tests.unit.components.examples import AUTHORITY_PEM
 
-VALID = Path(__file__).parents[1] / "config" / "valid.yaml"
+VALID = Path(__file__).parents[1] / "stack" / "valid.yaml"
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from commands import ssh, status
-from config.load import from_stack_file
-from config.models import Host
-from lab.pins import CHECKOUT
+from commands import status
+from components.load import from_stack_file
+from components.shell import ssh
+from stack.models import Host
+from tools.pins import CHECKOUT
 
-CONFIG = CHECKOUT / "tests/unit/config"
+CONFIG = CHECKOUT / "tests/unit/stack"
 LAB = from_stack_file(CONFIG / "valid.yaml")
 NAME, WORKER = next(iter(LAB.workers.items()))
 

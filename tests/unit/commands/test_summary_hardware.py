@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from commands.summary import Preview, Step, summarise, text
+from components.summary import Preview, Step, summarise, text
 
 PARENT = "urn:pulumi:x::autojoin::autojoin:workers:Bhyve::guest"
 COMMAND = f"{PARENT.rpartition('::')[0]}$command:remote:Command::guest"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from config.load import examine_content
-from lab.pins import CHECKOUT
+from components.load import examine_content
+from tools.pins import CHECKOUT
 
 DOCUMENTS = [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").glob("*.md"))]
 TARGETS = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))

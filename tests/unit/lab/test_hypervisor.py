@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from lab import authority, facts, hypervisor, pki
-from lab.errors import LabError
 from lab.hypervisor import Binaries
 from lab.place import Place
-from tests.unit.render.recipes import unpacked
+from tests.unit.components.machine_host.recipes import unpacked
+from tools.errors import LabError
 
 
 @pytest.fixture

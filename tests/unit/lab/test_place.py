@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab import place
-from lab.errors import LabError
 from lab.place import Place, Process
+from tools.errors import LabError
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 LAB_NETWORKS = IPv4Network("10.64.0.0/10")

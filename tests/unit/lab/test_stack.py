@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from config.load import from_stack_file
+from components.load import from_stack_file
 from lab import stack
-from lab.errors import LabError
 from lab.facts import LabFacts
+from tools.errors import LabError
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk7"
 

@@ -1,0 +1,248 @@
+"""The commands behind the Makefile: `python -m commands.lab COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from commands.check import show
+from components.load import examine, from_stack_file
+from lab import facts, lab, place, stack
+from stack.problem import ConfigError
+from tools import install as tools
+from tools.errors import LabError, tell
+from tools.pins import CHECKOUT, Layout
+from tools.plugins import install as plugins
+
+# The lab waits up to 5 minutes for a node; all of them join side by side.
+PARALLEL = "64"
+REJOIN_SECONDS = 60
+
+
+def up() -> None:
+    """The lab, then `pulumi up` of its stack, then a table of nodes."""
+    started = time.monotonic()
+    print(f"autojoin: {plugins.describe(Layout())}", flush=True)
+    where = place.allocate(CHECKOUT)
+    stack.prepare(where)
+    check_file(stack.FILE)
+    lab.up(where)
+    unlock(where)
+    arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--parallel", PARALLEL]
+    engine(arguments, stack.environment(where))
+    await_nodes(where)
+    print_nodes(where)
+    print(f"autojoin: up in {time.monotonic() - started:.0f} s. To look around:")
+    print('    eval "$(make env)"\n    kubectl get nodes\n    pulumi stack output nodes')
+
+
+def down(everything: bool) -> None:
+    """`pulumi destroy`, then the lab stopped and removed."""
+    where = place.find(CHECKOUT)
+    if where is not None:
+        if where.running() and stack.exists(where):
+            unlock(where)
+            arguments = ["destroy", "--yes", "--skip-preview", "--parallel", PARALLEL]
+            try:
+                engine(arguments, stack.environment(where))
+            except LabError as error:
+                print(f"autojoin: {error}; the lab is removed all the same", file=sys.stderr)
+        stack.forget(where)
+        lab.down(where)
+    if everything:
+        lab.down_all(CHECKOUT)
+
+
+def unlock(where: place.Place) -> None:
+    """Remove the lock of an engine that was killed; the lab's backend has no other user."""
+    locks = where.state / "pulumi" / ".pulumi" / "locks"
+    for lock in locks.rglob("*.json") if locks.exists() else []:
+        try:
+            pid = int(json.loads(lock.read_text())["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if not Path(f"/proc/{pid}").exists():
+            lock.unlink(missing_ok=True)
+
+
+def engine(arguments: list[str], environment: dict[str, str], folder: Path = CHECKOUT) -> None:
+    """Run `pulumi` for the person at the terminal; LabError where it fails."""
+    command = ["pulumi", *arguments, "--non-interactive"]
+    status = subprocess.run(command, cwd=folder, env={**os.environ, **environment}).returncode
+    if status:
+        raise LabError(f"`pulumi {arguments[0]}` ended with {status}; what failed stands above")
+
+
+def await_nodes(where: place.Place) -> None:
+    """After a restart of the lab, nodes that joined before need a moment to be Ready again."""
+    deadline = time.monotonic() + REJOIN_SECONDS
+    while time.monotonic() < deadline:
+        ready = readiness(where)
+        if all(ready.get(name) == "True" for name in configured(where)):
+            return
+        time.sleep(0.5)
+
+
+def configured(where: place.Place) -> dict[str, Any]:
+    """The nodes of the stack's outputs, by name."""
+    answer = captured(where, ["pulumi", "stack", "output", "nodes", "--json"])
+    return dict(json.loads(answer))
+
+
+def print_nodes(where: place.Place) -> None:
+    """Name, hardware, Ready and seconds to join of every node."""
+    nodes = configured(where)
+    ready = readiness(where)
+    rows = [("NAME", "HARDWARE", "ADDRESS", "READY", "SECONDS TO JOIN")]
+    for name, node in nodes.items():
+        seconds = (node["joined"] or {}).get("readySeconds")
+        state = ready.get(name, "missing")
+        shown = "?" if seconds is None else f"{seconds:.2f}"
+        rows.append((name, node["hardware"], node["address"], state, shown))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    print()
+    for row in rows:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+    print()
+    late = [name for name in nodes if ready.get(name) != "True"]
+    if late:
+        raise LabError(f"not Ready: {', '.join(late)}; `make status`, kubectl describe node NAME")
+
+
+def readiness(where: place.Place) -> dict[str, str]:
+    """Node name to the status of its Ready condition, as the API server has it now."""
+    answer = captured(where, ["kubectl", "get", "nodes", "--output", "json"])
+    return {
+        node["metadata"]["name"]: condition["status"]
+        for node in json.loads(answer)["items"]
+        for condition in node["status"].get("conditions", [])
+        if condition["type"] == "Ready"
+    }
+
+
+def captured(where: place.Place, command: list[str]) -> str:
+    environment = {**os.environ, **stack.environment(where)}
+    answer = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
+    if answer.returncode:
+        raise LabError(f"`{' '.join(command)}` failed: {answer.stderr.strip()}")
+    return answer.stdout
+
+
+def prepared() -> place.Place:
+    """This checkout's lab with its keys, stack file and stack, whether it runs or not."""
+    where = place.allocate(CHECKOUT)
+    stack.prepare(where)
+    return where
+
+
+def check_file(path: Path) -> None:
+    """Every problem of the stack file at once, as one LabError."""
+    try:
+        from_stack_file(path)
+    except ConfigError as error:
+        raise LabError(str(error)) from None
+
+
+def check(path: Path) -> None:
+    if path.resolve() == stack.FILE and not path.exists():
+        where = place.allocate(CHECKOUT)
+        facts.prepare(where)
+        stack.write_file(where)
+    if not show(path, examine(path)):
+        sys.exit(1)
+
+
+def environment(name: str) -> None:
+    """Of the lab's stack all that it needs. Of any other the tools: its plugins and its backend
+    are the user's own, which nothing of the lab's may stand in for."""
+    if name == stack.STACK:
+        print(stack.exports(stack.environment(prepared())))
+    else:
+        print(stack.exports({"PATH": tools.search_path(Layout())}))
+
+
+def run(command: list[str]) -> None:
+    code = subprocess.run(command, cwd=CHECKOUT).returncode
+    if code:
+        sys.exit(code)
+
+
+def lint() -> None:
+    run(["ruff", "check", "."])
+    run(["ruff", "format", "--check", "."])
+    run(["mypy", "."])
+    run(["lint-imports", "--no-cache"])
+
+
+END_TO_END = "tests/e2e"
+
+
+def test(wanted: list[str]) -> None:
+    """The tests named; else the checks of style and types, and all tests in two halves at once.
+
+    The end-to-end half waits for its lab most of the time, and leaves a core to the other one.
+    """
+    pytest = [sys.executable, "-m", "pytest"]
+    if wanted:
+        run([*pytest, *wanted])
+        return
+    with tempfile.TemporaryFile("w+") as output:
+        labs = subprocess.Popen(
+            [*pytest, END_TO_END, "-p", "no:cacheprovider"],
+            cwd=CHECKOUT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            lint()
+            run([*pytest, "tests", f"--ignore={END_TO_END}"])
+        finally:
+            status = labs.wait()
+            output.seek(0)
+            print(output.read(), end="", flush=True)
+    if status:
+        sys.exit(status)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("up", "lint"):
+        commands.add_parser(name)
+    commands.add_parser("env").add_argument("stack", nargs="?", default=stack.STACK)
+    commands.add_parser("down").add_argument("--all", action="store_true")
+    commands.add_parser("check").add_argument("file", type=Path)
+    commands.add_parser("test").add_argument("tests", nargs="*", default=[])
+    given = parser.parse_args()
+    os.environ["PATH"] = tools.search_path(Layout())
+    actions: dict[str, Callable[[], None]] = {
+        "up": up,
+        "env": lambda: environment(given.stack),
+        "lint": lint,
+        "down": lambda: down(given.all),
+        "check": lambda: check(given.file),
+        "test": lambda: test(given.tests),
+    }
+    try:
+        actions[given.command]()
+    except (LabError, ConfigError) as error:
+        tell(error)
+        return 1
+    except KeyboardInterrupt:
+        print("autojoin: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Revocation that bites: who may no longer write to the API server, as an admission policy.
+
+kube-apiserver reads neither CRL nor OCSP (kubernetes#18982), so a revoked certificate opens its
+door until it expires. A ValidatingAdmissionPolicy closes it for writes: it looks the user up in
+one ConfigMap, by node name (a removed worker) and by certificate (one that was superseded; the
+API server tells its fingerprint since Kubernetes 1.32). A list of the barred, never of the
+admitted: nodes that autojoin did not make are none of its business.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+NAMESPACE = "kube-system"
+NAME = "autojoin-barred-nodes"
+NODE_PREFIX = "node."
+CERTIFICATE_PREFIX = "certificate."
+
+_USER_PREFIX = "system:node:"
+# Where kube-apiserver puts it: k8s.io/apiserver/pkg/authentication/user, CredentialIDKey.
+_CREDENTIAL = "authentication.kubernetes.io/credential-id"
+_CREDENTIAL_PREFIX = "X509SHA256="
+_SCRIPT = "components/admission/admission.py"
+
+
+def policy() -> dict[str, Any]:
+    """The ValidatingAdmissionPolicy: every write of a barred node is refused."""
+    name = f"request.userInfo.username.substring({len(_USER_PREFIX)})"
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": NAME},
+        "spec": {
+            # A policy that can't be evaluated must not let a removed node in.
+            "failurePolicy": "Fail",
+            "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+            "matchConstraints": {
+                "resourceRules": [
+                    {
+                        "apiGroups": ["*"],
+                        "apiVersions": ["*"],
+                        "operations": ["*"],
+                        # Subresources too: node status, tokens of service accounts.
+                        "resources": ["*/*"],
+                    }
+                ]
+            },
+            "matchConditions": [
+                {
+                    "name": "a-node",
+                    "expression": f"request.userInfo.username.startsWith('{_USER_PREFIX}')",
+                }
+            ],
+            "variables": [
+                {"name": "barred", "expression": "has(params.data) ? params.data : {}"},
+                {
+                    "name": "certificates",
+                    "expression": "has(request.userInfo.extra) &&"
+                    f" '{_CREDENTIAL}' in request.userInfo.extra ?"
+                    f" request.userInfo.extra['{_CREDENTIAL}'] : []",
+                },
+            ],
+            "validations": [
+                {
+                    "expression": f"!(('{NODE_PREFIX}' + {name}) in variables.barred)",
+                    "messageExpression": f"{name} + ' is barred: it was removed from its"
+                    " autojoin stack; add it there to let it join anew'",
+                    "reason": "Forbidden",
+                },
+                {
+                    "expression": "!variables.certificates.exists(id,"
+                    f" ('{CERTIFICATE_PREFIX}' + id.replace('{_CREDENTIAL_PREFIX}', ''))"
+                    " in variables.barred)",
+                    "messageExpression": f"'this certificate of ' + {name} + ' is barred:"
+                    " autojoin revoked it'",
+                    "reason": "Forbidden",
+                },
+            ],
+        },
+    }
+
+
+def binding() -> dict[str, Any]:
+    """The policy's binding: with the list of the barred, for the whole cluster."""
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": NAME},
+        "spec": {
+            "policyName": NAME,
+            "paramRef": {
+                "name": NAME,
+                "namespace": NAMESPACE,
+                # Deny would refuse every write of everybody, not only of nodes, once the list is
+                # lost: the match conditions are looked at after the parameter.
+                "parameterNotFoundAction": "Allow",
+            },
+            "validationActions": ["Deny"],
+        },
+    }
+
+
+def command(action: str) -> list[str]:
+    """The words that run `action` (apply, remove) where the program runs, with `command_input`."""
+    return ["python3", "-I", _SCRIPT, action]
+
+
+def command_input(generations: Mapping[str, int], revoked: str) -> str:
+    """Standard input of `command`: the workers there are, and what the gate has revoked.
+
+    `revoked` is what the gate's command of that name printed; it holds no secret.
+    """
+    return json.dumps(
+        {
+            "workers": dict(sorted(generations.items())),
+            "revoked": json.loads(revoked)["revoked"],
+            "namespace": NAMESPACE,
+            "name": NAME,
+            "policy": policy(),
+            "binding": binding(),
+        }
+    )

@@ -1,0 +1,504 @@
+#!/bin/sh
+# Sets up CFSSL and the OCSP and CRL responder on the certificate authority's host, or removes them.
+# usage: certificate-authority.sh install FOLDER   FOLDER: what components/certificate_authority/installation.py packs
+#        certificate-authority.sh pair FOLDER      checks the CA's pair; makes it, once, with generate
+#        certificate-authority.sh refresh          a new CRL; the OCSP signer's certificate where due
+#        certificate-authority.sh backup [keys]    a tar of certdb, configuration and public parts on
+#                                                  standard output; every private key too with `keys`
+#        certificate-authority.sh restore FOLDER   from FOLDER/backup, onto a host without a certdb
+#        certificate-authority.sh remove           keeps the certdb and the CA's own pair
+# Standard output of install and pair: exactly the CA's certificate in PEM.
+set -eu
+umask 077
+
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck disable=SC1091
+. "$here/certificate-authority.env"
+# shellcheck disable=SC2154
+PATH=$path
+export PATH
+# shellcheck disable=SC1091
+. "$here/authority-host.sh"
+# shellcheck disable=SC1091
+. "$here/platform.sh"
+# Set by certificate-authority.env and platform.sh:
+# shellcheck disable=SC2154
+: "$address" "$python" "$cfssl" "$programs" "$authority_user" "$configuration" "$authority" "$authority_state" \
+    "$gate" "$gate_state" "$gate_user" "$certdb" "$owner" "$owner_group" "$source" "$source_certificate" "$source_key" "$info_url" "$info_port" "$responder_url" \
+    "$responder_port"
+
+# A third of the three years that profile ocsp gives.
+renew_seconds=31536000
+
+# --- what must be right before anything on the host changes ---------------------------------------
+
+where="$address: certificateAuthority"
+
+check_pair() {
+    [ -f "$source_certificate" ] ||
+        fail "$where.certificate: $source_certificate is not there; put the CA's certificate there"
+    [ -f "$source_key" ] || fail "$where.key: $source_key is not there; put the CA's key there"
+    openssl x509 -in "$source_certificate" -out "$work/ca.pem" 2>/dev/null ||
+        fail "$where.certificate: $source_certificate is no certificate in PEM"
+    # An empty pass phrase, rather than a question that nobody answers.
+    openssl pkey -in "$source_key" -passin pass: -pubout -out "$work/ca-key.pub" 2>/dev/null ||
+        fail "$where.key: $source_key is no private key in PEM, or has a pass phrase; give it plain"
+    if [ -s "$work/known-ca.pem" ]; then
+        cmp -s "$work/known-ca.pem" "$work/ca.pem" ||
+            fail "$where.certificate: $source_certificate is another one than nodes were given; \
+where that is meant: pulumi up --replace '**::ca-pair'"
+    fi
+    openssl x509 -in "$work/ca.pem" -noout -pubkey >"$work/ca.pub"
+    cmp -s "$work/ca.pub" "$work/ca-key.pub" ||
+        fail "$where.key: $source_key does not belong to $source_certificate"
+    check_authority
+}
+
+check_authority() {
+    openssl x509 -in "$work/ca.pem" -noout -text >"$work/ca.txt"
+    grep -q 'CA:TRUE' "$work/ca.txt" ||
+        fail "$where.certificate: $source_certificate is no CA (basicConstraints lacks CA:TRUE)"
+    if grep -q 'X509v3 Key Usage' "$work/ca.txt"; then
+        for usage in Certificate CRL; do
+            grep -q "$usage Sign" "$work/ca.txt" ||
+                fail "$where.certificate: $source_certificate may not sign (keyUsage lacks $usage Sign)"
+        done
+    fi
+    # Without it certificates have no authority key identifier, by which CFSSL revokes.
+    identifier=$(sed -n '/Subject Key Identifier/{n;s/[: ]//g;p;}' "$work/ca.txt" | tr 'A-F' 'a-f')
+    [ -n "$identifier" ] ||
+        fail "$where.certificate: $source_certificate has no subjectKeyIdentifier: CFSSL could not revoke"
+    openssl x509 -in "$work/ca.pem" -noout -checkend 0 >/dev/null ||
+        fail "$where.certificate: $source_certificate has expired ($(openssl x509 -in "$work/ca.pem" -noout -enddate))"
+}
+
+# What it will do all day, once, on a certdb of no consequence.
+check_cfssl() {
+    sqlite3 "$work/try.sqlite" <"$work/certdb.sql" >/dev/null
+    printf '{"driver": "sqlite3", "data_source": "%s"}\n' "$work/try.sqlite" >"$work/try.json"
+    "$cfssl" crl -loglevel 3 -db-config "$work/try.json" -ca "$work/ca.pem" -ca-key "$source_key" \
+        -expiry 1h >"$work/try.crl" 2>"$work/try.log" || :
+    if grep -q CGO_ENABLED "$work/try.log"; then
+        fail "$address: $cfssl is built without sqlite (CGO_ENABLED=0); install there one that has it"
+    fi
+    decoded <"$work/try.crl" | openssl crl -inform DER -noout 2>/dev/null ||
+        fail "$address: $cfssl cannot sign with $source_key: $(tail -n 1 "$work/try.log")"
+}
+
+# CFSSL's 13 columns in their order; the last five but one came with its second migration.
+base_columns="serial_number authority_key_identifier ca_label status reason expiry revoked_at pem"
+later_columns="issued_at not_before metadata sans common_name"
+
+check_certdb() {
+    [ -s "$certdb" ] || return 0
+    columns=$(ask_certdb "SELECT name FROM pragma_table_info('certificates')") || certdb_failed
+    missing=
+    for column in $base_columns $later_columns; do
+        printf '%s\n' "$columns" | grep -qx "$column" || missing="$missing $column"
+    done
+    for column in $base_columns; do
+        case " $missing " in *" $column "*)
+            fail "$address: $certdb: is no certdb of CFSSL, its table certificates lacks:$missing; move it away" ;;
+        esac
+    done
+    others=$(ask_certdb "SELECT count(*) FROM certificates WHERE authority_key_identifier <> '$identifier'") ||
+        certdb_failed
+    [ "$others" = 0 ] ||
+        fail "$address: $certdb holds $others certificates of another CA, not of $source_certificate; \
+give that CA's pair, or move the certdb away"
+    ask_certdb "BEGIN IMMEDIATE; ROLLBACK" >/dev/null || certdb_failed
+}
+
+# As its owner, so that the database's own files stay his.
+ask_certdb() {
+    asker=root
+    if id -u "$authority_user" >/dev/null 2>&1; then asker=$authority_user; fi
+    as_user "$asker" sqlite3 -bail -cmd '.timeout 10000' "$certdb" "$1" 2>"$work/certdb.log"
+}
+
+certdb_failed() {
+    if grep -q 'locked' "$work/certdb.log"; then
+        fail "$address: $certdb is locked by another program; end that one (fuser $certdb names it)"
+    fi
+    fail "$address: $certdb cannot be read: $(tail -n 1 "$work/certdb.log"); move it away, or restore it from a backup"
+}
+
+check_everything() {
+    check_root
+    check_packages
+    check_space "$authority_state"
+    check_space "$authority"
+    check_pair
+    check_cfssl
+    check_certdb
+    check_port "$info_port" cfssl
+    check_port "$responder_port" ocsp-responder
+}
+
+# --- the CA's pair ----------------------------------------------------------------------------------
+
+pair() {
+    check_root
+    check_packages
+    [ "$source" != generate ] || make_pair
+    check_pair
+    cat "$work/ca.pem"
+}
+
+# Never replaces anything: what is there is checked and told.
+make_pair() {
+    if [ -e "$source_certificate" ]; then
+        [ -e "$source_key" ] ||
+            fail "$where.key: $source_key is not there, but its certificate $source_certificate is; \
+put the key back, or move the certificate away for a new CA"
+    else
+        [ ! -s "$certdb" ] || [ "$(ask_certdb 'SELECT count(*) FROM certificates')" = 0 ] ||
+            fail "$where.certificate: $source_certificate is not there, but $certdb holds certificates of an earlier CA; \
+put its pair back (make ca-restore), or move the certdb away for a new CA"
+        check_space "$source_certificate"
+        sign_itself
+    fi
+}
+
+# A key without a certificate is one that an interrupted run left: it is used.
+sign_itself() {
+    for path in "$source_key" "$source_certificate"; do
+        [ -d "$(dirname "$path")" ] || folder "$(dirname "$path")" 755 "$owner" "$owner_group"
+    done
+    if [ ! -e "$source_key" ]; then
+        openssl ecparam -name prime256v1 -genkey -noout -out "$source_key.new"
+        chmod 600 "$source_key.new"
+        mv "$source_key.new" "$source_key"
+    fi
+    "$cfssl" gencert -loglevel 3 -initca -ca-key "$source_key" "$work/authority.json" >"$work/made.json" ||
+        fail "$address: CFSSL did not make the CA's certificate"
+    field cert <"$work/made.json" >"$source_certificate.new"
+    chmod 644 "$source_certificate.new"
+    mv "$source_certificate.new" "$source_certificate"
+    say "$address: a new certificate authority: $source_certificate, $source_key"
+}
+
+# --- the certdb -----------------------------------------------------------------------------------
+
+make_certdb() {
+    if [ -s "$certdb" ]; then
+        [ -z "$missing" ] || migrate_certdb
+        return
+    fi
+    # Made beside and moved: an interrupted run leaves none rather than half of one.
+    rm -f "$certdb.new" "$certdb.new-wal" "$certdb.new-shm"
+    as_authority sqlite3 -bail "$certdb.new" <"$work/certdb.sql" >/dev/null
+    mv "$certdb.new" "$certdb"
+}
+
+# An older CFSSL's: what it lacks is added in one transaction, after a copy.
+migrate_certdb() {
+    say "$address: $certdb: an older schema; added:$missing (a copy: $certdb.before-migration)"
+    [ -s "$certdb.before-migration" ] || ask_certdb ".backup '$certdb.before-migration'" || certdb_failed
+    statements=
+    for column in $missing; do
+        case $column in
+        issued_at | not_before) kind=timestamp ;;
+        *) kind=blob ;;
+        esac
+        statements="$statements ALTER TABLE certificates ADD COLUMN $column $kind;"
+    done
+    index="CREATE INDEX IF NOT EXISTS certificates_common_name ON certificates (common_name);"
+    ask_certdb "BEGIN IMMEDIATE; $statements $index COMMIT" >/dev/null || certdb_failed
+    note certdb.sqlite
+}
+
+as_authority() {
+    as_user "$authority_user" "$@"
+}
+
+# --- revocation status: the OCSP signer's certificate, and the CRL ----------------------------------
+
+# Run by the host's own job as the authority's user; root becomes that one.
+refresh() {
+    [ "$(id -u)" != 0 ] || watch_services
+    if [ "$(id -u)" = 0 ] && [ "$(id -u "$authority_user")" != 0 ]; then
+        as_authority "$programs/certificate-authority.sh" refresh
+        return
+    fi
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    [ ! -s "$authority/ocsp-request.pem" ] || signer_is_good || sign_signer
+    "$cfssl" crl -loglevel 3 -db-config "$authority/db.json" -ca "$authority/ca.pem" \
+        -ca-key "$authority/ca-key.pem" -expiry 24h >"$work/crl" || fail "$address: CFSSL made no CRL"
+    deliver ca.crl decoded <"$work/crl"
+}
+
+signer_is_good() {
+    [ -s "$authority_state/ocsp.pem" ] &&
+        [ "$(signer_inputs)" = "$(cat "$authority_state/ocsp.inputs" 2>/dev/null)" ] &&
+        openssl x509 -in "$authority_state/ocsp.pem" -noout -checkend "$renew_seconds" >/dev/null
+}
+
+# What the certificate was made from: signed anew when one of these changes.
+signer_inputs() {
+    cat "$authority/ocsp-request.pem" "$authority/ca.pem" | openssl dgst -sha256 -r
+}
+
+sign_signer() {
+    "$cfssl" sign -loglevel 3 -ca "$authority/ca.pem" -ca-key "$authority/ca-key.pem" \
+        -config "$authority/config.json" -db-config "$authority/db.json" -profile ocsp - \
+        <"$authority/ocsp-request.pem" >"$work/signed.json" ||
+        fail "$address: CFSSL did not sign the OCSP signer's certificate"
+    deliver ocsp.pem field cert <"$work/signed.json"
+    signer_inputs | deliver ocsp.inputs cat
+}
+
+# deliver NAME COMMAND...: what the command makes becomes the file NAME, whole or not at all.
+deliver() {
+    delivery=$(mktemp "$authority_state/delivery.XXXXXX")
+    name=$1
+    shift
+    "$@" >"$delivery" || {
+        rm -f "$delivery"
+        fail "$address: $name could not be made"
+    }
+    mv -f "$delivery" "$authority_state/$name"
+}
+
+field() {
+    "$python" -I -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]], end="")' "$1"
+}
+
+decoded() {
+    "$python" -I -c 'import base64, sys; sys.stdout.buffer.write(base64.b64decode(sys.stdin.read()))'
+}
+
+# --- install --------------------------------------------------------------------------------------
+
+install_authority() {
+    check_everything
+    user "$authority_user" 'CFSSL certificate authority'
+    folder "$programs" 755 "$owner" "$owner_group"
+    folder "$configuration" 755 "$owner" "$owner_group"
+    folder "$authority" 750 "$owner" "$authority_user"
+    folder "$authority_state" 700 "$authority_user" "$authority_user"
+    place_programs
+    install_cfssl
+    install_responder
+    job revocation-refresh
+    update_gate
+    cat "$work/ca.pem"
+}
+
+place_programs() {
+    changes "$work/programs-changed"
+    for file in certificate-authority.sh authority-host.sh platform.sh as-user.py probe.py; do
+        place "$work/$file" "$programs/$file" 755 "$owner" "$owner_group"
+    done
+    place "$work/certificate-authority.env" "$programs/certificate-authority.env" 644 "$owner" "$owner_group"
+}
+
+install_cfssl() {
+    changes "$authority/restart-due"
+    make_certdb
+    secret "$authority/gate.key" "$authority_user"
+    secret "$authority/operator.key" "$authority_user"
+    place "$work/ca.pem" "$authority/ca.pem" 640 "$owner" "$authority_user"
+    place "$source_key" "$authority/ca-key.pem" 600 "$authority_user" "$authority_user"
+    place "$work/config.json" "$authority/config.json" 640 "$owner" "$authority_user"
+    place "$work/db.json" "$authority/db.json" 640 "$owner" "$authority_user"
+    install_service cfssl
+    run_service cfssl
+    check_health
+    settled
+}
+
+# CFSSL stays up without its key and only warns: what it answers counts.
+check_health() {
+    "$python" -I "$work/probe.py" 10 "$info_url" >"$work/answered.pem" || service_failed cfssl
+    openssl x509 -in "$work/answered.pem" -out "$work/answered.pem" 2>/dev/null || :
+    cmp -s "$work/answered.pem" "$work/ca.pem" ||
+        fail "$address: port $info_port answers with another CA; look there: $(port_owner "$info_port")"
+}
+
+install_responder() {
+    changes "$authority/responder-restart-due"
+    place "$work/responder.py" "$programs/responder.py" 755 "$owner" "$owner_group"
+    place "$work/responder.json" "$authority/responder.json" 640 "$owner" "$authority_user"
+    place "$work/ocsp-key.pem" "$authority/ocsp-key.pem" 600 "$authority_user" "$authority_user"
+    place "$work/ocsp-request.pem" "$authority/ocsp-request.pem" 640 "$owner" "$authority_user"
+    # Its own copy, so that another certificate restarts it too.
+    place "$work/ca.pem" "$authority/responder-ca.pem" 640 "$owner" "$authority_user"
+    as_authority "$programs/certificate-authority.sh" refresh
+    install_service ocsp-responder
+    run_service ocsp-responder
+    check_responder
+    settled
+}
+
+# As a relying party asks: the answer about the signer's own certificate, and the CRL.
+check_responder() {
+    "$python" -I "$work/probe.py" 10 "$responder_url/ca.crl" >"$work/answered.crl" || service_failed ocsp-responder
+    openssl crl -inform DER -in "$work/answered.crl" -noout -CAfile "$work/ca.pem" 2>"$work/answered.log" ||
+        service_failed ocsp-responder
+    openssl ocsp -issuer "$work/ca.pem" -CAfile "$work/ca.pem" -cert "$authority_state/ocsp.pem" \
+        -url "$responder_url" >"$work/answered.ocsp" 2>"$work/answered.log" || service_failed ocsp-responder
+    grep -q ': good' "$work/answered.ocsp" || {
+        cat "$work/answered.ocsp" "$work/answered.log" >&2
+        service_failed ocsp-responder
+    }
+}
+
+# A join gate that is here already must know this key and this certificate.
+update_gate() {
+    [ ! -x "$programs/join-gate.sh" ] || "$programs/join-gate.sh" renew >&2
+}
+
+# --- backup and restore ---------------------------------------------------------------------------
+
+backup() {
+    check_root
+    [ -s "$certdb" ] || fail "$address: there is no certificate authority here: $certdb is not there"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    mkdir "$work/backup"
+    copy_database "$authority_user" "$certdb" "$authority_state" certdb.sqlite
+    for file in ca.pem config.json db.json ocsp-request.pem; do
+        if [ -e "$authority/$file" ]; then cp "$authority/$file" "$work/backup/$file"; fi
+    done
+    for file in ocsp.pem ocsp.inputs ca.crl; do
+        if [ -e "$authority_state/$file" ]; then cp "$authority_state/$file" "$work/backup/$file"; fi
+    done
+    [ "$1" != keys ] || backup_keys
+    (cd "$work/backup" && openssl dgst -sha256 -r ./* >"$work/MANIFEST")
+    mv "$work/MANIFEST" "$work/backup/MANIFEST"
+    (cd "$work/backup" && tar -cf - ./*)
+}
+
+# With the keys, and what the join gate knows, a host can be made that nothing tells from this one.
+backup_keys() {
+    for file in ca-key.pem ocsp-key.pem gate.key operator.key; do
+        if [ -e "$authority/$file" ]; then cp "$authority/$file" "$work/backup/$file"; fi
+    done
+    [ -s "$gate_state/gate.sqlite" ] || return 0
+    for file in tls-key.pem request.pem tls.pem tls.inputs renewal; do
+        [ ! -e "$gate/$file" ] || cp "$gate/$file" "$work/backup/$file"
+    done
+    copy_database "$gate_user" "$gate_state/gate.sqlite" "$gate_state" gate.sqlite
+}
+
+# copy_database USER DATABASE FOLDER NAME: sqlite's own backup, whole whoever writes meanwhile.
+copy_database() {
+    rm -f "$3/backup.sqlite"
+    as_user "$1" sqlite3 -bail -cmd '.timeout 10000' "$2" ".backup '$3/backup.sqlite'" 2>"$work/certdb.log" ||
+        certdb_failed
+    [ "$(as_user "$1" sqlite3 "$3/backup.sqlite" 'PRAGMA quick_check; PRAGMA journal_mode=DELETE')" = "ok
+delete" ] || fail "$address: $2: its copy is damaged; nothing was saved"
+    mv "$3/backup.sqlite" "$work/backup/$4"
+}
+
+# Nothing that is there is replaced: a certdb is kept, a pair must be the same.
+restore() {
+    check_root
+    check_packages
+    check_space "$authority_state"
+    saved=$work/backup
+    [ ! -s "$certdb" ] || fail "$address: $certdb is here already; nothing was restored; \
+move it away, where what is in the backup is to replace it"
+    restored_pair ca.pem "$source_certificate" 644 certificate
+    restored_pair ca-key.pem "$source_key" 600 key
+    check_pair
+    user "$authority_user" 'CFSSL certificate authority'
+    folder "$configuration" 755 "$owner" "$owner_group"
+    folder "$authority" 750 "$owner" "$authority_user"
+    folder "$authority_state" 700 "$authority_user" "$authority_user"
+    changes "$work/restore-changed"
+    for file in gate.key operator.key; do
+        [ ! -s "$saved/$file" ] || place "$saved/$file" "$authority/$file" 640 "$owner" "$authority_user"
+    done
+    place "$saved/certdb.sqlite" "$certdb" 600 "$authority_user" "$authority_user"
+    as_authority sqlite3 "$certdb" 'PRAGMA journal_mode=WAL' >/dev/null
+    for file in ocsp.pem ocsp.inputs; do
+        [ ! -s "$saved/$file" ] ||
+            place "$saved/$file" "$authority_state/$file" 600 "$authority_user" "$authority_user"
+    done
+    say "$address: restored: $certdb, $source_certificate"
+    if [ -s "$saved/ocsp-key.pem" ]; then
+        cp "$saved/ocsp-key.pem" "$saved/ocsp-request.pem" "$work"
+        install_authority >/dev/null
+        restore_gate
+    fi
+}
+
+# restored_pair NAME PATH MODE SETTING: the backup's file in its place, or the same one there already.
+restored_pair() {
+    if [ ! -s "$saved/$1" ]; then
+        [ -e "$2" ] || fail "$where.$4: the backup was made without keys, and $2 is not there; put it there first"
+    elif [ -e "$2" ]; then
+        cmp -s "$saved/$1" "$2" ||
+            fail "$where.$4: $2 is there already, and is not the one of the backup; nothing was restored"
+    else
+        [ -d "$(dirname "$2")" ] || folder "$(dirname "$2")" 755 "$owner" "$owner_group"
+        cp "$saved/$1" "$2.new"
+        chmod "$3" "$2.new"
+        mv "$2.new" "$2"
+    fi
+}
+
+restore_gate() {
+    [ -s "$saved/gate.sqlite" ] || return 0
+    cp "$saved/tls-key.pem" "$saved/request.pem" "$work"
+    # Backups of before there was such a file have none.
+    [ ! -e "$saved/renewal" ] || cp "$saved/renewal" "$work"
+    user "$gate_user" 'autojoin join gate'
+    folder "$gate" 750 "$owner" "$gate_user"
+    folder "$gate_state" 700 "$gate_user" "$gate_user"
+    changes "$work/restore-changed"
+    place "$saved/tls.pem" "$gate/tls.pem" 644 "$owner" "$gate_user"
+    place "$saved/tls.inputs" "$gate/tls.inputs" 600 "$owner" "$owner_group"
+    [ -s "$gate_state/gate.sqlite" ] ||
+        place "$saved/gate.sqlite" "$gate_state/gate.sqlite" 600 "$gate_user" "$gate_user"
+    sh "$work/join-gate.sh" install "$work"
+}
+
+# --- remove ---------------------------------------------------------------------------------------
+
+remove_authority() {
+    check_root
+    no_job revocation-refresh
+    no_service ocsp-responder
+    no_service cfssl
+    services_gone
+    rm -rf "${authority:?}"
+    for file in ocsp.pem ocsp.inputs ca.crl; do
+        rm -f "${authority_state:?}/$file"
+    done
+    rm -f "$programs/certificate-authority.sh" "$programs/certificate-authority.env" "$programs/responder.py"
+    tidy
+    say "$address: CFSSL removed; kept: $certdb (and user $authority_user, who owns it), $source_certificate, $source_key"
+}
+
+# What the join gate still needs stays.
+tidy() {
+    if [ ! -e "$programs/join-gate.sh" ]; then
+        for file in authority-host.sh platform.sh as-user.py probe.py; do
+            rm -f "${programs:?}/$file"
+        done
+    fi
+    rmdir "$programs" "$configuration" 2>/dev/null || :
+}
+
+case ${1-} in
+install)
+    work=$2
+    install_authority
+    ;;
+pair)
+    work=$2
+    pair
+    ;;
+refresh) refresh ;;
+backup) backup "${2-}" ;;
+restore)
+    work=$2
+    restore
+    ;;
+remove) remove_authority ;;
+*) fail "usage: certificate-authority.sh install FOLDER | pair FOLDER | refresh | backup [keys] | restore FOLDER | remove" ;;
+esac

@@ -1,0 +1,239 @@
+"""The gate's HTTP interface: which request does what. See docs for the contract."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import time
+from collections.abc import Awaitable
+from typing import Any, Callable
+
+from cryptography.hazmat.primitives import serialization
+
+from . import envelope, issued, journal, names, progress, rules
+from .commits import Commits
+from .errors import AuthorityError, Refusal
+from .http1 import Request, Response
+from .locks import NodeLocks
+from .store import Event, Node, Store
+from .upstream import Upstream
+
+# The same words for a node that does not exist and for a key that does not fit.
+_NOT_AUTHENTIC = "not authentic: unknown node, or a token made with another join key"
+_STATUS_PREFIX = "/v1/status/"
+_Handler = Callable[[Request, str], Awaitable[Response]]
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
+def json_response(status: int, data: object) -> Response:
+    return Response(status, _ENCODER.encode(data).encode())
+
+
+def refusal_response(refusal: Refusal) -> Response:
+    """A refusal in CFSSL's shape, which the stock client prints."""
+    error = {"code": refusal.status, "message": refusal.message}
+    body = {"success": False, "result": None, "errors": [error], "messages": []}
+    headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
+    return Response(refusal.status, json.dumps(body).encode(), close=refusal.close, headers=headers)
+
+
+class Application:
+    """Answers requests, as many at once as there are."""
+
+    def __init__(
+        self,
+        store: Store,
+        commits: Commits,
+        upstream: Upstream,
+        following: progress.Progress,
+        locks: NodeLocks,
+        authority: issued.Authority,
+        hours: int,
+    ) -> None:
+        self._store = store
+        self._commits = commits
+        self._upstream = upstream
+        self._progress = following
+        self._authority = authority
+        self._hours = hours
+        self._locks = locks
+        self._routes: dict[tuple[str, str], _Handler] = {
+            ("POST", "/api/v1/cfssl/info"): self._info,
+            ("POST", "/api/v1/cfssl/authsign"): self._authsign,
+            ("POST", "/v1/progress"): self._report,
+            ("GET", "/healthz"): self._health,
+        }
+
+    async def answer(self, request: Request, remote: str) -> Response:
+        """The response to a request; refusals included. `remote` is the client's address."""
+        try:
+            return await self._handler(request)(request, remote)
+        except Refusal as refusal:
+            journal.record(
+                "refused",
+                path=request.path[:80],
+                status=refusal.status,
+                reason=refusal.message,
+                remote=remote,
+            )
+            return refusal_response(refusal)
+
+    def _handler(self, request: Request) -> _Handler:
+        if request.path.startswith(_STATUS_PREFIX) and request.method == "GET":
+            return self._status
+        handler = self._routes.get((request.method, request.path))
+        if handler is not None:
+            return handler
+        known = {path for _, path in self._routes}
+        if request.path in known or request.path.startswith(_STATUS_PREFIX):
+            raise Refusal(405, f"{request.method}: not for this path", close=True)
+        raise Refusal(404, "no such path")
+
+    async def _health(self, request: Request, remote: str) -> Response:
+        self._store.names()
+        return json_response(200, {"status": "ok"})
+
+    async def _info(self, request: Request, remote: str) -> Response:
+        certificate = self._authority.certificate
+        pem = certificate.public_bytes(serialization.Encoding.PEM).decode().strip()
+        result = {
+            "certificate": pem,
+            "usages": ["signing", "key encipherment", "client auth", "server auth"],
+            "expiry": f"{self._hours}h",
+        }
+        body = {"success": True, "result": result, "errors": [], "messages": []}
+        return json_response(200, body)
+
+    async def _authsign(self, request: Request, remote: str) -> Response:
+        started = time.monotonic()
+        signed = envelope.parse_envelope(request.body)
+        data = envelope.parse_object(signed.request, "the request")
+        certificate_request = rules.read_request(data)
+        name = rules.claimed_name(certificate_request)
+        node = self._authentic_node(name, signed)
+        signable = rules.check(data, certificate_request, name, node.addresses)
+        certificate, serial = await self._certificate(node, signable, remote)
+        journal.record(
+            "joined",
+            node=name,
+            identity=node.identity,
+            serial=serial,
+            milliseconds=round((time.monotonic() - started) * 1000, 1),
+            remote=remote,
+        )
+        result = {"certificate": certificate}
+        body = {"success": True, "result": result, "errors": [], "messages": []}
+        return json_response(200, body)
+
+    def _authentic_node(self, name: str, signed: envelope.Envelope) -> Node:
+        node = self._store.node(name) if names.is_name(name) else None
+        if not signed.authentic(node.join_key if node else None) or node is None:
+            raise Refusal(401, _NOT_AUTHENTIC)
+        if time.time() >= node.expires_at:
+            raise Refusal(
+                403, f"the join key of {name} has expired; raise its generation to join it anew"
+            )
+        return node
+
+    async def _certificate(
+        self, node: Node, signable: rules.Signable, remote: str
+    ) -> tuple[str, str | None]:
+        """The certificate for a join key's one public key, and its serial number where it is new.
+
+        Asked again, it is the one that was signed before.
+        """
+        name, identity, key = node.name, node.identity, signable.public_key
+        async with self._locks.held(name):
+            # Who claims a key signs for it, and nobody else while the lock is held.
+            if await self._commits.soon(lambda: self._store.claim(name, identity, key)):
+                return await self._sign(name, identity, signable)
+            present = self._store.node(name)
+        if present is None or present.identity != identity:
+            raise Refusal(401, _NOT_AUTHENTIC)
+        if present.public_key == key and present.certificate is not None:
+            return present.certificate, None
+        # Two machines hold this join key, or one was set up anew: a person should look.
+        journal.record("alarm", node=name, identity=identity, reason="a second key", remote=remote)
+        raise Refusal(409, f"{name} has already joined; raise its generation to join it anew")
+
+    async def _sign(self, name: str, identity: str, signable: rules.Signable) -> tuple[str, str]:
+        key = signable.public_key
+        try:
+            pem = await self._upstream.sign(signable)
+            serial = issued.check(pem, signable, self._authority, self._hours)
+        except AuthorityError as error:
+            if error.definite:
+                await self._commits.soon(lambda: self._store.release(name, identity, key))
+            journal.record("authority-failed", node=name, reason=str(error))
+            raise Refusal(502, str(error)) from None
+        if not await self._commits.soon(
+            lambda: self._store.issued(name, identity, key, pem, serial)
+        ):
+            journal.record("withheld", node=name, serial=serial.number)
+            raise Refusal(401, _NOT_AUTHENTIC)
+        return pem, serial.number
+
+    async def _report(self, request: Request, remote: str) -> Response:
+        signed = envelope.parse_envelope(request.body)
+        data = envelope.parse_object(signed.request, "the request")
+        name = data.get("node")
+        if not isinstance(name, str):
+            raise Refusal(400, "node: must be text")
+        node = self._authentic_node(name, signed)
+        secrets = (node.join_key, node.status_token)
+        reports = progress.checked_reports(data, secrets)
+        await self._progress.report(name, reports)
+        for it in reports:
+            message = it.message or None
+            journal.record("progress", node=name, phase=it.phase, state=it.state, message=message)
+        return Response(204)
+
+    async def _status(self, request: Request, remote: str) -> Response:
+        name = request.path[len(_STATUS_PREFIX) :]
+        node = self._store.node(name) if names.is_name(name) else None
+        _check_bearer(request, node)
+        after = _number(request.query, "after", 1_000_000_000)
+        wait = _number(request.query, "wait", progress.WAIT_LIMIT_SECONDS)
+        events = await self._progress.follow(name, int(after), wait)
+        if request.query.get("format") == "lines":
+            return Response(200, _lines(events), "text/plain; charset=utf-8")
+        return json_response(200, {"node": name, "events": [_shown(event) for event in events]})
+
+
+def _check_bearer(request: Request, node: Node | None) -> None:
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    expected = (node.status_token if node else b"\0" * 32).hex()
+    fits = hmac.compare_digest(expected.encode(), text.strip().lower().encode())
+    if scheme.lower() != "bearer" or not fits or node is None:
+        raise Refusal(401, "not authentic: unknown node, or another status token")
+
+
+def _number(query: dict[str, str], name: str, largest: float) -> float:
+    text = query.get(name, "0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= largest:
+        raise Refusal(400, f"{name}: must be a number from 0 to {largest:g}, found {text[:20]!r}")
+    return value
+
+
+def _shown(event: Event) -> dict[str, Any]:
+    return {
+        "number": event.number,
+        "phase": event.phase,
+        "state": event.state,
+        "message": event.message,
+        "at": event.at,
+    }
+
+
+def _lines(events: list[Event]) -> bytes:
+    """One event a line, for shells without jq; messages hold neither tabs nor line ends."""
+    return "".join(
+        f"{event.number}\t{event.at:.3f}\t{event.phase}\t{event.state}\t{event.message}\n"
+        for event in events
+    ).encode()

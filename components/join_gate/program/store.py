@@ -1,0 +1,339 @@
+"""The gate's own state: nodes, their events, and the revocations that are still to be done.
+
+SQLite in WAL mode: the service and the commands (register, remove, status) share the file. A
+transaction is on the disk when it has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import GateError
+
+EVENTS_KEPT = 256
+_LOCK_SECONDS = 15.0
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS nodes (
+  name TEXT PRIMARY KEY,
+  addresses TEXT NOT NULL,
+  generation INTEGER NOT NULL,
+  identity TEXT NOT NULL,
+  join_key BLOB NOT NULL,
+  status_token BLOB NOT NULL,
+  expires_at REAL NOT NULL,
+  public_key TEXT,
+  certificate TEXT,
+  joined_at REAL
+);
+CREATE TABLE IF NOT EXISTS used (
+  node TEXT PRIMARY KEY,
+  generation INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS events (
+  node TEXT NOT NULL,
+  number INTEGER NOT NULL,
+  at REAL NOT NULL,
+  phase TEXT NOT NULL,
+  state TEXT NOT NULL,
+  message TEXT NOT NULL,
+  PRIMARY KEY (node, number)
+);
+CREATE TABLE IF NOT EXISTS certificates (
+  serial TEXT NOT NULL,
+  authority_key TEXT NOT NULL,
+  node TEXT NOT NULL,
+  identity TEXT NOT NULL,
+  revoke INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (serial, authority_key)
+);
+"""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What `register` is given. Keys are raw bytes; `life_seconds` counts from now."""
+
+    name: str
+    addresses: tuple[str, ...]
+    generation: int
+    identity: str
+    join_key: bytes
+    status_token: bytes
+    life_seconds: float
+
+
+@dataclass(frozen=True)
+class Node:
+    """A registered node. `expires_at` and `joined_at` are seconds since the epoch.
+
+    `public_key` is the one that the join key was used for (SHA-256, hex), None before the join;
+    `certificate` the PEM that was issued for it.
+    """
+
+    name: str
+    addresses: tuple[str, ...]
+    generation: int
+    identity: str
+    join_key: bytes
+    status_token: bytes
+    expires_at: float
+    public_key: str | None
+    certificate: str | None
+    joined_at: float | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One progress report; `at` is the gate's clock in seconds since the epoch."""
+
+    number: int
+    at: float
+    phase: str
+    state: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Serial:
+    """A certificate as the certdb names it: decimal serial, authority key identifier in hex."""
+
+    number: str
+    authority_key: str
+
+
+class Busy(Exception):
+    """Another process is in a transaction."""
+
+
+class Store:
+    """One SQLite file. Each call is one transaction, but those within `transaction` are one."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            # Each statement is a transaction of its own, unless one is begun.
+            self._database = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            self._database.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise GateError(f"{path}: cannot be opened: {error}") from None
+
+    def close(self) -> None:
+        self._database.close()
+
+    @contextmanager
+    def transaction(self, *, wait: bool = True) -> Iterator[None]:
+        """All calls within, or none of them; Busy at once where it can't begin without waiting."""
+        if self._database.in_transaction:
+            yield
+            return
+        self._begin(wait)
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    def _begin(self, wait: bool) -> None:
+        if wait:
+            self._database.execute("BEGIN IMMEDIATE")
+            return
+        self._database.execute("PRAGMA busy_timeout=0")
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise Busy from None
+            raise
+        finally:
+            self._database.execute(f"PRAGMA busy_timeout={int(_LOCK_SECONDS * 1000)}")
+
+    def node(self, name: str) -> Node | None:
+        """The node's registration, None where there is none."""
+        row = self._database.execute(
+            "SELECT name, addresses, generation, identity, join_key, status_token, expires_at,"
+            " public_key, certificate, joined_at FROM nodes WHERE name = ?",
+            (name,),
+        ).fetchone()
+        return None if row is None else Node(row[0], tuple(json.loads(row[1])), *row[2:])
+
+    def names(self) -> list[str]:
+        rows = self._database.execute("SELECT name FROM nodes ORDER BY name").fetchall()
+        return [row[0] for row in rows]
+
+    def version(self) -> int:
+        """Another number after anybody else, in whichever process, changed something."""
+        number: int = self._database.execute("PRAGMA data_version").fetchone()[0]
+        return number
+
+    def register(self, registration: Registration, stale: Iterable[Serial]) -> bool:
+        """Write a registration; True where its identity is new or changed.
+
+        A changed identity forgets the join and its events, and marks for revocation `stale` and
+        every certificate that was issued under another identity. GateError where its generation
+        has joined before and was left since: that join key lies about on a disk somewhere.
+        """
+        database = self._database
+        with self.transaction():
+            row = database.execute(
+                "SELECT identity, generation FROM nodes WHERE name = ?", (registration.name,)
+            ).fetchone()
+            if row is None or row[1] != registration.generation:
+                _check_generation(database, registration)
+            changed = row is None or row[0] != registration.identity
+            if row is not None and changed:
+                self._forget(database, registration.name, stale)
+            database.execute(
+                "INSERT INTO nodes (name, addresses, generation, identity, join_key, status_token,"
+                " expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET addresses = excluded.addresses,"
+                " generation = excluded.generation, identity = excluded.identity,"
+                " join_key = excluded.join_key, status_token = excluded.status_token,"
+                " expires_at = excluded.expires_at",
+                (
+                    registration.name,
+                    json.dumps(registration.addresses),
+                    registration.generation,
+                    registration.identity,
+                    registration.join_key,
+                    registration.status_token,
+                    time.time() + registration.life_seconds,
+                ),
+            )
+        return changed
+
+    def remove(self, name: str, stale: Iterable[Serial]) -> None:
+        """Remove a node and mark its certificates, and `stale`, for revocation."""
+        with self.transaction():
+            self._forget(self._database, name, stale)
+
+    @staticmethod
+    def _forget(database: sqlite3.Connection, name: str, stale: Iterable[Serial]) -> None:
+        _note_use(database, name)
+        database.execute("DELETE FROM nodes WHERE name = ?", (name,))
+        database.execute("DELETE FROM events WHERE node = ?", (name,))
+        database.execute("UPDATE certificates SET revoke = 1 WHERE node = ?", (name,))
+        database.executemany(
+            "INSERT INTO certificates (serial, authority_key, node, identity, revoke)"
+            " VALUES (?, ?, ?, '', 1)"
+            " ON CONFLICT (serial, authority_key) DO UPDATE SET revoke = 1",
+            [(serial.number, serial.authority_key, name) for serial in stale],
+        )
+
+    def to_revoke(self) -> list[Serial]:
+        """Certificates that are marked for revocation, of all nodes."""
+        rows = self._database.execute(
+            "SELECT serial, authority_key FROM certificates WHERE revoke = 1 ORDER BY rowid"
+        ).fetchall()
+        return [Serial(*row) for row in rows]
+
+    def revoked(self, serial: Serial) -> None:
+        """Forget a certificate: the certdb says of it from now on that it is revoked."""
+        self._database.execute(
+            "DELETE FROM certificates WHERE serial = ? AND authority_key = ?",
+            (serial.number, serial.authority_key),
+        )
+
+    def claim(self, name: str, identity: str, public_key: str) -> bool:
+        """Bind the join key to `public_key` before anything is signed for it.
+
+        False where it has a certificate, is bound to another key, or is gone.
+        """
+        changed = self._database.execute(
+            "UPDATE nodes SET public_key = ?3 WHERE name = ?1 AND identity = ?2"
+            " AND certificate IS NULL AND (public_key IS NULL OR public_key = ?3)",
+            (name, identity, public_key),
+        )
+        return changed.rowcount == 1
+
+    def release(self, name: str, identity: str, public_key: str) -> None:
+        """Undo a claim for which nothing was signed."""
+        self._database.execute(
+            "UPDATE nodes SET public_key = NULL WHERE name = ? AND identity = ?"
+            " AND public_key = ? AND certificate IS NULL",
+            (name, identity, public_key),
+        )
+
+    def issued(
+        self, name: str, identity: str, public_key: str, certificate: str, serial: Serial
+    ) -> bool:
+        """Keep an issued certificate.
+
+        False where the node was removed or registered anew meanwhile: the certificate is then
+        marked for revocation and must not be handed out.
+        """
+        with self.transaction():
+            kept = self._database.execute(
+                "UPDATE nodes SET certificate = ?, joined_at = ?"
+                " WHERE name = ? AND identity = ? AND public_key = ?",
+                (certificate, time.time(), name, identity, public_key),
+            ).rowcount
+            self._database.execute(
+                "INSERT INTO certificates (serial, authority_key, node, identity, revoke)"
+                " VALUES (?, ?, ?, ?, ?) ON CONFLICT (serial, authority_key) DO NOTHING",
+                (serial.number, serial.authority_key, name, identity, not kept),
+            )
+        return kept == 1
+
+    def append_events(self, name: str, events: Sequence[tuple[float, str, str, str]]) -> None:
+        """Add events (at, phase, state, message), dropping the oldest over EVENTS_KEPT.
+
+        Where there is no such node any more, nothing happens.
+        """
+        database = self._database
+        with self.transaction():
+            if not database.execute("SELECT 1 FROM nodes WHERE name = ?", (name,)).fetchone():
+                return
+            last: int = database.execute(
+                "SELECT coalesce(max(number), 0) FROM events WHERE node = ?", (name,)
+            ).fetchone()[0]
+            rows = [(name, number, *event) for number, event in enumerate(events, last + 1)]
+            database.executemany(
+                "INSERT INTO events (node, number, at, phase, state, message)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+            database.execute(
+                "DELETE FROM events WHERE node = ? AND number <= ?",
+                (name, last + len(rows) - EVENTS_KEPT),
+            )
+
+    def events(self, name: str, after: int) -> list[Event]:
+        """The node's events with a number above `after`, oldest first."""
+        rows: Sequence[tuple[Any, ...]] = self._database.execute(
+            "SELECT number, at, phase, state, message FROM events"
+            " WHERE node = ? AND number > ? ORDER BY number",
+            (name, after),
+        ).fetchall()
+        return [Event(*row) for row in rows]
+
+
+def _note_use(database: sqlite3.Connection, name: str) -> None:
+    """Remember that this generation's join key was used, before its row goes."""
+    database.execute(
+        "INSERT INTO used (node, generation) SELECT name, generation FROM nodes"
+        " WHERE name = ? AND public_key IS NOT NULL ON CONFLICT (node) DO UPDATE"
+        " SET generation = max(used.generation, excluded.generation)",
+        (name,),
+    )
+
+
+def _check_generation(database: sqlite3.Connection, registration: Registration) -> None:
+    _note_use(database, registration.name)
+    row = database.execute(
+        "SELECT generation FROM used WHERE node = ?", (registration.name,)
+    ).fetchone()
+    used = row[0] if row else 0
+    if registration.generation <= used:
+        raise GateError(
+            f"{registration.name}: generation {used} has joined before, and a join key is good for "
+            f"one join: set its generation to {used + 1} or higher, found {registration.generation}"
+        )

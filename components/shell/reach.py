@@ -1,0 +1,70 @@
+"""Whether a host lets this program in: looked at once in an `up`, before the first command there.
+
+The command plugin would find out as well, but in words that name no key of the configuration, and
+after a minute of dials. A preview reaches no host, so it looks at none; nor does a destroy, which
+does not run this program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pulumi
+from pydantic import SecretStr
+
+from components.shell import ssh
+from stack.models import Host
+
+# A machine that is just starting refuses a few times.
+TRIES = 8
+_DELAY_SECONDS, _FACTOR = 0.2, 1.7  # 12 s in all where a port is closed
+
+_looks: dict[str, pulumi.ResourceHook] = {}
+
+
+def before_commands(
+    host: Host, private_key: str | None, before_update: list[Any] | None = None
+) -> pulumi.ResourceHookBinding:
+    """Hooks for every command on `host`; they fail it with what is wrong, where and what to do.
+
+    `private_key` is the key to log in with, in the clear; None leaves it to the SSH agent.
+    `before_update` are further hooks.
+    """
+    if host.where not in _looks:
+        name = f"look at {host.where.removeprefix('autojoin:')}"
+        _looks[host.where] = pulumi.ResourceHook(name, _once(host, private_key))
+    hook = _looks[host.where]
+    return pulumi.ResourceHookBinding(
+        before_create=[hook], before_update=[hook, *(before_update or [])]
+    )
+
+
+def _once(
+    host: Host, private_key: str | None
+) -> Callable[[pulumi.ResourceHookArgs], Awaitable[None]]:
+    looks: list[asyncio.Task[None]] = []
+
+    async def look(_: pulumi.ResourceHookArgs) -> None:
+        if not looks:
+            looks.append(asyncio.ensure_future(_look(host, private_key)))
+        await asyncio.shield(looks[0])
+
+    return look
+
+
+async def _look(host: Host, private_key: str | None) -> None:
+    """Try as the command plugin would. pulumi.RunError where the host can't be used."""
+    given = SecretStr(private_key) if private_key else None
+    there = host.model_copy(update={"private_key": given, "private_key_file": None})
+    delay = _DELAY_SECONDS
+    for left in reversed(range(TRIES)):
+        said = await asyncio.to_thread(ssh.trouble, there)
+        if not said:
+            return
+        if not left or ssh.is_final(said):
+            # Of `host`, which still tells where its key came from.
+            raise pulumi.RunError(ssh.refusal(host, said))
+        await asyncio.sleep(delay)
+        delay *= _FACTOR

@@ -1,0 +1,144 @@
+"""One command on one of the stack's hosts over SSH, its host key pinned."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+
+from stack.models import Host
+
+_DIAL_SECONDS = 10
+_SECONDS = 60
+# What ssh itself ends with, whatever the command there would have.
+_NOT_CONNECTED = 255
+_FINGERPRINT = re.compile(r"SHA256:[\w+/]+")
+
+
+class SshError(Exception):
+    """Why there is no answer, as a line for a person."""
+
+
+def run(host: Host, command: str) -> str:
+    """What `command` prints on `host`; SshError where it can't be had."""
+    with tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as folder:
+        words = ["ssh", *options(host, Path(folder)), f"{host.user}@{host.address}", command]
+        try:
+            answer = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
+            )
+        except FileNotFoundError:
+            raise SshError("ssh is not on PATH; install an OpenSSH client") from None
+        except subprocess.TimeoutExpired:
+            raise SshError(f"{host.address}: no answer within {_SECONDS} s") from None
+    if answer.returncode == _NOT_CONNECTED:
+        raise SshError(refusal(host, answer.stderr.strip()))
+    if answer.returncode:
+        lines = answer.stderr.strip().splitlines() or [f"exit status {answer.returncode}"]
+        raise SshError(f"{host.address}: {lines[-1]}")
+    return answer.stdout
+
+
+def trouble(host: Host) -> str:
+    """What ssh says where it can't log in on `host`; empty where it can, or is not installed."""
+    with tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as folder:
+        # At the usual level it keeps to itself what is wrong with a host key's type.
+        words = ["ssh", "-o", "LogLevel=INFO", *options(host, Path(folder))]
+        words += [f"{host.user}@{host.address}", "true"]
+        try:
+            answer = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
+            )
+        except FileNotFoundError:
+            return ""
+        except subprocess.TimeoutExpired:
+            return f"no answer within {_SECONDS} s"
+    if answer.returncode != _NOT_CONNECTED:
+        return ""
+    return answer.stderr.strip() or "no reason given"
+
+
+def is_final(said: str) -> bool:
+    """Whether trying again is of no use: it is another host, or lets this user not in."""
+    return _is_another_host(said) or _is_refused(said)
+
+
+def refusal(host: Host, said: str) -> str:
+    """ssh's own failure in the words of the configuration: what, where, found, what to do."""
+    there = f"{host.address} port {host.port}"
+    last = said.splitlines()[-1] if said else "no reason given"
+    if _is_another_host(said):
+        found = _FINGERPRINT.search(said)
+        shown = found[0] if found else last
+        return (
+            f"{host.where}.hostKey: {there} shows another host key ({shown}) than this one "
+            f"({fingerprint(host.host_key)}); nothing was sent there. Someone may be in between; "
+            "where the host was installed anew, compare on its console, and put here what this "
+            f"prints: ssh-keyscan -t ed25519,ecdsa -p {host.port} {shlex.quote(host.address)}"
+        )
+    if _is_refused(said):
+        return (
+            f"{host.where}: {there} refuses the login of {host.user} with {_credential(host)} "
+            f"({last}); put its public half into that user's authorized_keys there, or give "
+            "another user, privateKey or privateKeyFile"
+        )
+    return (
+        f"{host.where}: {there} can't be reached ({last}); see that the host is on, that sshd "
+        "runs there, and that address and port are right"
+    )
+
+
+def _is_another_host(said: str) -> bool:
+    return "Host key verification failed" in said or "no matching host key type" in said
+
+
+def _is_refused(said: str) -> bool:
+    return "Permission denied" in said or "Too many authentication failures" in said
+
+
+def _credential(host: Host) -> str:
+    if host.private_key:
+        return "privateKey"
+    return f"privateKeyFile {host.private_key_file}" if host.private_key_file else "the SSH agent"
+
+
+def fingerprint(host_key: str) -> str:
+    """A public key's, as ssh-keygen -l writes it."""
+    digest = hashlib.sha256(base64.b64decode(host_key.split()[1])).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+
+
+def options(host: Host, folder: Path) -> list[str]:
+    """ssh's options; the pinned key, and a private key out of the configuration, go to `folder`."""
+    known = folder / "known_hosts"
+    name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
+    known.write_text(f"{name} {host.host_key}\n")
+    settings = {
+        "BatchMode": "yes",
+        "StrictHostKeyChecking": "yes",
+        "UserKnownHostsFile": str(known),
+        "GlobalKnownHostsFile": "/dev/null",
+        "ConnectTimeout": str(_DIAL_SECONDS),
+        # Only of the pinned key's type, or the server offers another, which then looks wrong.
+        "HostKeyAlgorithms": host.host_key.split()[0],
+        "LogLevel": "ERROR",
+        "Port": str(host.port),
+    }
+    words = ["-F", "none"]
+    for key, value in settings.items():
+        words += ["-o", f"{key}={value}"]
+    if host.private_key:
+        file = folder / "key"
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(host.private_key.get_secret_value().strip() + "\n")
+        words += ["-o", "IdentitiesOnly=yes", "-i", str(file)]
+    elif host.private_key_file:
+        path = Path(host.private_key_file).expanduser()
+        words += ["-o", "IdentitiesOnly=yes", "-i", str(path)]
+    return words

@@ -1,0 +1,579 @@
+"""What a preview would change, for a person: `python -m components.summary EVENTS`.
+
+A pure function of what the engine foretells (the event log of `pulumi preview --event-log`, or the
+output of `pulumi preview --json --show-sames`): nodes, certificates, BGP and pools, the rest. Every
+step of the engine is told of; secrets are never shown, only that they change, and the hashes that
+the stack's outputs hold anyway.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stack import wording
+
+_WORKERS = "autojoin:workers:"
+_MACHINE_HOST = "autojoin:workers:MachineHost"
+_STACK = "pulumi:pulumi:Stack"
+_QUIET = {"same", "refresh", "read", "read-replacement", "discard", "discard-replaced"}
+_MARKS = {"create": "+", "delete": "-", "update": "~", "replace": "±"}
+_WORDS = {"create": "new", "delete": "removed", "update": "changed", "replace": "replaced"}
+# Follow each change of the workers, and say nothing that their own lines don't.
+FOLLOWERS = {"admission-revoked", "admission-bars"}
+_MOST_DETAILS = 8
+_LONGEST_VALUE = 160
+_INPUTS = {
+    "create": "the command that is run",
+    "delete": "the command for its removal",
+    "connection": "how its host is reached",
+    "stdin": "what it is given",
+}
+# What the engine writes for what it can't know yet (pulumi's UnknownStringValue).
+_UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+
+
+class SummaryError(Exception):
+    """Why there is no summary, as a line for a person."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One resource as the engine foretells it. `old`, `new`: its inputs; `diffs`: changed ones."""
+
+    op: str
+    urn: str
+    old: dict[str, Any] = field(default_factory=dict)
+    new: dict[str, Any] = field(default_factory=dict)
+    diffs: tuple[str, ...] = ()
+    parent: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.urn.rpartition("::")[2]
+
+    @property
+    def type(self) -> str:
+        return self.urn.split("::")[2].rpartition("$")[2]
+
+    @property
+    def changes(self) -> bool:
+        return self.op not in _QUIET
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What the engine foretells: its steps, and the stack's outputs before and after."""
+
+    steps: list[Step]
+    old: dict[str, Any] = field(default_factory=dict)
+    new: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line: `op` as the engine has it, what it is about, details."""
+
+    op: str
+    what: str
+    details: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Summary:
+    """What changes. A node is in exactly one of the lists of `nodes`."""
+
+    nodes: dict[str, dict[str, str]] = field(default_factory=dict)
+    issued: list[str] = field(default_factory=list)
+    revoked: list[str] = field(default_factory=list)
+    sections: dict[str, list[Change]] = field(default_factory=dict)
+
+    @property
+    def nothing(self) -> bool:
+        changed = [kind for kind in self.nodes if kind != "untouched"]
+        return not changed and not self.sections
+
+
+# --- what the engine says ----------------------------------------------------------------------
+
+
+def read(text: str) -> Preview:
+    """A preview from its event log, or from `pulumi preview --json`. SummaryError otherwise."""
+    try:
+        if '"steps"' in text and text.lstrip().startswith("{\n"):
+            return _from_digest(json.loads(text))
+        return _from_events(
+            json.loads(line)
+            for line in text.splitlines()
+            # The log is mostly debug messages, which are not worth parsing.
+            if '"resourcePreEvent"' in line or '"resOutputsEvent"' in line
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SummaryError(f"what the engine said can't be read ({error!r})") from None
+
+
+def _from_events(events: Iterable[dict[str, Any]]) -> Preview:
+    steps: list[Step] = []
+    outputs: list[dict[str, Any]] = [{}, {}]
+    for event in events:
+        kind = "resourcePreEvent" if "resourcePreEvent" in event else "resOutputsEvent"
+        about = event[kind]["metadata"]
+        states = [about.get("old") or {}, about.get("new") or {}]
+        if about["type"] == _STACK:
+            outputs = [
+                state.get("outputs") or known for state, known in zip(states, outputs, strict=True)
+            ]
+        elif kind == "resourcePreEvent":
+            old, new = (state.get("inputs") or {} for state in states)
+            diffs = tuple(about.get("detailedDiff") or about.get("diffs") or ())
+            parent = (states[1] or states[0]).get("parent", "")
+            steps.append(Step(about["op"], about["urn"], old, new, diffs, parent))
+    return Preview(_logical(steps), *outputs)
+
+
+def _from_digest(digest: dict[str, Any]) -> Preview:
+    steps: list[Step] = []
+    old_outputs: dict[str, Any] = {}
+    for step in digest["steps"]:
+        old, new = step.get("oldState") or {}, step.get("newState") or {}
+        diffs = tuple(step.get("detailedDiff") or step.get("diffReasons") or ())
+        parent = (new or old).get("parent", "")
+        made = Step(
+            step["op"], step["urn"], old.get("inputs") or {}, new.get("inputs") or {}, diffs, parent
+        )
+        if made.type == _STACK:
+            old_outputs = old.get("outputs") or {}
+        else:
+            steps.append(made)
+    return Preview(_logical(steps), old_outputs, {})
+
+
+def _logical(steps: list[Step]) -> list[Step]:
+    """One step a resource: a replacement is told as several."""
+    found: dict[str, Step] = {}
+    for step in steps:
+        op = "replace" if "replace" in step.op and step.op not in _QUIET else step.op
+        before = found.get(step.urn)
+        # The step `replace` itself is the one that knows both what was and what will be.
+        if before is None or not before.changes or step.op == "replace":
+            found[step.urn] = Step(op, step.urn, step.old, step.new, step.diffs, step.parent)
+    # What does not depend on each other is deleted in any order.
+    return sorted(found.values(), key=lambda step: step.urn if step.op == "delete" else "")
+
+
+# --- what it means --------------------------------------------------------------------------------
+
+
+def summarise(preview: Preview) -> Summary:
+    """What the steps mean for nodes, certificates, BGP and the rest."""
+    summary = Summary()
+    nodes = _nodes(preview)
+    for name, (kind, why, renewed) in nodes.items():
+        summary.nodes.setdefault(kind, {})[name] = why
+        anew = kind in ("re-provisioned", "to be provisioned anew")
+        if kind == "added" or anew or renewed:
+            summary.issued.append(name)
+        if kind == "removed" or anew or renewed:
+            summary.revoked.append(name)
+    # The engine deletes side by side, in an order of its own each time.
+    for step in sorted(preview.steps, key=lambda it: (it.op == "delete") * it.urn):
+        if step.changes and not of_worker(step):
+            section, change = _other(step, bool(nodes_changed(nodes)))
+            if change is not None:
+                summary.sections.setdefault(section, []).append(change)
+    return summary
+
+
+def nodes_changed(nodes: dict[str, tuple[str, str, bool]]) -> list[str]:
+    return [name for name, (kind, _, _) in nodes.items() if kind != "untouched"]
+
+
+def _is_worker(type_: str) -> bool:
+    return type_.startswith(_WORKERS) and type_ != _MACHINE_HOST
+
+
+def of_worker(step: Step) -> bool:
+    """Whether a step is a worker's component, or what is directly in one."""
+    kinds = step.urn.split("::")[2].split("$")
+    return any(_is_worker(kind) for kind in kinds)
+
+
+def _nodes(preview: Preview) -> dict[str, tuple[str, str, bool]]:
+    """Each node's kind of change, why, and whether its certificate is renewed besides."""
+    steps: dict[str, list[Step]] = {}
+    for step in preview.steps:
+        if _is_worker(step.type):
+            steps.setdefault(step.name, [])
+    for step in preview.steps:
+        if of_worker(step):
+            name = step.name if _is_worker(step.type) else step.parent.rpartition("::")[2]
+            steps.setdefault(name, []).append(step)
+    old, new = preview.old.get("nodes") or {}, preview.new.get("nodes") or {}
+    return {
+        name: _node(found, old.get(name) or {}, new.get(name) or {})
+        for name, found in sorted(steps.items())
+    }
+
+
+def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str, bool]:
+    components = [step for step in steps if _is_worker(step.type)]
+    ops = {step.op for step in components}
+    if ops == {"create", "delete"}:
+        return "re-provisioned", _different(old, new) or "another type of hardware", False
+    if "create" in ops:
+        return "added", _described(new), False
+    if "delete" in ops:
+        return "removed", _described(old), False
+    changed = {step.name: step for step in steps if step.changes}
+    registration = next(
+        (step for name, step in changed.items() if name.endswith("-registration")), None
+    )
+    rest = [step for step in changed.values() if step is not registration]
+    if changed and new.get("userDataSha256") == _UNKNOWN:
+        return (
+            "known only after the CA host ran",
+            "the authority's certificate is asked for anew",
+            False,
+        )
+    kind = machine_change(
+        (new or old).get("hardware") == "nspawn",
+        _top(registration) if registration is not None else set(),
+        {name for step in rest for name in _inputs(step)},
+    )
+    if kind in ("re-provisioned", "to be provisioned anew"):
+        return kind, _different(old, new) or "what it is made from changed", False
+    if kind == "seed delivered anew":
+        return _delivered(_seed(old, new))
+    if kind == "rebooted":
+        return kind, _different(old, new) or "its machine changed", False
+    if registration is not None:
+        return "registered again", _named([registration]), False
+    if rest:
+        return "settings changed", _named(rest) or "outputs", False
+    if new and old.get("userDataSha256") != new.get("userDataSha256"):
+        why = f"{_seed(old, new)}; carry it there, or raise its generation"
+        return "seed changed, not delivered", why, False
+    return "untouched", "", False
+
+
+def machine_change(started_here: bool, registration: set[str], delivery: set[str]) -> str:
+    """What an edit of a worker means for its machine, one of EFFECTS or "untouched".
+
+    By the inputs that change of its registration and of its delivery; `started_here` where the
+    graph itself restarts the machine (nspawn).
+    """
+    if "stdin" in registration:
+        return "re-provisioned" if started_here else "to be provisioned anew"
+    if not started_here and "stdin" in delivery:
+        return "seed delivered anew"
+    if {"stdin", "triggers"} & delivery:
+        return "rebooted"
+    if registration:
+        return "registered again"
+    return "settings changed" if delivery else "untouched"
+
+
+def _inputs(step: Step) -> set[str]:
+    """The inputs of a command that change; one that is replaced runs again, as by its triggers."""
+    return _top(step) | ({"triggers"} if step.op == "replace" else set())
+
+
+def _delivered(seed: str) -> tuple[str, str, bool]:
+    """Files of a machine that a person starts: cloud-init reads a seed once, so a node that has
+    joined keeps what it has."""
+    if seed:
+        return "seed delivered anew", f"{seed}; raise its generation for a joined node", False
+    return "files delivered anew", "not its seed", False
+
+
+def _top(step: Step) -> set[str]:
+    return {path.split(".")[0].split("[")[0] for path in step.diffs}
+
+
+def _named(steps: list[Step]) -> str:
+    """The changed inputs of commands, in words."""
+    names = {name for step in steps for name in _top(step)}
+    return ", ".join(sorted(_INPUTS.get(name, name) for name in names))
+
+
+def _described(node: dict[str, Any]) -> str:
+    words = [str(node[key]) for key in ("hardware", "address") if node.get(key)]
+    return ", ".join(words)
+
+
+def _different(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What the outputs say of a node's change; the seed's hash stands for the secrets in it."""
+    words = [
+        f"{key} {old[key]} → {new[key]}"
+        for key in ("hardware", "address", "generation")
+        if key in old and key in new and old[key] != new[key]
+    ]
+    return ", ".join([*words, *([seed] if (seed := _seed(old, new)) else [])])
+
+
+def _seed(old: dict[str, Any], new: dict[str, Any]) -> str:
+    hashes = [node.get("userDataSha256") for node in (old, new)]
+    if None in hashes or _UNKNOWN in hashes or hashes[0] == hashes[1]:
+        return ""
+    return f"seed {str(hashes[0])[:8]} → {str(hashes[1])[:8]}"
+
+
+# --- what is not a node -------------------------------------------------------------------------
+
+
+def _other(step: Step, workers_change: bool) -> tuple[str, Change | None]:
+    """The section of a step that is no worker's, and its line; None where it says nothing."""
+    if step.name in FOLLOWERS and step.op == "update" and workers_change:
+        return "", None
+    if step.type.startswith("kubernetes:cilium.io/"):
+        return "BGP and pools", _custom_resource(step)
+    if step.type == "kubernetes:helm.sh/v3:Release":
+        return "Cilium", Change(
+            step.op, f"release {step.new.get('name', step.name)}", _values(step)
+        )
+    if step.type.startswith("autojoin:"):
+        return "", None  # A component is told by what is in it.
+    if _MACHINE_HOST in step.urn:
+        host = step.parent.rpartition("::")[2]
+        values = [it for it in _values(step) if not it.startswith(_INPUTS["stdin"])]
+        return "Provisioning hosts", Change(step.op, host, [*values, *_shared(step)])
+    if step.type.startswith("pulumi:providers:"):
+        if step.type == "pulumi:providers:kubernetes":
+            return "Cluster", Change(step.op, "how the API server is reached", _values(step))
+        return "Plugins", Change(step.op, step.type.rpartition(":")[2], _values(step))
+    return _SECTIONS.get(step.name.partition("-")[0], "Other"), _plain(step)
+
+
+_SECTIONS = {
+    "ca": "Certificate authority",
+    "gate": "Join gate",
+    "admission": "Admission",
+    "rotation": "Admission",
+    "cilium": "Cilium",
+    "crd": "BGP and pools",
+    "bgp": "BGP and pools",
+}
+_WHAT = {
+    "ca-pair": "certificate of the authority",
+    "ca-cfssl": "CFSSL and its services on the CA host",
+    "gate-service": "the gate's service on the CA host",
+    "gate-key": "key of the gate's listener",
+    "gate-renewal": "certificate of the gate's listener, due for renewal (its key stays)",
+    "gate-request": "request for the certificate of the gate's listener",
+    "gate-join-secret": "the secret from which join keys derive",
+    "admission-revoked": "what is revoked, read from the gate",
+    "admission-bars": "the admission policy and its list of the barred",
+    "rotation": "leave for nodes to renew their own client certificates",
+    "crd-gate": "wait for Cilium's custom resource definitions",
+}
+
+
+def _plain(step: Step) -> Change:
+    what = _WHAT.get(step.name, f"{step.name} ({step.type.rpartition(':')[2]})")
+    return Change(step.op, what, _values(step))
+
+
+def _shared(step: Step) -> list[str]:
+    """The changed lines of what a provisioning host gets for all its nodes; it holds no secret."""
+    old, new = (state.get("stdin") for state in (step.old, step.new))
+    if new == _UNKNOWN:
+        return ["known only after the CA host ran: the authority's certificate is asked for anew"]
+    if step.op != "update" or not (isinstance(old, str) and isinstance(new, str)):
+        return []
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")
+    # Text of the files begins with + in it; the rest is how they are put together.
+    changed = [_shortened(f"{it[0]} {it[2:]}") for it in lines if it[:2] in ("-+", "++")][1:]
+    more = len(changed) - _MOST_DETAILS
+    return [*changed[:_MOST_DETAILS], *([f"and {more} lines more"] if more > 0 else [])]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+
+
+def _custom_resource(step: Step) -> Change:
+    kind = step.type.rpartition(":")[2]
+    body = step.new or step.old
+    details = _values(step)
+    if kind == "CiliumLoadBalancerIPPool":
+        blocks = body.get("spec", {}).get("blocks", [])
+        cidrs = [
+            block.get("cidr") or f"{block.get('start')}-{block.get('stop')}" for block in blocks
+        ]
+        return Change(step.op, f"pool {step.name} ({', '.join(cidrs)})", details)
+    return Change(step.op, f"{kind} {step.name}", details)
+
+
+def _block(block: dict[str, Any]) -> str:
+    """A pool's network, or its range."""
+    return str(block.get("cidr") or f"{block.get('start')}-{block.get('stop')}")
+
+
+def _values(step: Step) -> list[str]:
+    """The changed inputs of an update, a path and two values each; secrets and bulk not shown."""
+    if step.op not in ("update", "replace"):
+        return []
+    found: list[str] = []
+    for key in sorted({*step.old, *step.new}):
+        found += _compared(key, step.old.get(key), step.new.get(key))
+    shown_keys = {line.split(":")[0].split(".")[0].split("[")[0] for line in found}
+    shown_keys |= {key for key, words in _INPUTS.items() if words in shown_keys}
+    found += [
+        f"{_INPUTS.get(key, key)}: changes (not shown)" for key in sorted(_top(step) - shown_keys)
+    ]
+    more = len(found) - _MOST_DETAILS
+    return [*found[:_MOST_DETAILS], f"and {more} more"] if more > 0 else found
+
+
+def _compared(path: str, old: Any, new: Any) -> Iterator[str]:
+    if old == new or path.startswith("__"):
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _compared(f"{path}.{key}", old.get(key), new.get(key))
+    elif isinstance(old, list) and isinstance(new, list):
+        yield from _compared_lists(path, old, new)
+    elif _is_bulk(old) or _is_bulk(new):
+        yield f"{_INPUTS.get(path, path)}: changes (not shown)"
+    else:
+        yield f"{path}: {_shown(old)} → {_shown(new)}"
+
+
+def _is_bulk(value: Any) -> bool:
+    return isinstance(value, str) and ("\n" in value or len(value) > _LONGEST_VALUE)
+
+
+def _compared_lists(path: str, old: list[Any], new: list[Any]) -> Iterator[str]:
+    """By name where the entries have one, so that a new first entry is one new entry."""
+    keys = ["name" if isinstance(item, dict) and "name" in item else "" for item in [*old, *new]]
+    if keys and all(keys):
+        before, after = ({item["name"]: item for item in items} for items in (old, new))
+        for name in sorted({*before, *after}):
+            yield from _compared(f"{path}[{name}]", before.get(name), after.get(name))
+    elif all(isinstance(item, (str, int)) for item in [*old, *new]):
+        yield f"{path}: {_shown(old)} → {_shown(new)}"
+    else:
+        for index in range(max(len(old), len(new))):
+            pair = [items[index] if index < len(items) else None for items in (old, new)]
+            yield from _compared(f"{path}[{index}]", *pair)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = wording.dotted_example(value)
+    return _shortened(text)
+
+
+# --- for a person, and for a program --------------------------------------------------------------
+
+EFFECTS = {
+    "added": ("create", "joins"),
+    "removed": ("delete", "certificate revoked, name barred, Node deleted"),
+    "re-provisioned": ("update", "starts and joins anew"),
+    "to be provisioned anew": (
+        "update",
+        "its certificate is revoked; start it from its new seed, by hand",
+    ),
+    "seed delivered anew": ("update", "keeps running, with what it joined with"),
+    "files delivered anew": ("update", "keeps running"),
+    "rebooted": ("update", "restarts, and keeps its certificate"),
+    "registered again": ("update", "keeps running"),
+    "settings changed": ("update", "keeps running"),
+    "seed changed, not delivered": ("update", "keeps running"),
+    "known only after the CA host ran": ("update", "re-provisioned only if that changes"),
+}
+_COLOURS = {"+": "\033[32m", "-": "\033[31m", "~": "\033[33m", "±": "\033[35m"}
+
+
+def text(summary: Summary, *, colours: bool = False) -> str:
+    """The summary as lines."""
+    if summary.nothing:
+        count = len(summary.nodes.get("untouched", {}))
+        return f"Nothing changes ({count} nodes untouched)."
+    lines = ["Nodes", *_node_lines(summary)]
+    if summary.issued or summary.revoked:
+        lines.append("Certificates")
+        for word, names in (("issued to", summary.issued), ("revoked of", summary.revoked)):
+            if names:
+                lines.append(f"    {word} {_listed(names)}")
+    for section, changes in summary.sections.items():
+        lines.append(section)
+        for change in changes:
+            lines.append(f"  {_MARKS.get(change.op, '?')} {change.what}: {_word(change.op)}")
+            lines += [f"      {detail}" for detail in change.details]
+    return "\n".join(_coloured(line) if colours else line for line in lines)
+
+
+def _node_lines(summary: Summary) -> list[str]:
+    lines = []
+    for kind, (op, effect) in EFFECTS.items():
+        for name, why in summary.nodes.get(kind, {}).items():
+            lines.append(f"  {_MARKS[op]} {name}: {kind} ({why}): {effect}")
+    untouched = list(summary.nodes.get("untouched", {}))
+    if untouched:
+        lines.append(f"  = {len(untouched)} untouched: {_listed(untouched)}")
+    return lines or ["    none"]
+
+
+def _word(op: str) -> str:
+    return _WORDS.get(op, op)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:12])
+    return shown if len(names) <= 12 else f"{shown} and {len(names) - 12} more"
+
+
+def _coloured(line: str) -> str:
+    mark = line[2:3]
+    if line[:2] == "  " and mark in _COLOURS:
+        return f"  {_COLOURS[mark]}{mark}\033[0m{line[3:]}"
+    return line if line.startswith(" ") else f"\033[1m{line}\033[0m"
+
+
+def as_data(summary: Summary) -> dict[str, Any]:
+    """The summary for a program."""
+    return {
+        "nodes": {kind: summary.nodes.get(kind, {}) for kind in [*EFFECTS, "untouched"]},
+        "certificates": {"issued": summary.issued, "revoked": summary.revoked},
+        "sections": {
+            name: [asdict(change) for change in changes]
+            for name, changes in summary.sections.items()
+        },
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m components.summary",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "events", help="the event log or the JSON of a preview; - is standard input"
+    )
+    parser.add_argument("--json", action="store_true", help="for a program")
+    given = parser.parse_args(arguments)
+    try:
+        source = sys.stdin.read() if given.events == "-" else Path(given.events).read_text()
+        summary = summarise(read(source))
+    except (OSError, SummaryError) as error:
+        print(f"autojoin: {error}", file=sys.stderr)
+        return 1
+    if given.json:
+        print(json.dumps(as_data(summary), indent=2, ensure_ascii=False))
+    else:
+        print(text(summary, colours=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""A worker on bare metal: installed over the network by Ubuntu's installer, without a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from components.archive import File, text
+from components.workers import cloud_init
+from components.workers.hardware import Emission, Hardware
+from components.workers.seed import Cluster, Node
+
+GUARD_SCRIPT = Path(__file__).parent / "on_node" / "install-guard.sh"
+# Where iPXE was booted from; its own setting, filled in by the machine.
+BOOT_SERVER = "http://${next-server}/autojoin/"
+
+
+class BareMetal(Hardware):
+    """The seed is the installer's: an autoinstall document with the node's user-data nested in it.
+
+    The web root has a folder for the machine, `<mac>/`: the iPXE script, and the seed under the
+    node's identity, so that no cache between answers with that of an earlier generation.
+    """
+
+    name = "bare-metal"
+    plain = True
+    grow_root = False  # the installer has filled the disk
+
+    @property
+    def seed_url(self) -> str:
+        """Where the web root is served; ends in a slash."""
+        host = self.lab.provisioner(self.settings)
+        return (host.seed_url if host else None) or BOOT_SERVER
+
+    def own_files(self, emission: Emission) -> dict[str, File]:
+        return {
+            "dnsmasq.conf": text(self.dnsmasq(), 0o644),
+            **{f"http/{path}": file for path, file in self.web_files(emission).items()},
+        }
+
+    def delivered_files(self, emission: Emission) -> dict[str, File]:
+        """The web root's files; what is of no use there is in the node's folder beside them."""
+        return {
+            **self.web_files(emission),
+            f"{self.node}/dnsmasq.conf": text(self.dnsmasq(), 0o644),
+            f"{self.node}/node.json": text(self.description(emission), 0o644),
+        }
+
+    def web_files(self, emission: Emission) -> dict[str, File]:
+        """What the web server serves: readable for it, and the join key with it; see docs/trust."""
+        folder = f"{self.mac}/{emission.identity}"
+        seed = {
+            f"{folder}/{name}": text(content, 0o644)
+            for name, content in emission.seed.files().items()
+        }
+        script = text(self.boot_script(f"{self.seed_url}{folder}/"), 0o644)
+        return {f"{self.mac}/boot.ipxe": script, **seed}
+
+    def user_data(
+        self, cluster: Cluster, node: Node, authority_pem: str, join_key: str
+    ) -> dict[str, Any]:
+        """The installer's answers, by Ubuntu's autoinstall schema. Its disk is the named one."""
+        guard = ["sh", "-c", GUARD_SCRIPT.read_text(), "install-guard"]
+        disk = self.settings.disk or ""
+        answers = {
+            "version": 1,
+            "early-commands": [[*guard, disk, node.identity]],
+            "locale": "C.UTF-8",
+            "keyboard": {"layout": "us"},
+            "refresh-installer": {"update": False},
+            "network": cloud_init.network(cluster, node),
+            "storage": {"layout": {"name": "direct", "match": {"path": disk}}},
+            "ssh": {"install-server": True, "allow-pw": False},
+            "updates": "security",
+            "shutdown": "reboot",
+            "user-data": super().user_data(cluster, node, authority_pem, join_key),
+        }
+        return {"autoinstall": answers}
+
+    def boot_script(self, seed: str) -> str:
+        """iPXE's script. The installer's kernel and disc lie beside the seeds in the web root."""
+        system = f"{self.seed_url}{self.settings.os_release}"
+        disc = f"{system}/live-server-{self.settings.architecture or self.architecture}.iso"
+        # No shell reads this line, so the `;` that NoCloud wants needs no quotes.
+        kernel = (
+            f"kernel {system}/vmlinuz initrd=initrd ip=dhcp url={disc} autoinstall "
+            f"ds=nocloud;s={seed} cloud-config-url=/dev/null ---"
+        )
+        return f"#!ipxe\n# {self.node}\n{kernel}\ninitrd {system}/initrd\nboot\n"
+
+    def dnsmasq(self) -> str:
+        """dnsmasq's part: the machine's address by its MAC, and iPXE's way to its script."""
+        settings = self.settings
+        tag = f"set:{self.node}"
+        script = f"{self.seed_url}{self.mac}/boot.ipxe"
+        return (
+            f"# {self.node}: include this from dnsmasq.conf (conf-file=), beside a dhcp-range\n"
+            f"dhcp-host={self.mac},{tag},{settings.address},{self.node}\n"
+            "dhcp-userclass=set:ipxe,iPXE\n"
+            f"dhcp-boot=tag:{self.node},tag:ipxe,{script}\n"
+        )

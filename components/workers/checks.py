@@ -1,0 +1,175 @@
+"""Cross-checks of workers: names, addresses, hardware, provisioning hosts."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from stack.models import Lab, Worker
+from stack.problem import Problem
+from stack.repeats import twins
+from stack.types import Address, Network
+
+# Folders of `make render` beside those of the nodes.
+RESERVED_NAMES = {"ca", "cilium"}
+# What of cloud-init's user-data autojoin writes as lists; a user's own are appended.
+LISTS = ("bootcmd", "runcmd", "write_files", "users", "packages", "mounts", "fs_setup")
+_REQUIRED = {"bare-metal": ("mac", "disk"), "turing-rk1": ("slot",), "turing-cm4": ("slot",)}
+_ARCHITECTURES = {"turing-rk1": "arm64", "turing-cm4": "arm64", "bhyve": "amd64"}
+# What only one type of hardware heeds: to set it elsewhere is a mistake.
+_ONLY = {
+    "image": ("nspawn",),
+    "guest": ("bhyve",),
+    "disk": ("bare-metal",),
+    "slot": ("turing-rk1", "turing-cm4"),
+    "bmc": ("turing-rk1", "turing-cm4"),
+}
+
+
+def problems(lab: Lab, taken: dict[str, str]) -> Iterator[Problem]:
+    """Every problem of the workers of `lab`; `taken` are addresses of others, and their keys."""
+    for name, worker in lab.workers.items():
+        yield from _identity(lab, name, worker, taken)
+    yield from _unique(lab)
+    yield from _boards(lab)
+    for name, worker in lab.workers.items():
+        yield from _hardware(name, worker)
+        yield from _provisioner(lab, name, worker)
+        yield from _system(name, worker)
+
+
+def _identity(lab: Lab, name: str, worker: Worker, taken: dict[str, str]) -> Iterator[Problem]:
+    key = f"autojoin:workers.{name}"
+    if name in RESERVED_NAMES:
+        yield Problem(key, "is a reserved name", name, "`make render` has a folder of that name")
+    networks: list[Network] = [ipaddress.ip_network(cidr) for cidr in lab.cluster.node_cidrs]
+    address = ipaddress.ip_address(worker.address)
+    if not any(address in network for network in networks):
+        yield Problem(
+            f"{key}.address",
+            "is in none of autojoin:cluster.nodeCidrs",
+            worker.address,
+            f"they are {', '.join(lab.cluster.node_cidrs)}",
+        )
+    elif _ends(address, networks):
+        wrong = "is the first or last address of its network"
+        yield Problem(f"{key}.address", wrong, worker.address)
+    if worker.address in taken:
+        yield Problem(f"{key}.address", f"is that of {taken[worker.address]} too", worker.address)
+
+
+def _unique(lab: Lab) -> Iterator[Problem]:
+    names = list(lab.workers)
+    for attribute in ("address", "mac"):
+        values = [getattr(worker, attribute) for worker in lab.workers.values()]
+        for first, second in twins(values):
+            yield Problem(
+                f"autojoin:workers.{names[second]}.{attribute}",
+                f"is that of autojoin:workers.{names[first]} too",
+                str(getattr(lab.workers[names[second]], attribute)),
+                "each node has its own",
+            )
+    slots = [(worker.bmc, worker.slot) if worker.slot else None for worker in lab.workers.values()]
+    for first, second in twins(slots):
+        yield Problem(
+            f"autojoin:workers.{names[second]}.slot",
+            f"is that of autojoin:workers.{names[first]} too",
+            _slot(lab.workers[names[second]]),
+            "one module a slot",
+        )
+
+
+def _slot(worker: Worker) -> str:
+    board = f"board {worker.bmc}, " if worker.bmc else ""
+    return f"{board}slot {worker.slot}"
+
+
+def _ends(address: Address, networks: list[Network]) -> bool:
+    """Whether an IPv4 address names its network or everybody in it."""
+    return any(
+        address in network
+        and network.version == 4
+        and network.prefixlen < 31
+        and address in (network.network_address, network.broadcast_address)
+        for network in networks
+    )
+
+
+def _boards(lab: Lab) -> Iterator[Problem]:
+    for name, worker in lab.workers.items():
+        if lab.boards and worker.bmc is not None and worker.bmc not in lab.boards:
+            hint = f"boards of autojoin:boards are: {', '.join(lab.boards)}"
+            key = f"autojoin:workers.{name}.bmc"
+            yield Problem(key, "is no board of autojoin:boards", worker.bmc, hint)
+
+
+def _hardware(name: str, worker: Worker) -> Iterator[Problem]:
+    key = f"autojoin:workers.{name}"
+    for attribute in _REQUIRED.get(worker.hardware, ()):
+        if getattr(worker, attribute) is None:
+            yield Problem(f"{key}.{attribute}", f"is required with hardware: {worker.hardware}")
+    if worker.hardware == "nspawn" and worker.image is None:
+        hint = "the root folder of its machines on the provisioning host"
+        yield Problem(f"{key}.image", "is required with hardware: nspawn", hint=hint)
+    for attribute, hardware in _ONLY.items():
+        if attribute in worker.model_fields_set and worker.hardware not in hardware:
+            found = f"hardware: {worker.hardware}"
+            hint = f"it is for {' and '.join(hardware)}; remove it"
+            yield Problem(f"{key}.{attribute}", "means nothing here", found, hint)
+    needed = _ARCHITECTURES.get(worker.hardware)
+    if worker.architecture and needed and worker.architecture != needed:
+        wrong = f"can't be with hardware: {worker.hardware}"
+        yield Problem(f"{key}.architecture", wrong, worker.architecture, f"it is {needed}")
+    if worker.hardware == "bare-metal" and not worker.os_release.startswith("ubuntu-"):
+        hint = "the installer is Ubuntu's; choose ubuntu-22.04 or ubuntu-24.04"
+        yield Problem(f"{key}.osRelease", "can't be installed", worker.os_release, hint)
+
+
+def _provisioner(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
+    key = f"autojoin:workers.{name}"
+    if worker.provisioner and worker.provisioner not in lab.provisioning:
+        known = ", ".join(lab.provisioning) or "none"
+        hint = f"hosts of autojoin:provisioning are: {known}"
+        yield Problem(f"{key}.provisioner", "is no provisioning host", worker.provisioner, hint)
+    elif lab.provisioner(worker) is None:
+        hint = "name one host in autojoin:provisioning, or the worker's provisioner"
+        if worker.hardware == "nspawn":
+            yield Problem(f"{key}.provisioner", "is required with hardware: nspawn", hint=hint)
+        elif worker.await_join:
+            yield Problem(f"{key}.provisioner", "is required with awaitJoin: true", hint=hint)
+
+
+def _system(name: str, worker: Worker) -> Iterator[Problem]:
+    key = f"autojoin:workers.{name}"
+    if worker.storage_disk and worker.storage_disk == worker.disk:
+        hint = "leave storageDisk out: the data then lies on the installed disk"
+        yield Problem(f"{key}.storageDisk", "is the disk to install to", worker.disk, hint)
+    kinds = [(taint.rpartition(":")[0].partition("=")[0], taint.rpartition(":")[2])
+             for taint in worker.taints]  # fmt: skip
+    for _, second in twins(kinds):
+        hint = "one taint for each key and effect"
+        yield Problem(f"{key}.taints[{second}]", "is there already", worker.taints[second], hint)
+    for section in LISTS:
+        value = worker.user_data.get(section)
+        if section in worker.user_data and not isinstance(value, list):
+            hint = "it is appended to autojoin's own"
+            yield Problem(f"{key}.userData.{section}", "must be a list", type(value).__name__, hint)
+    for section, data in (("userData", worker.user_data), ("kubelet", worker.kubelet)):
+        for path in _odd_values(data):
+            hint = "use text, numbers, true, false, lists and mappings with text keys"
+            yield Problem(f"{key}.{section}{path}", "can't be written to the seed", hint=hint)
+
+
+def _odd_values(value: object, path: str = "") -> Iterator[str]:
+    """Paths of what is no JSON: dates (which YAML makes of 2026-01-01), keys that are no text."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(key, str):
+                yield from _odd_values(item, f"{path}.{key}")
+            else:
+                yield f"{path}.{key}"
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _odd_values(item, f"{path}[{index}]")
+    elif not (value is None or isinstance(value, (str, int, float, bool))):
+        yield path

@@ -1,0 +1,342 @@
+"""cloud-init's seed of a node: everything a machine needs to become that node by itself."""
+
+from __future__ import annotations
+
+import ipaddress
+import shlex
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from components.workers import kubelet
+from components.workers.seed import Cluster, Node, Seed
+from components.workers.yaml_text import to_yaml
+
+__all__ = ["Cluster", "Node", "Seed", "seed"]
+
+JOIN_PROGRAM = "/usr/local/lib/autojoin/join"
+JOIN_ENVIRONMENT = "/etc/autojoin/join.env"
+JOIN_KEY = "/etc/autojoin/join-key"
+JOIN_UNIT = "autojoin-join.service"
+INSTALL_PROGRAM = "/usr/local/lib/autojoin/install-packages"
+INSTALL_ENVIRONMENT = "/etc/autojoin/install-packages.env"
+CONTAINERD = "/var/lib/containerd"
+STORAGE_LABEL = "containers"
+# The signing key of pkgs.k8s.io. It is fetched over TLS, since its expiry is extended from time to
+# time, and taken only if this is its fingerprint, which an extension does not change.
+PACKAGES_KEY = "DE15B14486CD377B9E876E1A234654DA9A296436"
+MODULES_FILE = "/etc/modules-load.d/autojoin.conf"
+SYSCTL_FILE = "/etc/sysctl.d/90-autojoin.conf"
+KERNEL_MODULES = ("overlay", "br_netfilter")
+SYSCTLS = {
+    "net.bridge.bridge-nf-call-ip6tables": "1",
+    "net.bridge.bridge-nf-call-iptables": "1",
+    "net.ipv4.ip_forward": "1",
+    "net.ipv6.conf.all.forwarding": "1",
+}
+# Written last: once it is there, everything the join needs is there.
+COMPLETE = "/etc/autojoin/complete"
+# Stands for the authority's certificate where that is not known: nothing verifies against it.
+UNKNOWN_AUTHORITY = """\
+# PLACEHOLDER: the certificate of the cluster's authority is not known here.
+# It is there after the first `pulumi up`; until then no machine can join with this file.
+"""
+JOIN_SCRIPT = Path(__file__).parent / "on_node" / "join.sh"
+INSTALL_SCRIPT = Path(__file__).parent / "on_node" / "install-packages.sh"
+
+# cloud-init's modules that a node uses. The rest costs a second of boot on a small machine.
+MODULES = {
+    "cloud_init_modules": [
+        "bootcmd",
+        "write_files",
+        "set_hostname",
+        "update_hostname",
+        "ssh",
+    ],
+    "cloud_config_modules": ["runcmd"],
+    "cloud_final_modules": ["scripts_user", "final_message"],
+}
+
+
+def seed(
+    cluster: Cluster,
+    node: Node,
+    *,
+    authority_pem: str,
+    gate_url: str,
+    join_key: str,
+    kubelet_overrides: dict[str, Any] | None = None,
+) -> Seed:
+    """The seed that makes a fresh machine join as `node`.
+
+    `authority_pem` is the cluster's certificate authority, the only one the node trusts.
+    The node's extra user-data is merged into its own: dicts merge, lists are appended, the rest
+    replaces; with it all of cloud-init's own modules run, since it may need any.
+    Raises ValueError where the values cannot make a node.
+    """
+    data = user_data(
+        cluster,
+        node,
+        authority_pem=authority_pem,
+        gate_url=gate_url,
+        join_key=join_key,
+        kubelet_overrides=kubelet_overrides,
+    )
+    return texts(cluster, node, data)
+
+
+def texts(cluster: Cluster, node: Node, data: dict[str, Any]) -> Seed:
+    """The seed of `node` with `data` as its user-data."""
+    return Seed(
+        user_data=cloud_config(data),
+        meta_data=to_yaml({"instance-id": node.identity, "local-hostname": node.name}),
+        network_config=to_yaml(network(cluster, node)),
+        vendor_data=cloud_config({}),
+    )
+
+
+def user_data(
+    cluster: Cluster,
+    node: Node,
+    *,
+    authority_pem: str,
+    gate_url: str,
+    join_key: str,
+    kubelet_overrides: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The user-data of `seed`, before it is text."""
+    files = _files(cluster, node, authority_pem, gate_url, join_key, kubelet_overrides or {})
+    return _appended(_user_data(node, files), node.extra_user_data)
+
+
+def _user_data(node: Node, files: list[dict[str, Any]]) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "hostname": node.name,
+        "preserve_hostname": False,
+        "locale": "C.UTF-8",
+        "package_update": False,
+        "package_upgrade": False,
+        "growpart": {"mode": "auto" if node.grow_root else "off"},
+        "resize_rootfs": node.grow_root,
+        # No default user, and so no way in, unless the lab's own user-data makes one.
+        "users": [{"name": "root"}],
+        "ssh_genkeytypes": ["ed25519"],
+        "ssh_pwauth": False,
+        "no_ssh_fingerprints": True,
+        "ssh": {"emit_keys_to_console": False},
+        "bootcmd": [_start_when_complete()],
+        "write_files": files,
+        # Where bootcmd could not (no systemd-run, say): a join that runs is left alone, and one
+        # that was refused is not asked again.
+        "runcmd": [
+            f"systemctl is-failed --quiet {JOIN_UNIT} || systemctl start --no-block {JOIN_UNIT}"
+        ],
+    }
+    if node.storage_disk:
+        data |= _storage(node.storage_disk)
+    if not _needs_few_modules(node):
+        return data
+    first = MODULES["cloud_init_modules"]
+    grow = ["growpart", "resizefs"] if node.grow_root else []
+    return data | MODULES | {"cloud_init_modules": [*first, *grow]}
+
+
+def _needs_few_modules(node: Node) -> bool:
+    """Whether MODULES are all that cloud-init has to run."""
+    return not (node.plain or node.storage_disk or node.extra_user_data)
+
+
+def _storage(disk: str) -> dict[str, Any]:
+    """A disk for the container runtime's data. One that holds a file system is left as it is."""
+    return {
+        "disk_setup": {disk: {"table_type": "gpt", "layout": True, "overwrite": False}},
+        "fs_setup": [
+            {"device": disk, "partition": "auto", "filesystem": "ext4", "label": STORAGE_LABEL}
+        ],
+        "mounts": [
+            [f"LABEL={STORAGE_LABEL}", CONTAINERD, "ext4", "defaults,nofail,noatime", "0", "2"]
+        ],
+    }
+
+
+def _start_when_complete() -> list[str]:
+    """Start the join the moment its files are written, and at every boot until it is done.
+
+    runcmd waits for two more stages of cloud-init, which is about as long as the whole join.
+    Default dependencies would wait for sysinit.target, which waits for this very command.
+    """
+    return [
+        "systemd-run",
+        "--no-block",
+        "--unit=autojoin-start",
+        "--path-property=DefaultDependencies=no",
+        f"--path-property=PathExists={COMPLETE}",
+        "--property=DefaultDependencies=no",
+        "--property=RemainAfterExit=yes",
+        "systemctl",
+        "start",
+        "--no-block",
+        JOIN_UNIT,
+    ]
+
+
+def _files(
+    cluster: Cluster,
+    node: Node,
+    authority_pem: str,
+    gate_url: str,
+    join_key: str,
+    overrides: dict[str, Any],
+) -> list[dict[str, Any]]:
+    configuration = kubelet.configuration(node, overrides)
+    endpoint = str(configuration["containerRuntimeEndpoint"])
+    environment = {
+        "NODE": node.name,
+        "ADDRESSES": " ".join(node.addresses),
+        "IDENTITY": node.identity,
+        "GATE_URL": gate_url.rstrip("/"),
+        "API_SERVER": cluster.api_server.rstrip("/"),
+        "NODE_KEY": node.node_key,
+        "NOT_BEFORE": str(_not_before(authority_pem)),
+        "RUNTIME_SOCKET": endpoint.removeprefix("unix://"),
+        "KUBELET_HEALTH": f"http://127.0.0.1:{configuration['healthzPort']}/healthz",
+    }
+    return [
+        _file(kubelet.AUTHORITY, authority_pem, "0644"),
+        _file(JOIN_KEY, join_key, "0600"),
+        _file(JOIN_ENVIRONMENT, _shell(environment), "0600"),
+        _file(JOIN_PROGRAM, JOIN_SCRIPT.read_text(), "0700"),
+        _file(f"/etc/systemd/system/{JOIN_UNIT}", _join_service(node), "0644"),
+        _file(kubelet.CONFIGURATION, to_yaml(configuration), "0600"),
+        _file(kubelet.KUBECONFIG, to_yaml(kubelet.kubeconfig(cluster, node)), "0600"),
+        _file("/etc/systemd/system/kubelet.service", kubelet.service(node), "0644"),
+        _file(MODULES_FILE, "".join(f"{name}\n" for name in KERNEL_MODULES), "0644"),
+        _file(SYSCTL_FILE, "".join(f"{key} = {it}\n" for key, it in SYSCTLS.items()), "0644"),
+        *(_install_files(cluster, node) if node.plain else ()),
+        _file(COMPLETE, "", "0644"),
+    ]
+
+
+def _install_files(cluster: Cluster, node: Node) -> list[dict[str, Any]]:
+    """What a plain image needs to get its packages from."""
+    minor = cluster.kubernetes_version.rpartition(".")[0]
+    environment = {
+        "REPOSITORY": f"https://pkgs.k8s.io/core:/stable:/v{minor}/deb/",
+        "KEY_FINGERPRINT": PACKAGES_KEY,
+        "KUBERNETES_VERSION": cluster.kubernetes_version,
+        "PACKAGES": " ".join(("containerd", *node.packages)),
+    }
+    return [
+        _file(INSTALL_ENVIRONMENT, _shell(environment), "0600"),
+        _file(INSTALL_PROGRAM, INSTALL_SCRIPT.read_text(), "0700"),
+    ]
+
+
+def _shell(values: dict[str, str]) -> str:
+    return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
+
+
+def _file(path: str, content: str, permissions: str) -> dict[str, Any]:
+    if content and not content.endswith("\n"):
+        content += "\n"
+    return {"path": path, "permissions": permissions, "owner": "root:root", "content": content}
+
+
+def _join_service(node: Node) -> str:
+    """Without default dependencies: the join waits for what it needs, and for no more of the boot.
+
+    Where the rest of cloud-init has nothing to do for the node, it waits for the join instead of
+    taking the processor from it. Status 3 is a refusal, which asking again does not change.
+    """
+    later = "cloud-config.service " if _needs_few_modules(node) else ""
+    return f"""\
+[Unit]
+Description=Join this machine to its Kubernetes cluster
+DefaultDependencies=no
+Conflicts=shutdown.target
+Before={later}shutdown.target
+After=network.target
+ConditionPathExists={JOIN_KEY}
+StartLimitIntervalSec=3600
+StartLimitBurst=30
+
+[Service]
+Type=oneshot
+ExecStart={JOIN_PROGRAM}
+Restart=on-failure
+RestartSec=10
+RestartPreventExitStatus=3
+StandardOutput=append:/var/log/autojoin-join.log
+StandardError=inherit
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def network(cluster: Cluster, node: Node) -> dict[str, Any]:
+    """network-config, version 2: one interface with the node's addresses, and nothing by DHCP."""
+    if not node.mac and not node.interface:
+        raise ValueError(f"worker {node.name}: neither a MAC address nor an interface is known")
+    match = {"macaddress": node.mac} if node.mac else {"name": node.interface}
+    interface: dict[str, Any] = {
+        "match": match,
+        "dhcp4": False,
+        "dhcp6": False,
+        "addresses": [_with_prefix(address, cluster, node) for address in node.addresses],
+    }
+    if cluster.gateway:
+        everywhere = "::/0" if ":" in cluster.gateway else "0.0.0.0/0"
+        interface["routes"] = [{"to": everywhere, "via": cluster.gateway}]
+    if cluster.dns_servers:
+        interface["nameservers"] = {"addresses": list(cluster.dns_servers)}
+    # The entry's own name is any where netplan reads this; cloud-init's renderer for networkd, as
+    # Debian has it, knows no match by name and takes this one for it, a glob too.
+    name = "node0" if node.mac else node.interface
+    return {"version": 2, "ethernets": {name: interface}}
+
+
+def _with_prefix(address: str, cluster: Cluster, node: Node) -> str:
+    for cidr in cluster.node_cidrs:
+        network = ipaddress.ip_network(cidr)
+        if ipaddress.ip_address(address) in network:
+            return f"{address}/{network.prefixlen}"
+    raise ValueError(
+        f"worker {node.name}: address {address} is in none of the node networks "
+        f"({', '.join(cluster.node_cidrs)}); correct the address or add its network to nodeCidrs"
+    )
+
+
+@lru_cache(maxsize=8)
+def _not_before(authority_pem: str) -> int:
+    """The authority's first valid second since the epoch: no node's clock may be behind it."""
+    if authority_pem == UNKNOWN_AUTHORITY:
+        return 0
+    try:
+        certificate = x509.load_pem_x509_certificate(authority_pem.encode())
+    except ValueError as error:
+        raise ValueError(
+            "the authority's certificate is not a PEM certificate; "
+            f"found {authority_pem[:40]!r}: check what the CA host printed"
+        ) from error
+    return int(certificate.not_valid_before_utc.timestamp())
+
+
+def _appended(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in extra.items():
+        known = result.get(key)
+        if isinstance(known, dict) and isinstance(value, dict):
+            result[key] = _appended(known, value)
+        elif isinstance(known, list) and isinstance(value, list):
+            result[key] = known + value
+        else:
+            result[key] = value
+    return result
+
+
+def cloud_config(data: dict[str, Any]) -> str:
+    """A user-data document of cloud-init."""
+    return "#cloud-config\n" + to_yaml(data)

@@ -1,0 +1,272 @@
+"""The contract of a worker: what every hardware type emits. Data in, files and commands out."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from components import from_lab
+from components.archive import File, text
+from components.join_gate import installation as join_gate
+from components.machine_host import delivery
+from components.machine_host.recipe import Book
+from components.workers import cloud_init, identity, kubelet
+from components.workers.seed import Cluster, Node, Seed
+from stack.models import Host, Lab
+
+# What stands in the files where the stack's secret is not to be shown, or not known.
+REDACTED = "REDACTED"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The secrets of a node in one generation: what joins, and what reads its progress."""
+
+    join_key: str = REDACTED
+    status_token: str = REDACTED
+    # Of the whole stack: keys the digests that a preview shows.
+    mark_key: str = REDACTED
+
+
+@dataclass(frozen=True)
+class Emission:
+    """All that one worker needs, rendered once. Holds the join key: never shown."""
+
+    identity: str
+    keys: Keys
+    authority_pem: str
+    seed: Seed
+
+    @property
+    def user_data_sha256(self) -> str:
+        return hashlib.sha256(self.seed.user_data.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How a worker's files get to its provisioning host: commands for it, both safe to repeat."""
+
+    host: Host
+    create: str
+    delete: str
+
+
+class Hardware:
+    """One worker on one type of hardware.
+
+    A type is a class of its own in a file of its own that states only what differs: the class
+    variables and the methods of the first part below.
+    """
+
+    name: ClassVar[str]
+    architecture: ClassVar[str] = "amd64"
+    # The name, or a glob, by which a node without a MAC address finds its interface.
+    interface: ClassVar[str] = "e*"
+    # Whether the usual image of this hardware lacks container runtime and kubelet, and what it
+    # needs beside them.
+    plain: ClassVar[bool] = False
+    packages: ClassVar[tuple[str, ...]] = ()
+    # Whether a machine takes its seed from a disc on its provisioning host.
+    starts_from_disc: ClassVar[bool] = False
+    # Whether the root file system is smaller than its disk at first.
+    grow_root: ClassVar[bool] = True
+    # Whether a changed seed reaches the machine without a person. Where it does, the change is a
+    # new identity (new join key, old certificate revoked); elsewhere only `generation` makes one,
+    # so that editing a label never revokes a node that still runs from its old seed.
+    restarts_by_itself: ClassVar[bool] = False
+
+    def __init__(self, lab: Lab, node: str):
+        self.lab = lab
+        self.node = node
+        self.settings = lab.workers[node]
+        self.gate_url = from_lab.gate_url(lab)
+
+    @property
+    def mac(self) -> str | None:
+        """The MAC address of the node's interface, where it is known."""
+        return self.settings.mac
+
+    # --- what a hardware type states ------------------------------------------------------
+
+    def kubelet_overrides(self) -> dict[str, Any]:
+        """What of the KubeletConfiguration the hardware and its system need otherwise."""
+        values: dict[str, Any] = {"cgroupDriver": "systemd"}
+        if self.settings.os_release.startswith("ubuntu-"):
+            # /etc/resolv.conf names the node's own resolver, at which a pod's would ask itself.
+            values["resolvConf"] = "/run/systemd/resolve/resolv.conf"
+        return values
+
+    def own_files(self, emission: Emission) -> dict[str, File]:
+        """The type's files beside the seed, by path relative to the node's folder."""
+        return {}
+
+    def delivered_files(self, emission: Emission) -> dict[str, File]:
+        """What goes to the provisioning host, by path relative to its folder of nodes' files.
+
+        The first parts of the paths are folders of this node alone.
+        """
+        files = self.files(emission, with_disc=self.starts_from_disc)
+        return {f"{self.node}/{path}": file for path, file in files.items()}
+
+    def delivery(self, marks: Iterable[str] = ()) -> Delivery | None:
+        """The commands that bring the files to the machine; None leaves that to a person.
+
+        `marks` are shown in the command, and change nothing there.
+        """
+        host = self.lab.provisioner(self.settings)
+        if host is None:
+            return None
+        seconds = self.settings.join_timeout if self.settings.await_join else None
+        return Delivery(
+            host,
+            delivery.apply_command(self.node, host.directory, seconds, marks),
+            delivery.remove_command(self.node, host.directory),
+        )
+
+    def parcel(self, emission: Emission) -> dict[str, File]:
+        """All that goes to the provisioning host, by path. It holds the join key: a secret."""
+        return delivery.parcel(
+            self.delivered_files(emission),
+            gate_url=self.gate_url,
+            authority_pem=emission.authority_pem,
+            status_token=emission.keys.status_token,
+        )
+
+    def delivery_input(self, emission: Emission, book: Book | None = None) -> str:
+        """Standard input of the delivery. It holds the join key: a secret.
+
+        `book` is what the nodes of this type share on the host; see machine_host/provisioning.py.
+        """
+        return delivery.apply_input(self.parcel(emission), book)
+
+    def marks(self, emission: Emission) -> list[str]:
+        """`path:digest` for each delivered file, for who reads a preview; they tell no content."""
+        key = emission.keys.mark_key.encode()
+        return [
+            f"{path.removeprefix('files/')}:{hmac.digest(key, file.content, 'sha256').hex()[:8]}"
+            for path, file in sorted(self.parcel(emission).items())
+        ]
+
+    def joined(self, output: str) -> dict[str, Any]:
+        """What the output of the delivery tells of the join, for the stack's outputs."""
+        if self.settings.await_join:
+            return delivery.joined(output)
+        return self.undelivered() | {"readySeconds": None}
+
+    def undelivered(self) -> dict[str, Any]:
+        """Where the files are, for the stack's outputs, where nobody waited for the node."""
+        host = self.lab.provisioner(self.settings)
+        if host is None:
+            return {"files": "make render writes them: no provisioning host is configured"}
+        return {"files": f"{host.user}@{host.address}:{host.directory}/{self.node}"}
+
+    # --- what all share -------------------------------------------------------------------
+
+    def emit(self, secret_pem: str | None, authority_pem: str | None) -> Emission:
+        """Everything of this worker. Without the stack's secret its keys are `REDACTED`; without
+        the authority's certificate a placeholder stands for it, which nothing can verify against.
+        """
+        authority_pem = authority_pem or cloud_init.UNKNOWN_AUTHORITY
+        name = self._identity(authority_pem)
+        keys = Keys()
+        if secret_pem is not None:
+            keys = Keys(
+                identity.join_key(secret_pem, name),
+                identity.status_token(secret_pem, name),
+                identity.mark_key(secret_pem),
+            )
+        return Emission(name, keys, authority_pem, self.seed(name, authority_pem, keys.join_key))
+
+    def files(self, emission: Emission, *, with_disc: bool = True) -> dict[str, File]:
+        """Every file of the worker, by path relative to its folder: its seed and the type's own."""
+        seed = {name: text(content) for name, content in emission.seed.files().items()}
+        about = text(self.description(emission), 0o644)
+        found = {**seed, "node.json": about, **self.own_files(emission)}
+        if with_disc:
+            from components.workers import (
+                iso,  # pycdlib takes as long to import as ten nodes to render
+            )
+
+            image = iso.image({name: file.content for name, file in seed.items()})
+            found["seed.iso"] = File(image)
+        return found
+
+    def description(self, emission: Emission) -> str:
+        """node.json: what the folder it lies in is, for programs and people on that host."""
+        facts = {
+            "name": self.node,
+            "hardware": self.name,
+            "identity": emission.identity,
+            "generation": self.settings.generation,
+            "address": self.settings.address,
+            "mac": self.mac,
+            "architecture": self.settings.architecture or self.architecture,
+            "osRelease": self.settings.os_release,
+        }
+        return json.dumps(facts, indent=2) + "\n"
+
+    @property
+    def directory(self) -> str | None:
+        """The provisioning host's folder of nodes' files; None where there is no host."""
+        host = self.lab.provisioner(self.settings)
+        return host.directory if host else None
+
+    def register_input(self, emission: Emission) -> str:
+        """What the join gate is told of the worker. It holds the join key: a secret."""
+        return join_gate.register_input(
+            self.node,
+            [self.settings.address],
+            self.settings.generation,
+            emission.identity,
+            emission.keys.join_key,
+            emission.keys.status_token,
+            self.lab.join_gate.join_key_hours,
+        )
+
+    def _identity(self, authority_pem: str) -> str:
+        digest = ""
+        if self.restarts_by_itself:
+            cluster, node = from_lab.cluster(self.lab), self._node("")
+            data = self.user_data(cluster, node, authority_pem, "")
+            blank = [data, cloud_init.network(cluster, node)]
+            digest = hashlib.sha256(json.dumps(blank).encode()).hexdigest()
+        addresses = [self.settings.address]
+        return identity.identity(self.node, self.settings.generation, addresses, digest)
+
+    def _node(self, node_identity: str) -> Node:
+        kind = self.settings.image_kind
+        plain = self.plain if kind is None else kind == "plain"
+        return from_lab.node(
+            self.node,
+            self.settings,
+            node_identity,
+            interface=self.interface,
+            mac=self.mac,
+            plain=plain,
+            packages=self.packages if plain else (),
+            grow_root=self.grow_root,
+        )
+
+    def seed(self, node_identity: str, authority_pem: str, join_key: str) -> Seed:
+        """The seed as it is given to the machine."""
+        cluster, node = from_lab.cluster(self.lab), self._node(node_identity)
+        return cloud_init.texts(
+            cluster, node, self.user_data(cluster, node, authority_pem, join_key)
+        )
+
+    def user_data(
+        self, cluster: Cluster, node: Node, authority_pem: str, join_key: str
+    ) -> dict[str, Any]:
+        """cloud-init's user-data; a type may wrap it."""
+        return cloud_init.user_data(
+            cluster,
+            node,
+            authority_pem=authority_pem,
+            gate_url=self.gate_url,
+            join_key=join_key,
+            kubelet_overrides=kubelet.merged(self.kubelet_overrides(), self.settings.kubelet),
+        )

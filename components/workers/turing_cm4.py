@@ -1,0 +1,18 @@
+"""A worker that is a Raspberry Pi CM4 module of a Turing Pi."""
+
+from __future__ import annotations
+
+from components.workers.board import Module
+
+
+class TuringCm4(Module):
+    """Takes its seed from the boot partition of Ubuntu's Raspberry Pi image.
+
+    Its kernel has control groups for memory only when asked to, and no clock of its own: the join
+    waits for time. VXLAN is in a package of modules apart.
+    """
+
+    name = "turing-cm4"
+    volume = "system-boot"
+    command_line = ("cgroup_enable=memory", "cgroup_memory=1")
+    packages = ("linux-modules-extra-raspi",)

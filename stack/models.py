@@ -1,0 +1,372 @@
+"""What a lab is: every key of the stack configuration, with a description and an example."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr
+
+from stack.bgp import Bgp
+from stack.section import Section, key
+from stack.types import (
+    AbsolutePath,
+    AddressText,
+    ClusterName,
+    CountryCode,
+    DiskPath,
+    HostKey,
+    HostText,
+    HttpsUrl,
+    LabelKey,
+    LabelValue,
+    LinkName,
+    MacAddress,
+    NetworkText,
+    NodeName,
+    PublicKeyPin,
+    SeedUrl,
+    Size,
+    SubjectText,
+    Taint,
+    Version,
+    WorkerName,
+    ZfsDataset,
+)
+
+Hardware = Literal["bhyve", "turing-rk1", "turing-cm4", "bare-metal", "nspawn"]
+OsRelease = Literal["debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04"]
+
+
+class Cluster(Section):
+    """The cluster and its networks; its control plane is external and already runs."""
+
+    name: ClusterName = key("Name of the cluster, ≤ 32 of a-z 0-9 -", "default-cluster")
+    api_server: HttpsUrl = key("URL of the API server", "https://192.168.10.5:6443")
+    kubeconfig: str = key(
+        "How this program reaches the API; nodes never see it",
+        "~/.kube/home.yaml",
+        default="~/.kube/config",
+    )
+    kubernetes_version: Version = key("Version of the kubelets", "1.34.2", default="1.34.2")
+    control_plane_version: Version | None = key(
+        "Version of the API server, where it is another than the kubelets'; "
+        "they may be at most 3 minor versions older, never newer",
+        "1.34.2",
+        default=None,
+    )
+    pod_cidrs: list[NetworkText] = key("Networks of pods", ["10.20.0.0/16"], min_length=1)
+    service_cidrs: list[NetworkText] = key("Networks of Services", ["10.30.0.0/16"], min_length=1)
+    node_cidrs: list[NetworkText] = key("Networks of nodes", ["192.168.10.0/24"], min_length=1)
+    dns_servers: list[AddressText] = key("Resolvers of nodes", ["192.168.10.1"], default=[])
+    gateway: AddressText | None = key("Default route of nodes", "192.168.10.1", default=None)
+
+    @property
+    def api_host(self) -> str:
+        return urlsplit(self.api_server).hostname or ""
+
+    @property
+    def api_port(self) -> int:
+        return urlsplit(self.api_server).port or 443
+
+
+class Host(Section):
+    """A machine reached over SSH. Its host key is pinned."""
+
+    address: HostText = key("Address or name", "192.168.10.2")
+    port: int = key("Port of sshd", 22, default=22, ge=1, le=65535)
+    user: str = key(
+        "User to log in as; what is done there needs root", "root", default="root", min_length=1
+    )
+    host_key: HostKey = key("Public host key, pinned", "ssh-ed25519 AAAA…")
+    private_key: SecretStr | None = key(
+        "Private key to log in with, a secret; without it the SSH agent is used",
+        {"secure": "…"},
+        default=None,
+    )
+    private_key_file: str | None = key(
+        "Private key to log in with, as a file on the machine that runs this program",
+        "~/.ssh/id_ed25519",
+        default=None,
+    )
+    _where: str = PrivateAttr(default="autojoin:certificateAuthority.host")
+
+    @property
+    def where(self) -> str:
+        """Its key in the configuration, for messages."""
+        return self._where
+
+
+class Subject(Section):
+    """Further fields of the subject of a generated CA."""
+
+    country: CountryCode | None = key("Country, two letters", "SE", default=None)
+    province: SubjectText | None = key("State or province", "Stockholm", default=None)
+    locality: SubjectText | None = key("Town", "Stockholm", default=None)
+    organization: SubjectText | None = key("Organization", "Home lab", default=None)
+    organizational_unit: SubjectText | None = key("Part of it", "Rack 1", default=None)
+
+
+class ProvisioningHost(Host):
+    """A host that runs machines or feeds them: hypervisor, boot server, web root."""
+
+    directory: AbsolutePath = key(
+        "Folder there for the nodes' files",
+        "/srv/http/autojoin",
+        default="/var/lib/autojoin/nodes",
+    )
+    seed_url: SeedUrl | None = key(
+        "URL at which its web server serves that folder (bare metal); "
+        "without it the one that iPXE was booted from, /autojoin/",
+        "http://192.168.10.4/autojoin/",
+        default=None,
+    )
+
+
+class CertificateAuthority(Section):
+    """The certificate authority's host, and where its certificate and key come from."""
+
+    host: Host = key("The CA host", {"address": "192.168.10.2", "hostKey": "ssh-ed25519 AAAA…"})
+    platform: Literal["illumos", "linux", "freebsd", "openbsd", "netbsd"] = key(
+        "What the CA host runs", "illumos"
+    )
+    source: Literal["existing", "generate"] = key(
+        "existing: certificate and key are on the host; generate: they are made there", "existing"
+    )
+    certificate: AbsolutePath | None = key(
+        "Path of the certificate on the host; with generate it may be left out",
+        "/etc/kubernetes-ca/ca.pem",
+        default=None,
+    )
+    key: AbsolutePath | None = key(
+        "Path of the key on the host; with generate it may be left out",
+        "/etc/kubernetes-ca/ca-key.pem",
+        default=None,
+    )
+    subject: Subject = Field(
+        description="Further fields of the subject of a generated CA",
+        examples=[{"country": "SE", "locality": "Stockholm"}],
+        default=Subject(),
+    )
+    node_certificate_hours: int = Field(
+        description="Life of a node's certificate", examples=[8760], default=8760, ge=1
+    )
+    setup: int = Field(
+        description="Raise it to have the CA host set up again; keys and certdb stay",
+        examples=[1],
+        default=1,
+        ge=1,
+    )
+
+
+Prerequisite = Literal["auto", "install", "present", "off"]
+_WHAT_MODE_SAYS = "auto: on where {0} there; install: put there first; present: required; off"
+
+
+class GatewayApi(Section):
+    """Cilium's Gateway API controller, which needs the CRDs of the Gateway API."""
+
+    mode: Prerequisite = key(_WHAT_MODE_SAYS.format("its CRDs are"), "install", default="auto")
+    source: str | None = key(
+        "Where the CRDs to install are: file, folder or URL; else the Gateway API's own release",
+        "~/crds/gateway-api.yaml",
+        default=None,
+        min_length=1,
+    )
+
+
+class ServiceMonitors(Section):
+    """ServiceMonitors of Cilium's parts for the Prometheus operator, which needs their CRD."""
+
+    mode: Prerequisite = key(_WHAT_MODE_SAYS.format("their CRD is"), "install", default="auto")
+    source: str | None = key(
+        "Where the CRD to install is: file, folder or URL; else the operator's own release",
+        "~/crds/servicemonitors.yaml",
+        default=None,
+        min_length=1,
+    )
+
+
+class Dashboards(Section):
+    """Hubble's Grafana dashboards, as ConfigMaps in a namespace that must be there."""
+
+    mode: Prerequisite = key(_WHAT_MODE_SAYS.format("the namespace is"), "install", default="auto")
+    namespace: NodeName = key("Namespace of the dashboards", "monitoring", default="monitoring")
+
+
+class JoinGate(Section):
+    """The join gate on the CA host: what nodes talk to."""
+
+    join_key_hours: int = Field(
+        description="Hours within which a registered node must have joined",
+        examples=[24],
+        default=24,
+        ge=1,
+        le=8760,
+    )
+    allow_tls12: bool = Field(
+        alias="allowTls12",
+        description="Speak TLS 1.2 too, for nodes whose openssl or curl is too old for 1.3",
+        examples=[False],
+        default=False,
+    )
+
+
+class Cilium(Section):
+    """The Cilium chart, of release 1.17, 1.18 or 1.20."""
+
+    version: Version = key("Version of the chart", "1.18.4", default="1.18.4")
+    chart: str = key("Name of the chart, or a path", "cilium", default="cilium", min_length=1)
+    repository: str = key(
+        "Helm repository of the chart", "https://helm.cilium.io", default="https://helm.cilium.io"
+    )
+    values: dict[str, Any] = key(
+        "Merged over the defaults, last word", {"debug": {"enabled": True}}, default={}
+    )
+    gateway_api: GatewayApi = key("The Gateway API", {"mode": "install"}, default=GatewayApi())
+    service_monitors: ServiceMonitors = key(
+        "ServiceMonitors", {"mode": "off"}, default=ServiceMonitors()
+    )
+    dashboards: Dashboards = key("Dashboards", {"namespace": "monitoring"}, default=Dashboards())
+
+    @property
+    def chart_folder(self) -> str | None:
+        """The chart's path where it is one, `~` not expanded."""
+        return self.chart if "/" in self.chart else None
+
+
+class Guest(Section):
+    """A virtual machine, as its hypervisor is told to make it."""
+
+    cpus: int = key("Virtual processors", 2, default=2, ge=1, le=256)
+    memory: Size = key("Memory", "4G", default="4G")
+    disk_size: Size = key("Size of its disk", "20G", default="20G")
+    dataset: ZfsDataset = key(
+        "ZFS dataset that holds the zones' disks", "rpool/zones", default="rpool/zones"
+    )
+    link: LinkName = key(
+        "Link (OmniOS) that its network interface is made over", "igb0", default="auto"
+    )
+    switch: LinkName = key("Switch (vm-bhyve) that it is attached to", "public", default="public")
+
+
+class Worker(Section):
+    """A worker node."""
+
+    hardware: Hardware = key("Type of hardware", "bhyve")
+    address: AddressText = key("Address of the node", "192.168.10.21")
+    generation: int = key("Raise it to join the node anew", 1, default=1, ge=1)
+    mac: MacAddress | None = key("MAC address", "02:08:20:00:00:21", default=None)
+    disk: DiskPath | None = key("Disk to install to (bare metal)", "/dev/nvme0n1", default=None)
+    storage_disk: DiskPath | None = key(
+        "Disk for the container runtime's data; formatted at first boot where it is empty",
+        "/dev/nvme0n1",
+        default=None,
+    )
+    bmc: str | None = key("Board that holds the module", "turing-1", default=None)
+    slot: int | None = key("Slot of the board, from 1", 1, default=None, ge=1, le=4)
+    labels: dict[LabelKey, LabelValue] = key(
+        "Node labels", {"bgp": "worker"}, default={"bgp": "worker"}
+    )
+    taints: list[Taint] = key("Node taints", ["dedicated=storage:NoSchedule"], default=[])
+    architecture: Literal["amd64", "arm64"] | None = key(
+        "Architecture; by default that of the hardware", "arm64", default=None
+    )
+    os_release: OsRelease = key("What the node runs", "ubuntu-24.04", default="ubuntu-24.04")
+    image_kind: Literal["template", "plain"] | None = key(
+        "template: container runtime and kubelet are in the image; plain: they are installed at "
+        "first boot. By default plain for boards and bare metal, template for guests and machines",
+        "plain",
+        default=None,
+    )
+    node_key: Literal["ecdsa-p256", "rsa-2048"] = key(
+        "Key that the node makes for its certificate", "ecdsa-p256", default="ecdsa-p256"
+    )
+    kubelet: dict[str, Any] = key(
+        "Merged over the node's KubeletConfiguration, last word", {"maxPods": 60}, default={}
+    )
+    user_data: dict[str, Any] = key(
+        "Further cloud-init user-data: mappings are merged, lists appended, the rest replaced",
+        {"ssh_authorized_keys": ["ssh-ed25519 AAAA…"]},
+        default={},
+    )
+    guest: Guest = key("The virtual machine (bhyve)", {"cpus": 4}, default=Guest())
+    provisioner: str | None = key(
+        "Provisioning host that runs or feeds the machine; may be left out where there is one",
+        "hypervisor",
+        default=None,
+    )
+    image: str | None = key(
+        "Root of an nspawn machine: folders on its host, topmost first, with colons between",
+        "/var/lib/machines/worker",
+        default=None,
+    )
+    bridge: str = key("Bridge of an nspawn machine", "br0", default="br0", min_length=1)
+    await_join: bool | None = key(
+        "Whether `pulumi up` waits until the node is Ready; by default where it starts the machine",
+        True,
+        default=None,
+    )
+    join_timeout: int = key("Seconds to wait for the node", 300, default=300, ge=1)
+
+
+class Board(Section):
+    """A board's management controller."""
+
+    address: HostText = key("Address of the BMC", "192.168.10.30")
+    user: str = key("User of the BMC", "root", default="root")
+    public_key: PublicKeyPin | None = key(
+        "SHA-256 of its TLS public key, pinned, as curl's --pinnedpubkey takes it",
+        "sha256//k2oHn9tIB8Zc5e1Kz1bN7t0bV0m2Tt8uW9v1x2y3z4A=",
+        default=None,
+    )
+    password: SecretStr | None = key("Its password, a secret", {"secure": "…"}, default=None)
+
+
+class Lab(Section):
+    """A whole stack configuration."""
+
+    cluster: Cluster
+    certificate_authority: CertificateAuthority
+    join_gate: JoinGate = JoinGate()
+    cilium: Cilium = Cilium()
+    bgp: Bgp | None = None
+    workers: dict[WorkerName, Worker] = Field(default={})
+    boards: dict[NodeName, Board] = Field(default={})
+    provisioning: dict[NodeName, ProvisioningHost] = Field(default={})
+
+    def model_post_init(self, context: object, /) -> None:
+        for name, host in self.provisioning.items():
+            host._where = f"autojoin:provisioning.{name}"
+
+    def provisioner(self, worker: Worker) -> ProvisioningHost | None:
+        """The provisioning host of a worker; the only one there is where it names none."""
+        return self.provisioning.get(self.provisioner_name(worker) or "")
+
+    def provisioner_name(self, worker: Worker) -> str | None:
+        """The name of that host; None where there is none, or several to choose from."""
+        if worker.provisioner or len(self.provisioning) != 1:
+            return worker.provisioner
+        return next(iter(self.provisioning))
+
+    def provisioners(self) -> list[str]:
+        """The names of the hosts that feed a worker."""
+        names = {self.provisioner_name(worker) for worker in self.workers.values()}
+        return sorted(name for name in names if name)
+
+
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The model inside `list[X]`, `dict[str, X]` and `X | None`, None where there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = inner_model(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def is_mapping(annotation: Any) -> bool:
+    """Whether a key holds a mapping from free names: `dict[str, X]`, `X | None` included."""
+    parts = [annotation, *get_args(annotation)] if get_origin(annotation) is not dict else []
+    return get_origin(annotation) is dict or any(get_origin(part) is dict for part in parts)

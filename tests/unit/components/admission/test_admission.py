@@ -1,0 +1,258 @@
+"""Barred nodes on a real kube-apiserver: what the program applies, and what a node can then do."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from components.admission import policy as admission
+from tests.unit.tools.plugins.kubernetes_server import ApiServer
+from tools.pins import CHECKOUT
+
+NODE_LEASES = "kube-node-lease"
+LATER = "2999-01-01T00:00:00Z"
+
+
+class Cluster(ApiServer):
+    """An API server, the program's command, and nodes with certificates of the cluster's CA."""
+
+    def bar(
+        self,
+        workers: dict[str, int],
+        before: str = "",
+        *,
+        revoked: list[dict[str, str]] | None = None,
+        action: str = "apply",
+        environment: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            admission.command(action),
+            input=admission.command_input(workers, json.dumps({"revoked": revoked or []})),
+            cwd=CHECKOUT,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.folder),
+                "KUBECONFIG": str(self.kubeconfig),
+                "PULUMI_COMMAND_STDOUT": before,
+                **(environment or {}),
+            },
+            capture_output=True,
+            text=True,
+        )
+
+    def node(self, name: str, file: str = "") -> str:
+        """A certificate of node `name`; the name of its file."""
+        self.authority.issue(file or name, f"system:node:{name}", "system:nodes")
+        return file or name
+
+    def as_node(
+        self, file: str, *words: str, stdin: object = None
+    ) -> subprocess.CompletedProcess[str]:
+        """kubectl with a node's certificate and nothing else."""
+        flags = [f"--client-certificate={file}.pem", f"--client-key={file}-key.pem"]
+        flags += [
+            f"--server={self.url}",
+            "--certificate-authority=ca.pem",
+            "--kubeconfig=/dev/null",
+        ]
+        return subprocess.run(
+            ["kubectl", *flags, *words],
+            input=None if stdin is None else json.dumps(stdin),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+        )
+
+    def create(self, file: str, value: dict[str, Any]) -> str:
+        """Empty where the node may create `value`, else what the API server says."""
+        words = ("create", "--filename", "-", "--validate=false")
+        return self.as_node(file, *words, stdin=value).stderr
+
+    def fingerprint(self, file: str) -> dict[str, str]:
+        der = ssl.PEM_cert_to_DER_cert((self.folder / f"{file}.pem").read_text())
+        return {"node": file, "sha256": hashlib.sha256(der).hexdigest(), "notAfter": LATER}
+
+    def listed(self) -> dict[str, str]:
+        found = self.get("configmap", admission.NAME, f"--namespace={admission.NAMESPACE}")
+        assert found
+        return dict(found.get("data") or {})
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.start()
+        await_ready(cluster)
+        # kube-apiserver makes it too, some time after its start.
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NODE_LEASES}}
+        cluster.kubectl("apply", "--server-side", "--filename=-", stdin=namespace)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def await_ready(cluster: Cluster) -> None:
+    deadline = time.monotonic() + 30
+    while cluster.as_node("admin", "get", "--raw", "/readyz").stdout != "ok":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def good(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def node_object(name: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+
+
+def lease(name: str) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": NODE_LEASES}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
+
+
+def signing_request(name: str) -> dict[str, Any]:
+    """What a kubelet sends to have its certificate rotated."""
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:nodes"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"system:node:{name}"),
+        ]
+    )
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder(subject).sign(key, hashes.SHA256())
+    pem = request.public_bytes(serialization.Encoding.PEM)
+    return {
+        "apiVersion": "certificates.k8s.io/v1",
+        "kind": "CertificateSigningRequest",
+        "metadata": {"generateName": "csr-"},
+        "spec": {
+            "request": base64.b64encode(pem).decode(),
+            "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+            "usages": ["digital signature", "client auth"],
+        },
+    }
+
+
+def test_a_removed_worker_can_write_nothing_and_its_node_is_gone(cluster: Cluster) -> None:
+    stays, goes, foreign = (cluster.node(name) for name in ("stays", "goes", "foreign"))
+    before = good(cluster.bar({"stays": 1, "goes": 1}))
+    for name in (stays, goes, foreign):
+        assert cluster.create(name, node_object(name)) == ""
+    after = good(cluster.bar({"stays": 1}, before))
+    assert json.loads(after) == {"workers": {"stays": 1}, "barred": ["goes"]}
+    assert cluster.get("node", "goes") is None
+    message = "goes is barred: it was removed from its autojoin stack"
+    for value in (node_object(goes), lease(goes), signing_request(goes)):
+        assert message in cluster.create(goes, value), value["kind"]
+    for name in (stays, foreign):
+        assert cluster.create(name, lease(name)) == ""
+        assert cluster.get("node", name)
+        good(cluster.as_node(name, "annotate", "node", name, "probe=yes"))
+
+
+def test_registered_again_it_joins_but_not_with_its_old_certificate(cluster: Cluster) -> None:
+    old = cluster.node("returns", "returns-old")
+    before = good(cluster.bar({"returns": 1}))
+    assert cluster.create(old, node_object("returns")) == ""
+    without = good(cluster.bar({}, before))
+    assert "barred" in cluster.create(old, lease("returns"))
+    good(cluster.bar({"returns": 1}, without, revoked=[cluster.fingerprint(old)]))
+    new = cluster.node("returns", "returns-new")
+    until_admitted(cluster, new, node_object("returns"))
+    assert "this certificate of returns is barred" in cluster.create(old, lease("returns"))
+    assert cluster.create(new, lease("returns")) == ""
+
+
+def until_admitted(cluster: Cluster, file: str, value: dict[str, Any]) -> None:
+    """The API server sees a changed list within a second or so."""
+    deadline = time.monotonic() + 15
+    while said := cluster.create(file, value):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.1)
+
+
+def test_a_raised_generation_deletes_the_node_and_bars_the_old_certificate(
+    cluster: Cluster,
+) -> None:
+    old = cluster.node("again", "again-old")
+    before = good(cluster.bar({"again": 1}))
+    assert cluster.create(old, node_object("again")) == ""
+    revoked = [cluster.fingerprint(old)]
+    good(cluster.bar({"again": 2}, before, revoked=revoked))
+    assert cluster.get("node", "again") is None
+    assert f"certificate.{revoked[0]['sha256']}" in cluster.listed()
+    assert "node.again" not in cluster.listed()
+
+
+def test_an_interrupted_run_is_made_good_by_the_next(cluster: Cluster) -> None:
+    """The engine died after the command: the next run gets the old list, and bars once more."""
+    cluster.node("lost")
+    before = good(cluster.bar({"lost": 1, "other": 1}))
+    for _ in range(2):
+        assert json.loads(good(cluster.bar({"other": 1}, before)))["workers"] == {"other": 1}
+        assert cluster.listed()["node.lost"].startswith("removed ")
+    assert "lost is barred" in cluster.create("lost", lease("lost"))
+
+
+def test_bars_outlive_later_runs_and_the_stack(cluster: Cluster) -> None:
+    gone = good(cluster.bar({}, good(cluster.bar({"early": 1}))))
+    assert "node.early" in cluster.listed()
+    destroyed = cluster.bar({"late": 1}, good(cluster.bar({"late": 1}, gone)), action="remove")
+    assert good(destroyed) == "" and "late: barred" in destroyed.stderr
+    assert {"node.early", "node.late"} <= set(cluster.listed())
+
+
+def test_expired_certificates_leave_the_list(cluster: Cluster) -> None:
+    entry = {"node": "x", "sha256": "ab" * 32, "notAfter": "2020-01-01T00:00:00Z"}
+    good(cluster.bar({}, revoked=[entry]))
+    assert f"certificate.{entry['sha256']}" in cluster.listed()
+    good(cluster.bar({}))
+    assert f"certificate.{entry['sha256']}" not in cluster.listed()
+
+
+def test_a_lost_list_locks_nobody_out_and_is_made_anew(cluster: Cluster) -> None:
+    """With parameterNotFoundAction Deny, not even an administrator could write any more."""
+    name = cluster.node("careful")
+    before = good(cluster.bar({"careful": 1}, good(cluster.bar({"careful": 1, "former": 1}))))
+    cluster.kubectl("delete", "configmap", admission.NAME, f"--namespace={admission.NAMESPACE}")
+    until_admitted(cluster, name, node_object(name))
+    good(cluster.bar({"careful": 1}, before))
+    assert "node.former" in cluster.listed()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"KUBECONFIG": "/nowhere"}, "barring removed workers: kubectl "),
+        ({"PATH": "/nowhere"}, "kubectl is not on PATH"),
+    ],
+)
+def test_what_fails_is_one_line(
+    cluster: Cluster, environment: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    if "PATH" in environment:
+        python = shutil.which("python3", path=os.environ["PATH"]) or sys.executable
+        (tmp_path / "python3").symlink_to(python)
+        environment = {"PATH": str(tmp_path)}
+    result = cluster.bar({"x": 1}, environment=environment)
+    assert result.returncode == 1 and message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr

@@ -1,0 +1,365 @@
+"""What each type of hardware emits, read back as its consumer reads it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.load import from_values
+from components.workers.bare_metal import GUARD_SCRIPT
+from components.workers.hardware_types import HARDWARE, Emission, Hardware
+from lab import image
+from stack.problem import ConfigError
+from tests.unit.components.examples import AUTHORITY_PEM
+
+SECRET = "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\n"
+STACK_FILE = Path(__file__).parents[3] / "golden" / "hardware.yaml"
+VALUES = {
+    key.removeprefix("autojoin:"): section
+    for key, section in yaml.safe_load(STACK_FILE.read_text())["config"].items()
+}
+VALUES["boards"]["turing-1"]["password"] = "a board's own"
+KINDS = sorted(VALUES["workers"])
+
+
+def make(name: str, **changes: Any) -> tuple[Hardware, Emission]:
+    values = copy.deepcopy(VALUES)
+    values["workers"][name] |= changes
+    lab = from_values(values)
+    hardware = HARDWARE[lab.workers[name].hardware](lab, name)
+    return hardware, hardware.emit(SECRET, AUTHORITY_PEM)
+
+
+def node_data(name: str, emission: Emission) -> dict[str, Any]:
+    """The user-data that the node itself gets: of bare metal, what the installer hands on."""
+    data: dict[str, Any] = yaml.safe_load(emission.seed.user_data)
+    return data["autoinstall"]["user-data"] if "autoinstall" in data else data
+
+
+def written(name: str, emission: Emission) -> dict[str, str]:
+    return {file["path"]: file["content"] for file in node_data(name, emission)["write_files"]}
+
+
+def problems(name: str, **changes: Any) -> str:
+    with pytest.raises(ConfigError) as error:
+        make(name, **changes)
+    return str(error.value)
+
+
+# --- all of them ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_cloud_init_finds_nothing_wrong(name: str, tmp_path: Path) -> None:
+    """cloud-init's own schema command, as the lab's machines have it."""
+    _, emission = make(name)
+    documents = {"whole": emission.seed.user_data}
+    if "autoinstall" in yaml.safe_load(emission.seed.user_data):
+        documents = {"nested": "#cloud-config\n" + yaml.safe_dump(node_data(name, emission))}
+    packages = image.root() / "usr/lib/python3/dist-packages"
+    assert packages.is_dir(), "the lab's image is needed: make tools"
+    for kind, text in documents.items():
+        (tmp_path / kind).write_text(text)
+        answer = subprocess.run(
+            [sys.executable, "-m", "cloudinit.cmd.main", "schema", "--config-file", kind],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(packages)},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        assert "Valid" in answer.stdout
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_same_input_gives_the_same_files(name: str) -> None:
+    one, first = make(name)
+    other, second = make(name)
+    assert one.files(first) == other.files(second)
+    if one.delivery():
+        assert one.delivery_input(first) == other.delivery_input(second)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_secrets_are_for_root_alone_but_where_a_web_server_must_read_them(name: str) -> None:
+    hardware, emission = make(name)
+    for path, file in hardware.files(emission).items():
+        if emission.keys.join_key.encode() in file.content:
+            assert file.mode == (0o644 if path.startswith("http/") else 0o600), path
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_without_the_secret_nothing_is_derived(name: str) -> None:
+    values = copy.deepcopy(VALUES)
+    hardware = HARDWARE[VALUES["workers"][name]["hardware"]](from_values(values), name)
+    redacted = hardware.emit(None, AUTHORITY_PEM)
+    assert written(name, redacted)["/etc/autojoin/join-key"] == "REDACTED\n"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_scripts_and_commands_are_shell(name: str, tmp_path: Path) -> None:
+    hardware, emission = make(name)
+    scripts = {
+        path: it.content for path, it in hardware.files(emission).items() if path[-3:] == ".sh"
+    }
+    scripts |= {
+        path: text.encode()
+        for path, text in written(name, emission).items()
+        if text.startswith("#!/bin/sh")
+    }
+    assert scripts
+    for path, content in scripts.items():
+        (tmp_path / "script").write_bytes(content)
+        command = ["shellcheck", "--shell=sh", "--external-sources", str(tmp_path / "script")]
+        assert subprocess.run(command).returncode == 0, path
+    if way := hardware.delivery():
+        for words in (way.create, way.delete):
+            assert subprocess.run(["dash", "-n", "-c", words]).returncode == 0
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+DATA = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("name", ["bhyve", "metal"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(extra=st.dictionaries(TEXT.map(lambda text: f"x{text}"), DATA, max_size=3), lines=DATA)
+def test_whatever_a_person_adds_arrives(name: str, extra: dict[str, Any], lines: Any) -> None:
+    """Quotes, `$`, `#`, `: `, non-ASCII, control characters, YAML's own words: kept as they are."""
+    added = {**extra, "runcmd": [["echo", lines]]}
+    _, emission = make(name, userData=added)
+    data = node_data(name, emission)
+    assert {key: data[key] for key in extra} == extra
+    assert data["runcmd"][-1] == ["echo", lines]
+    assert "/etc/autojoin/join-key" in written(name, emission)
+
+
+def test_two_hundred_lines_of_a_persons_own() -> None:
+    script = "".join(f'line {n}: "quoted" $HOME # no: comment ü\n' for n in range(200))
+    _, emission = make("metal", userData={"write_files": [{"path": "/x", "content": script}]})
+    assert written("metal", emission)["/x"] == script
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": {"größe": "1"}}, "is no label key"),
+        ({"labels": {"a": "x y"}}, "is no label value"),
+        ({"labels": {"node-role.kubernetes.io/worker": ""}}, "no node may set on itself"),
+        ({"taints": ["a=b:Never"]}, "is no taint"),
+        ({"taints": ["a=b:NoSchedule", "a=c:NoSchedule"]}, "taints[1]: is there already"),
+        ({"userData": {"runcmd": "reboot"}}, "userData.runcmd: must be a list"),
+        ({"userData": {"a": {1: "x"}}}, "userData.a.1: can't be written to the seed"),
+        ({"image": "/srv"}, "image: means nothing here"),
+        ({"architecture": "arm64"}, "architecture: can't be with hardware: bhyve"),
+        ({"storageDisk": "/dev/sda; reboot"}, "is no disk"),
+        ({"guest": {"memory": "4"}}, "is no size"),
+        ({"guest": {"link": 'x"; reboot'}}, "is no name of a link"),
+    ],
+)
+def test_what_can_not_be_kept_is_refused(changes: dict[str, Any], message: str) -> None:
+    assert message in problems("bhyve", **changes)
+
+
+def test_settings_reach_the_kubelet() -> None:
+    _, emission = make("cm4", kubelet={"maxPods": 60}, labels={"example.com/rack": "a"})
+    files = written("cm4", emission)
+    configuration = yaml.safe_load(files["/etc/kubernetes/kubelet.yaml"])
+    assert configuration["maxPods"] == 60
+    assert configuration["cgroupDriver"] == "systemd"
+    assert configuration["resolvConf"] == "/run/systemd/resolve/resolv.conf"
+    assert configuration["registerWithTaints"][0]["key"] == "dedicated"
+    assert "--node-labels=example.com/rack=a" in files["/etc/systemd/system/kubelet.service"]
+    assert "NODE_KEY=rsa-2048\n" in files["/etc/autojoin/join.env"]
+
+
+def test_plain_images_get_packages_of_the_configured_version_and_templates_none() -> None:
+    _, emission = make("cm4")
+    settings = written("cm4", emission)["/etc/autojoin/install-packages.env"]
+    assert "REPOSITORY=https://pkgs.k8s.io/core:/stable:/v1.34/deb/\n" in settings
+    assert "KUBERNETES_VERSION=1.34.2\n" in settings
+    assert "PACKAGES='containerd linux-modules-extra-raspi'\n" in settings
+    _, template = make("cm4", imageKind="template")
+    assert not [path for path in written("cm4", template) if "install-packages" in path]
+    _, guest = make("bhyve")
+    assert not [path for path in written("bhyve", guest) if "install-packages" in path]
+
+
+def test_storage_disk_is_mounted_before_the_runtime_and_never_wiped() -> None:
+    _, emission = make("rk1")
+    data = node_data("rk1", emission)
+    assert data["disk_setup"]["/dev/nvme0n1"]["overwrite"] is False
+    assert "overwrite" not in data["fs_setup"][0]
+    assert data["mounts"][0][1] == "/var/lib/containerd"
+    assert "cloud_init_modules" not in data  # all of cloud-init's own run
+
+
+def test_only_a_new_generation_is_a_new_identity_where_a_person_starts_the_machine() -> None:
+    for name in ("bhyve", "rk1", "cm4", "metal"):
+        _, before = make(name)
+        _, edited = make(name, labels={"bgp": "worker", "zone": "b"})
+        _, raised = make(name, generation=2)
+        assert before.identity == edited.identity != raised.identity
+        assert before.keys == edited.keys != raised.keys
+
+
+# --- each by itself -------------------------------------------------------------------------
+
+
+def test_bhyve_zone_and_template_agree_on_the_machine() -> None:
+    hardware, emission = make("bhyve")
+    files = hardware.files(emission)
+    zone = json.loads(files["zadm.json"].content)
+    template = dict(re.findall(r'(\w+)="(.*)"\n', files["vm-bhyve.conf"].content.decode()))
+    network = yaml.safe_load(emission.seed.network_config)["ethernets"]["node0"]
+    mac = zone["net"][0]["mac-addr"]
+    assert mac == template["network0_mac"] == network["match"]["macaddress"]
+    assert mac.startswith("02:08:20:")
+    assert zone["cdrom"] == ["/var/lib/autojoin/nodes/bhyve/seed.iso"]
+    assert template["disk1_name"] == zone["cdrom"][0]
+    assert (zone["vcpus"], template["cpu"]) == ("4", "4")
+    assert (zone["ram"], template["memory"]) == ("8G", "8G")
+    assert zone["bootdisk"]["path"] == "rpool/zones/bhyve/root"
+
+
+def test_bhyve_mac_is_kept_and_each_node_has_its_own() -> None:
+    one, other = make("bhyve")[0], make("bhyve", mac="a0:36:9f:00:00:42")[0]
+    assert other.mac == "a0:36:9f:00:00:42"
+    assert one.mac == make("bhyve", generation=7)[0].mac
+
+
+def test_autoinstall_has_the_published_shape() -> None:
+    _, emission = make("metal")
+    document = yaml.safe_load(emission.seed.user_data)
+    assert set(document) == {"autoinstall"}  # the installer refuses keys of its own beside it
+    found = document["autoinstall"]
+    assert found["version"] == 1
+    assert all(isinstance(words, list) and all(isinstance(word, str) for word in words)
+               for words in found["early-commands"])  # fmt: skip
+    assert found["storage"] == {"layout": {"name": "direct", "match": {"path": "/dev/nvme0n1"}}}
+    assert found["network"]["version"] == 2
+    assert set(found["keyboard"]) <= {"layout", "variant", "toggle"}
+    assert set(found["refresh-installer"]) <= {"update", "channel"}
+    assert found["updates"] in ("security", "all")
+    assert found["shutdown"] in ("reboot", "poweroff")
+    assert isinstance(found["user-data"], dict)
+    assert "identity" not in found  # the user-data says who the node is, and makes no user
+    assert set(found) == {
+        *("version", "early-commands", "locale", "keyboard", "refresh-installer", "network"),
+        *("storage", "ssh", "updates", "shutdown", "user-data"),
+    }
+
+
+def test_the_web_root_has_the_machines_folder() -> None:
+    hardware, emission = make("metal")
+    folder = f"http/a0:36:9f:00:00:41/{emission.identity}"
+    files = hardware.files(emission)
+    for name in ("user-data", "meta-data", "network-config", "vendor-data"):
+        assert files[f"{folder}/{name}"].content == files[name].content
+    script = files["http/a0:36:9f:00:00:41/boot.ipxe"].content.decode()
+    assert script.startswith("#!ipxe\n")
+    url = f"http://192.168.10.4/autojoin/a0:36:9f:00:00:41/{emission.identity}/"
+    assert f" autoinstall ds=nocloud;s={url} " in script
+    assert "http://192.168.10.4/autojoin/ubuntu-24.04/vmlinuz" in script
+    dnsmasq = files["dnsmasq.conf"].content.decode()
+    assert "dhcp-host=a0:36:9f:00:00:41,set:metal,192.168.10.41,metal\n" in dnsmasq
+    assert "http://192.168.10.4/autojoin/a0:36:9f:00:00:41/boot.ipxe\n" in dnsmasq
+
+
+def test_delivery_to_a_web_root_is_the_same_tree() -> None:
+    hardware, emission = make("metal")
+    way = hardware.delivery()
+    assert way is not None and way.host.address == "192.168.10.4"
+    assert "/srv/http/autojoin" in way.create
+    tree = {path.removeprefix("http/") for path in hardware.files(emission) if path[:5] == "http/"}
+    delivered = set(hardware.delivered_files(emission))
+    assert tree < delivered
+    assert {path.partition("/")[0] for path in delivered} == {"metal", "a0:36:9f:00:00:41"}
+
+
+def test_without_a_provisioning_host_the_output_says_where_the_files_are() -> None:
+    values = copy.deepcopy(VALUES)
+    del values["provisioning"], values["workers"]["machine"]
+    for worker in values["workers"].values():
+        worker.pop("provisioner", None)
+    lab = from_values(values)
+    for name in lab.workers:
+        hardware = HARDWARE[lab.workers[name].hardware](lab, name)
+        assert hardware.delivery() is None
+        assert "make render" in hardware.undelivered()["files"]
+    hardware, _ = make("rk1", provisioner="boot")
+    assert hardware.joined("") == {
+        "files": "root@192.168.10.4:/srv/http/autojoin/rk1",
+        "readySeconds": None,
+    }
+
+
+def test_a_wait_is_only_by_wish() -> None:
+    plain, waiting = (
+        make("rk1", provisioner="boot"),
+        make("rk1", provisioner="boot", awaitJoin=True),
+    )
+    assert " await " not in plain[0].delivery().create  # type: ignore[union-attr]
+    assert " await rk1 /srv/http/autojoin 300" in waiting[0].delivery().create  # type: ignore[union-attr]
+
+
+# --- the guard of the installer -------------------------------------------------------------
+
+
+@pytest.fixture
+def guard(tmp_path: Path) -> Any:
+    """`guard(identity)` with one partition, whose content is tmp_path/disk; its exit and words."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    disk = tmp_path / "disk"
+    stubs = {
+        "lsblk": f'[ -d {disk} ] || exit 32; [ "$1" != -lnpo ] || echo /dev/sda /dev/sda1',
+        "mount": f'[ "$3" = /dev/sda1 ] && cp -a {disk}/. "$4"',
+        "umount": 'rm -rf "$1"/*',
+    }
+    for name, action in stubs.items():
+        (tools / name).write_text(f"#!/bin/sh\n{action}\n")
+        (tools / name).chmod(0o755)
+
+    def run(identity: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["dash", "-c", GUARD_SCRIPT.read_text(), "install-guard", "/dev/sda", identity],
+            env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"},
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    return run
+
+
+def test_the_guard_stops_only_over_the_very_same_joined_node(guard: Any, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    assert guard("metal-g1-aa").returncode == 0  # an empty disk
+    (disk / "var/lib/autojoin").mkdir(parents=True)
+    (disk / "var/lib/autojoin/identity").write_text("metal-g1-aa\n")
+    assert guard("metal-g1-aa").returncode == 0  # the join never got its certificate
+    (disk / "var/lib/kubelet/pki").mkdir(parents=True)
+    (disk / "var/lib/kubelet/pki/kubelet.crt").write_text("x")
+    stopped = guard("metal-g1-aa")
+    assert stopped.returncode == 1
+    assert "/dev/sda1 holds metal-g1-aa, which has joined" in stopped.stderr
+    assert guard("metal-g2-bb").returncode == 0  # another generation
+
+
+def test_the_guard_names_a_missing_disk(guard: Any) -> None:
+    missing = guard("metal-g1-aa")
+    assert missing.returncode == 1
+    assert "there is no disk /dev/sda in this machine" in missing.stderr

@@ -1,0 +1,126 @@
+"""install-packages.sh under dash, with a package manager that is stood in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from components.workers.cloud_init import INSTALL_SCRIPT, PACKAGES_KEY
+
+FINGERPRINT_LINES = (
+    "pub:-:2048:1:234654DA9A296436:1661356832:::-:::scSC::::::23::0:\nfpr:::::::::{}:\n"
+)
+
+
+class System:
+    """A root folder and tools: `installed` holds what dpkg knows, `calls` what was asked of apt."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "root"
+        self.tools = folder / "tools"
+        self.calls = folder / "calls"
+        self.installed = folder / "installed"
+        for path in (self.tools, self.installed, self.root / "etc/apt/sources.list.d"):
+            path.mkdir(parents=True)
+        (self.root / "etc/autojoin").mkdir()
+        (self.root / "etc/autojoin/install-packages.env").write_text(
+            "REPOSITORY=https://pkgs.k8s.io/core:/stable:/v1.34/deb/\n"
+            f"KEY_FINGERPRINT={PACKAGES_KEY}\nKUBERNETES_VERSION=1.34.2\n"
+            "PACKAGES='containerd more'\n"
+        )
+        self.calls.write_text("")
+        self.fingerprint(PACKAGES_KEY)
+        self.tool("curl", 'while [ "$1" != --output ]; do shift; done; echo key >"$2"')
+        self.tool(
+            "dpkg-query",
+            f"for last; do :; done; [ -f {self.installed}/$last ] || exit 1; "
+            f'echo "installed $(cat {self.installed}/$last)"',
+        )
+        self.tool(
+            "apt-get",
+            f'echo "$*" >>{self.calls}\n[ ! -e {folder}/offline ] || exit 100\n'
+            "for word; do case $word in kubelet=*|kubectl=*) "
+            f"echo 1.34.2-1.1 >{self.installed}/${{word%%=*}} ;; "
+            f"containerd|more) echo 1.7 >{self.installed}/$word ;; esac; done",
+        )
+        self.tool("apt-mark", f'echo "mark $*" >>{self.calls}')
+        self.tool("containerd", "echo SystemdCgroup = false")
+        self.tool("systemctl", f'echo "systemctl $*" >>{self.calls}')
+
+    def tool(self, name: str, action: str) -> None:
+        (self.tools / name).write_text(f"#!/bin/sh\n{action}\n")
+        (self.tools / name).chmod(0o755)
+
+    def fingerprint(self, value: str) -> None:
+        self.tool("gpg", f"printf '%s' '{FINGERPRINT_LINES.format(value)}'")
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PATH": f"{self.tools}:{os.environ['PATH']}"}
+        environment["AUTOJOIN_ROOT"] = str(self.root)
+        return subprocess.run(
+            ["dash", str(INSTALL_SCRIPT)], env=environment, capture_output=True, text=True
+        )
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> System:
+    return System(tmp_path)
+
+
+def test_installs_the_configured_version_and_holds_it(system: System) -> None:
+    done = system.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    calls = system.calls.read_text()
+    assert "containerd more kubelet=1.34.2-* kubectl=1.34.2-*" in calls
+    assert "mark hold kubelet kubectl" in calls
+    source = (system.root / "etc/apt/sources.list.d/kubernetes.list").read_text()
+    assert source == (
+        "deb [signed-by=/etc/apt/keyrings/kubernetes.asc] "
+        "https://pkgs.k8s.io/core:/stable:/v1.34/deb/ /\n"
+    )
+    configuration = (system.root / "etc/containerd/config.toml").read_text()
+    assert configuration == "SystemdCgroup = true\n"
+
+
+def test_what_is_there_is_left_alone(system: System) -> None:
+    assert system.run().returncode == 0
+    system.calls.write_text("")
+    assert system.run().returncode == 0
+    assert system.calls.read_text() == "mark hold kubelet kubectl\n"
+
+
+def test_a_longer_version_is_another(system: System) -> None:
+    for name in ("containerd", "more"):
+        (system.installed / name).write_text("1.7\n")
+    for name in ("kubelet", "kubectl"):
+        (system.installed / name).write_text("1.34.20-1.1\n")
+    assert system.run().returncode == 0
+    assert "kubelet=1.34.2-*" in system.calls.read_text()
+
+
+def test_another_signing_key_installs_nothing(system: System) -> None:
+    system.fingerprint("F" * 40)
+    done = system.run()
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].endswith(f"not {PACKAGES_KEY}; nothing of it is installed")
+    assert "kubelet" not in system.calls.read_text()
+    assert not (system.root / "etc/apt/sources.list.d/kubernetes.list").exists()
+
+
+def test_no_network_is_named_and_the_next_run_goes_on(system: System, tmp_path: Path) -> None:
+    (tmp_path / "offline").touch()
+    done = system.run()
+    assert done.returncode == 1
+    assert "apt-get update failed" in done.stdout
+    (tmp_path / "offline").unlink()
+    assert system.run().returncode == 0
+
+
+def test_a_key_that_can_not_be_fetched_is_named(system: System) -> None:
+    system.tool("curl", "echo 'curl: (6) Could not resolve host' >&2; exit 6")
+    done = system.run()
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].endswith("can't be fetched; check the node's DNS and route")

@@ -1,0 +1,346 @@
+"""The pinned tools of the lab, as data, and where each of them lies once it is made.
+
+Go tools share one module, tools/go/shared: with one version of each library, Go compiles a
+package that several tools import once. A tool has a module of its own only where it can't be
+built with the others' versions.
+Standard library only: this runs before there is a virtual environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+MODULES = Path(__file__).resolve().parent / "go"
+
+KUBERNETES_VERSION = "1.34.2"
+CILIUM_VERSION = "1.18.4"
+PULUMI_VERSION = "3.276.0"
+PULUMI_KUBERNETES_VERSION = "4.25.0"
+
+_KUBERNETES_FLAGS = f"-X k8s.io/component-base/version.gitVersion=v{KUBERNETES_VERSION}"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A line of a file, which must be there exactly once, and what stands there `instead`."""
+
+    file: str
+    line: str
+    instead: str = ""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What is changed in a copy of a module from which a tool is then built.
+
+    Each of `copied` is a file and the name under which it must lie too.
+    """
+
+    module: str
+    edits: tuple[Edit, ...]
+    copied: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class GoTool:
+    """One binary built from the module in tools/go/`module`.
+
+    `version` is what `version_arguments` must print for a binary that is already on PATH to be
+    taken instead; tools whose print-out does not tell their version are always built.
+    `architecture` is Go's name of another than this machine's; the tool's name tells it too.
+    """
+
+    name: str
+    module: str
+    package: str
+    linker_flags: str = ""
+    tags: str = ""
+    cgo: bool = False
+    version: str = ""
+    version_arguments: tuple[str, ...] = ()
+    patch: Patch | None = None
+    architecture: str = field(default="", repr=False)  # no part of the keys of what is built
+
+
+@dataclass(frozen=True)
+class GoFile:
+    """A file or folder taken as it is from a module's source."""
+
+    name: str
+    module: str
+    source_module: str
+    path: str
+    executable: bool = False
+
+
+def _kubernetes(name: str) -> GoTool:
+    return GoTool(
+        name,
+        "shared",
+        f"k8s.io/kubernetes/cmd/{name}",
+        linker_flags=_KUBERNETES_FLAGS,
+        version=f"v{KUBERNETES_VERSION}",
+        version_arguments=("version", "--client") if name == "kubectl" else ("--version",),
+    )
+
+
+def _cfssl(name: str) -> GoTool:
+    """CFSSL's sqlite driver is C; by the tags the standard library stays what it is without C."""
+    package = f"github.com/cloudflare/cfssl/cmd/{name}"
+    return GoTool(name, "shared", package, tags="netgo osusergo", cgo=True)
+
+
+_PULUMI_KUBERNETES = "github.com/pulumi/pulumi-kubernetes/provider/v4"
+_PULUMI_KUBERNETES_MAIN = "cmd/pulumi-resource-kubernetes"
+
+# Four component kinds, which nothing here uses, bring the whole Go SDK in: 64 packages of types,
+# most of what there would be to compile.
+_COMPONENTS = tuple(
+    Edit("pkg/provider/provider_construct.go", line)
+    for line in (
+        f'\tproviderhelmv4 "{_PULUMI_KUBERNETES}/pkg/provider/helm/v4"',
+        f'\tproviderkustomizev2 "{_PULUMI_KUBERNETES}/pkg/provider/kustomize/v2"',
+        f'\tprovideryamlv2 "{_PULUMI_KUBERNETES}/pkg/provider/yaml/v2"',
+        '\t"kubernetes:yaml/v2:ConfigFile":     provideryamlv2.NewConfigFileProvider,',
+        '\t"kubernetes:yaml/v2:ConfigGroup":    provideryamlv2.NewConfigGroupProvider,',
+        '\t"kubernetes:helm.sh/v4:Chart":       providerhelmv4.NewChartProvider,',
+        '\t"kubernetes:kustomize/v2:Directory": providerkustomizev2.NewDirectoryProvider,',
+    )
+)
+# The engine's release makes this field a pointer.
+_PROVIDER = "\t\tProvider: {}pschema.ResourceSpec{{"
+_KUBERNETES_PLUGIN = Patch(
+    _PULUMI_KUBERNETES,
+    (*_COMPONENTS, Edit("pkg/gen/schema.go", _PROVIDER.format(""), _PROVIDER.format("&"))),
+    # The generator that makes the embedded files only packs them; it is not in the module.
+    copied=tuple(
+        (f"{_PULUMI_KUBERNETES_MAIN}/{name}.json", f"{_PULUMI_KUBERNETES_MAIN}/{name}-embed.json")
+        for name in ("schema", "terraform-mapping")
+    ),
+)
+
+GO_TOOLS = (
+    GoTool(
+        "pulumi",
+        "shared",
+        "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi",
+        linker_flags="-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version="
+        f"v{PULUMI_VERSION}",
+        # Not taken from PATH: a release finds its own language host beside it, which ignores ours.
+    ),
+    GoTool(
+        "pulumi-language-python",
+        "pulumi-language-python",
+        "github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python",
+    ),
+    GoTool(
+        "pulumi-resource-kubernetes",
+        "shared",
+        f"{_PULUMI_KUBERNETES}/{_PULUMI_KUBERNETES_MAIN}",
+        linker_flags=f"-X {_PULUMI_KUBERNETES}/pkg/version.Version={PULUMI_KUBERNETES_VERSION}",
+        patch=_KUBERNETES_PLUGIN,
+    ),
+    _cfssl("cfssl"),
+    _cfssl("cfssljson"),
+    GoTool(
+        "etcd",
+        "shared",
+        "go.etcd.io/etcd/server/v3",
+        version="etcd Version: 3.6.4",
+        version_arguments=("--version",),
+    ),
+    _kubernetes("kube-apiserver"),
+    _kubernetes("kubectl"),
+    _kubernetes("kubelet"),
+    _kubernetes("kube-controller-manager"),
+    GoTool(
+        "cilium-operator-generic",
+        "shared",
+        "github.com/cilium/cilium/operator",
+        tags="ipam_provider_operator",
+    ),
+)
+
+# What the benchmark is measured against, built for it alone.
+BENCH_TOOLS = (
+    GoTool(
+        "kubeadm",
+        "shared",
+        "k8s.io/kubernetes/cmd/kubeadm",
+        linker_flags=_KUBERNETES_FLAGS,
+        version=f"v{KUBERNETES_VERSION}",
+        version_arguments=("version", "--output", "short"),
+    ),
+)
+
+GO_FILES = (
+    GoFile(
+        "pulumi-language-python-exec",
+        "shared",  # the script is the same in the release of the Python SDK
+        "github.com/pulumi/pulumi/sdk/v3",
+        "python/cmd/pulumi-language-python-exec",
+        executable=True,
+    ),
+    GoFile(
+        "cilium-chart",
+        "shared",
+        "github.com/cilium/cilium",
+        "install/kubernetes/cilium",
+    ),
+)
+
+
+def _cilium_files(release: str, module: str) -> tuple[GoFile, GoFile]:
+    source = "github.com/cilium/cilium"
+    chart = GoFile(f"cilium-chart-{release}", module, source, "install/kubernetes/cilium")
+    crds = "pkg/k8s/apis/cilium.io/client/crds"
+    return chart, GoFile(f"cilium-crds-{release}", module, source, crds)
+
+
+def _gateway_api(release: str) -> GoFile:
+    module = f"gateway-api-{release}"
+    return GoFile(f"{module}-crds", module, "sigs.k8s.io/gateway-api", "config/crd/standard")
+
+
+# What the tests need besides: helm (the plugin holds the same release), charts and CRDs of every
+# supported release of Cilium, the CRDs that its chart wants to find, and a BGP router.
+TEST_TOOLS: tuple[GoTool | GoFile, ...] = (
+    GoTool("helm", "shared", "helm.sh/helm/v3/cmd/helm"),
+    GoTool("gobgpd", "shared", "github.com/osrg/gobgp/v4/cmd/gobgpd"),
+    GoTool("gobgp", "shared", "github.com/osrg/gobgp/v4/cmd/gobgp"),
+    *_cilium_files("1.17", "cilium-1.17"),
+    *_cilium_files("1.18", "shared"),
+    *_cilium_files("1.20", "cilium-1.20"),
+    _gateway_api("1.2"),
+    _gateway_api("1.6"),
+    GoFile(
+        "servicemonitor-crd",
+        "prometheus-operator",
+        "github.com/prometheus-operator/prometheus-operator",
+        "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+    ),
+)
+
+# What the lab's arm64 machines need, which stand in for Turing Pi RK1 and CM4.
+ARM64_TOOLS = (
+    GoTool(
+        "kubelet-arm64",
+        "shared",
+        "k8s.io/kubernetes/cmd/kubelet",
+        linker_flags=_KUBERNETES_FLAGS,
+        architecture="arm64",
+    ),
+)
+
+# Debian package -> a file that is there once it is installed.
+DEBIAN_PACKAGES = {
+    "systemd-container": "/usr/bin/systemd-nspawn",
+    "debootstrap": "/usr/sbin/debootstrap",
+    "openssh-client": "/usr/bin/ssh",
+    "iproute2": "/usr/sbin/ip",
+    "openssl": "/usr/bin/openssl",
+    "curl": "/usr/bin/curl",
+    "gcc": "/usr/bin/gcc",  # cfssl's sqlite driver is C
+    "libc6-dev": "/usr/include/stdio.h",
+    "procps": "/usr/bin/ps",
+    "kmod": "/usr/sbin/depmod",
+    "xz-utils": "/usr/bin/xz",
+    "util-linux": "/usr/bin/flock",
+    "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
+}
+
+# What runs arm64 programs on another machine, and what makes a root folder of them. Where systemd
+# runs, Debian registers qemu with the kernel; the lab does so for itself where nobody has.
+ARM64_PACKAGES = {
+    "qemu-user-static": "/usr/lib/binfmt.d/qemu-aarch64.conf",
+    "mmdebstrap": "/usr/bin/mmdebstrap",  # apt outside the root: debootstrap's is emulated
+    "arch-test": "/usr/bin/arch-test",
+}
+
+# What the tests need besides; openssh-server starts a service where systemd runs.
+TEST_PACKAGES = {
+    "golang-cfssl": "/usr/bin/cfssl",  # 1.2: an old client, for the join gate
+    "busybox": "/usr/bin/busybox",
+    "dosfstools": "/usr/sbin/mkfs.fat",
+    "fdisk": "/usr/sbin/sfdisk",
+    "mtools": "/usr/bin/mcopy",
+    "openssh-server": "/usr/sbin/sshd",
+    "python3-cryptography": "/usr/lib/python3/dist-packages/cryptography/__init__.py",
+    "shellcheck": "/usr/bin/shellcheck",
+    "libxml2-utils": "/usr/bin/xmllint",  # validates SMF manifests
+    "sqlite3": "/usr/bin/sqlite3",
+    # BGP routers, which the tests run in network namespaces. Where systemd runs, Debian starts
+    # them too.
+    "frr": "/usr/lib/frr/bgpd",
+    "bird2": "/usr/sbin/bird",
+    "openbgpd": "/usr/sbin/bgpd",
+}
+
+
+def cache() -> Path:
+    """The folder outside the checkout in which everything that was built is kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "autojoin"
+
+
+def digest(*parts: bytes | str) -> str:
+    """The first 12 hex digits of a hash over `parts`."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "big") + data)
+    return state.hexdigest()[:12]
+
+
+def module_digest(module: str, recipe: object) -> str:
+    """The key of what is built by `recipe` from tools/go/`module`."""
+    files = (MODULES / module / "go.mod", MODULES / module / "go.sum")
+    return digest(repr(recipe), *(file.read_bytes() for file in files))
+
+
+def requirements() -> Path:
+    """The hash-pinned requirements of the virtual environment."""
+    return CHECKOUT / "requirements.txt"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each pinned thing lies in the cache. One folder a thing, keyed by its own pins.
+
+    So a changed pin rebuilds that one thing; `home` (keyed by all of them) only links to them.
+    """
+
+    cache: Path = field(default_factory=cache)
+
+    def tool(self, tool: GoTool | GoFile) -> Path:
+        return self.cache / f"{tool.name}-{module_digest(tool.module, tool)}" / tool.name
+
+    @property
+    def venv(self) -> Path:
+        import sys
+
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return self.cache / f"venv-{digest(requirements().read_bytes(), python)}"
+
+    @property
+    def home(self) -> Path:
+        keys = [str(self.tool(tool)) for tool in (*GO_TOOLS, *GO_FILES)]
+        return self.cache / digest(*keys, str(self.venv))
+
+    @property
+    def binaries(self) -> Path:
+        """The folder to put on PATH: every built tool by its name."""
+        return self.home / "bin"
+
+    @property
+    def chart(self) -> Path:
+        """The Cilium chart, as its module ships it."""
+        return self.tool(next(file for file in GO_FILES if file.name == "cilium-chart"))
+
+    def test_file(self, name: str) -> Path:
+        """A file or folder of TEST_TOOLS."""
+        return self.tool(next(tool for tool in TEST_TOOLS if tool.name == name))
