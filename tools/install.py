@@ -44,7 +44,6 @@ ENGINE_TOOLS = {
     "pulumi",
     "pulumi-language-python",
     "pulumi-language-python-exec",
-    "pulumi-resource-kubernetes",
     "kubectl",
 }
 DEBIAN_STEP = "Debian packages"
@@ -148,9 +147,6 @@ def links_step(layout: Layout, tools: list[GoTool | GoFile]) -> Step:
 
 
 def is_program(tool: GoTool | GoFile) -> bool:
-    """Whether it goes on PATH. No plugin does: the engine prefers one there to the installed."""
-    if tool.name.startswith("pulumi-resource-"):
-        return False
     return isinstance(tool, GoTool) or tool.executable
 
 

@@ -113,7 +113,7 @@ _COMPONENTS = tuple(
 )
 # The engine's release makes this field a pointer.
 _PROVIDER = "\t\tProvider: {}pschema.ResourceSpec{{"
-_KUBERNETES_PLUGIN = Patch(
+_FITTED = Patch(
     _PULUMI_KUBERNETES,
     (*_COMPONENTS, Edit("pkg/gen/schema.go", _PROVIDER.format(""), _PROVIDER.format("&"))),
     # The generator that makes the embedded files only packs them; it is not in the module.
@@ -121,6 +121,15 @@ _KUBERNETES_PLUGIN = Patch(
         (f"{_PULUMI_KUBERNETES_MAIN}/{name}.json", f"{_PULUMI_KUBERNETES_MAIN}/{name}-embed.json")
         for name in ("schema", "terraform-mapping")
     ),
+)
+
+# Built only where the release plugin can't be downloaded (tools/plugins).
+KUBERNETES_PLUGIN = GoTool(
+    "pulumi-resource-kubernetes",
+    "shared",
+    f"{_PULUMI_KUBERNETES}/{_PULUMI_KUBERNETES_MAIN}",
+    linker_flags=f"-X {_PULUMI_KUBERNETES}/pkg/version.Version={PULUMI_KUBERNETES_VERSION}",
+    patch=_FITTED,
 )
 
 GO_TOOLS = (
@@ -136,13 +145,6 @@ GO_TOOLS = (
         "pulumi-language-python",
         "pulumi-language-python",
         "github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python",
-    ),
-    GoTool(
-        "pulumi-resource-kubernetes",
-        "shared",
-        f"{_PULUMI_KUBERNETES}/{_PULUMI_KUBERNETES_MAIN}",
-        linker_flags=f"-X {_PULUMI_KUBERNETES}/pkg/version.Version={PULUMI_KUBERNETES_VERSION}",
-        patch=_KUBERNETES_PLUGIN,
     ),
     _cfssl("cfssl"),
     _cfssl("cfssljson"),
