@@ -9,7 +9,7 @@ TOOLS = $(PYTHON) tools/install.py install
 AUTOJOIN_PLUGINS ?= $(if $(PLUGINS),$(abspath $(PLUGINS)))
 export AUTOJOIN_PLUGINS
 
-.PHONY: help up down ca-backup ca-restore drift graph new test preview check render tools env status lint golden bench
+.PHONY: help up down ca-backup ca-restore drift graph new test preview check render move-lab tools env status lint golden bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,10 @@ graph: ## draw stack STACK, or STACK_FILE=path, into OUT=lab.svg
 drift: ## what runs, compared with the config of stack STACK; changes nothing; JSON=1
 	@$(TOOLS) engine
 	@$(IN_VENV) commands.drift "$(STACK_FILE)" $(if $(JSON),--json)
+
+move-lab: ## move the dev lab to a free network, or to NETWORK=10.65.0.0/24: rewrites Pulumi.dev.yaml
+	@$(TOOLS) check
+	@$(IN_VENV) commands.lab move $(NETWORK)
 
 tools: ## install the pinned tools and the lab's machine image
 	@$(TOOLS) all

@@ -38,7 +38,7 @@ def rows(full: bool) -> list[Row]:
     seconds = []
     repetitions = 3 if full else 1
     try:
-        lab.make("check")  # writes the stack file
+        lab.make("move-lab")
         lab.edit(eight_machines)
         if full:
             lab.make("up")  # Python compiles the copy's files once

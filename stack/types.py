@@ -30,6 +30,8 @@ _ALLOWED = {
 _ALLOWED_DOMAINS = {"kubelet.kubernetes.io", "node.kubernetes.io"}
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _HOST_KEY = re.compile(r"(ssh-ed25519|ecdsa-sha2-nistp\d+) [A-Za-z0-9+/]+={0,3}( \S.*)?")
+# What ends so names the file that holds the key.
+PUBLIC_KEY_FILE = ".pub"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 _TAINT = re.compile(
@@ -102,6 +104,8 @@ def _mac(value: str) -> str:
 
 
 def _host_key(value: str) -> str:
+    if value.endswith(PUBLIC_KEY_FILE):
+        return value
     if value.strip().startswith("ssh-rsa "):
         raise ValueError(
             "is an RSA key, which Pulumi's command plugin takes with SHA-1 signatures alone, and "
@@ -257,7 +261,7 @@ MacAddress = Annotated[
 HostKey = Annotated[
     str,
     _text(_host_key, lambda number: f"ssh-ed25519 {number:064d}"),
-    _pattern("^(ssh-ed25519|ecdsa-sha2-)"),
+    _pattern(rf"^(ssh-ed25519|ecdsa-sha2-)|\{PUBLIC_KEY_FILE}$"),
 ]
 Version = Annotated[
     str, _text(_version, lambda number: f"{number}.0.0"), _pattern(r"^\d+\.\d+\.\d+$")

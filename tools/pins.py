@@ -123,7 +123,8 @@ _FITTED = Patch(
     ),
 )
 
-# Built only where the release plugin can't be downloaded (tools/plugins).
+# Built only where the release plugin can't be downloaded (tools/plugins). Never on PATH, where the
+# engine would take it for an installed one.
 KUBERNETES_PLUGIN = GoTool(
     "pulumi-resource-kubernetes",
     "shared",

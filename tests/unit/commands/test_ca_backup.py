@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import backup_file, ca_backup, ca_restore
-from components.shell.ssh import options, refusal
+from components.shell.ssh import SshError, host_key, options, refusal
 from stack.models import Host
 from tools.errors import LabError
 
@@ -130,3 +130,15 @@ def test_commands_fail_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert ca_restore.main([str(STACK), str(tmp_path / "none"), *words]) == 1
     error = capsys.readouterr().err
     assert error.startswith("autojoin: ") and len(error.splitlines()) == 1
+
+
+def test_a_host_key_may_be_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "host.pub"
+    host = Host(address="192.0.2.2", host_key=str(file))
+    with pytest.raises(SshError, match=r"host\.hostKey: .*/host\.pub can't be read \(No such file"):
+        host_key(host)
+    file.write_text("no key\n")
+    with pytest.raises(SshError, match="holds no public key"):
+        host_key(host)
+    file.write_text(f"{HOST.host_key} root@there\n")
+    assert host_key(host) == host_key(HOST) == HOST.host_key

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from lab import arm64_image, emulation, hypervisor, image
-from lab.place import Place
+from lab.place import Place, usual
 
 SHOW = """\
 handlers=/proc/sys/fs/binfmt_misc
@@ -36,7 +36,7 @@ def test_arm64_programs_run_and_no_mount_is_left() -> None:
 
 
 def test_programs_of_the_other_image_run_in_an_arm64_root(tmp_path: Path) -> None:
-    place = Place(Path("/x"), "0badcafe", IPv4Network("10.70.3.0/24"), tmp_path / "state")
+    place = Place(Path("/x"), "0badcafe", usual(IPv4Network("10.70.3.0/24")), tmp_path / "state")
     layers = hypervisor.write_layers(place, hypervisor.find_binaries())
     layer = layers / "worker-arm64"
     for program in ("usr/sbin/runc", "usr/lib/systemd/systemd-networkd"):

@@ -1,6 +1,6 @@
 // Every tool that builds with the others' versions. To add one: GOFLAGS=-mod=mod go get -tool
 // PACKAGE@VERSION, with the versions of those that are here, which would be raised without.
-module autojoin/tools/go/shared
+module autojoin/tools
 
 go 1.26.6
 
