@@ -47,6 +47,8 @@ from tools.plugins.command_run import Outcome
 
 def run(self, request, inputs, words, old):
     name = request.urn.rpartition("::")[2]
+    if name.endswith("-machine") and os.path.exists(ANSWERS["dead"]):
+        return Outcome(1, "", "no route to host", "no route to host")
     for end, text in ANSWERS.items():
         if name.endswith(end):
             return Outcome(0, text, "", text)
@@ -83,6 +85,7 @@ class Deployed:
         self.folder = folder
         self.config = config
         self.home = folder / "pulumi-home"
+        self.dead = folder / "dead"
         # Its hosts are nobody: whoever looks whether they let him in finds that they do.
         (folder / "bin").mkdir()
         (folder / "bin/ssh").symlink_to("/bin/true")
@@ -101,6 +104,13 @@ class Deployed:
         """The resources of its state, secrets decrypted but marked."""
         answer = json.loads(self._pulumi("stack", "export", "--show-secrets"))
         return list(answer["deployment"]["resources"])
+
+    def up(self, change: Change, *words: str) -> subprocess.CompletedProcess[str]:
+        """Bring the stack to what it is after `change`."""
+        config = copy.deepcopy(self.config)
+        change(config)
+        file = self._write(f"Pulumi.up-{change.__name__}.yaml", config)
+        return self._run("up", "--yes", "--skip-preview", "--config-file", str(file), *words)
 
     def replaced(self, name: str) -> list[str]:
         """What the engine does, in its order, when the resource `name` is to be replaced."""
@@ -132,7 +142,11 @@ class Deployed:
         answers = {
             "ca-pair": certificate(),
             "admission-revoked": '{"revoked": []}',
-            "-machine": '{"readySeconds": 4.2, "phases": {}}',
+            "joins-ready": json.dumps(
+                {f"node-{it}": {"readySeconds": 4.2, "phases": {}} for it in range(1, 10)}
+            ),
+            # A file: while it is there, no provisioning host answers.
+            "dead": str(self.dead),
         }
         built = package.build(self.folder / "plugins", sys.executable)
         for name, version, path in built:
@@ -141,6 +155,11 @@ class Deployed:
             self._pulumi(*words)
 
     def _pulumi(self, *words: str, folder: Path = CHECKOUT) -> str:
+        answer = self._run(*words, folder=folder)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return answer.stdout
+
+    def _run(self, *words: str, folder: Path = CHECKOUT) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
             **stack.engine_environment(),
@@ -152,11 +171,7 @@ class Deployed:
             "PULUMI_DEBUG_COMMANDS": "true",
         }
         command = ["pulumi", *words, "--non-interactive"]
-        answer = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True
-        )
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-        return answer.stdout
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def start(plugin: str, version: str, answers: dict[str, str]) -> str:

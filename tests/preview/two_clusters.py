@@ -18,7 +18,7 @@ from stack import models
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk7"
 BOARD = models.Board(address="203.0.113.99")
-MORE = {
+MORE: dict[str, dict[str, object]] = {
     "turing-rk1": {"slot": 1},
     "turing-cm4": {"slot": 2},
     "bare-metal": {"mac": "a0:36:9f:00:00:41", "disk": "/dev/sda"},
@@ -57,7 +57,7 @@ for number, name in enumerate(("first", "second"), 1):
     args = AdmissionArgs(gate, list(registered.values()), cluster.kubeconfig)
     admission = Admission(f"{name}-admission", args)
     nodes = [registration.node for registration in registered.values()]
-    machines = MachineHost(f"{name}-host", MachineHostArgs(feeding, gate, nodes))
+    machines = MachineHost(f"{name}-host", MachineHostArgs(feeding, cluster, gate, nodes))
     for slot, (hardware, kind) in enumerate(WORKERS.items()):
         needs = [admission.ready, cilium.release]
         kind(f"{name}-node-{slot}", WorkerArgs(registered[hardware], machines, needs))
