@@ -5,13 +5,16 @@ PYTHON ?= python3
 # Expanded when a command runs, after its set-up: the virtual environment's Python.
 IN_VENV = "$$($(PYTHON) tools/install.py python)" -m
 TOOLS = $(PYTHON) tools/install.py install
+# PLUGINS=folder: the resource plugins found there, in place of what would be installed.
+AUTOJOIN_PLUGINS ?= $(if $(PLUGINS),$(abspath $(PLUGINS)))
+export AUTOJOIN_PLUGINS
 
-.PHONY: help up down ca-backup ca-restore drift graph new test preview check render tools env status lint golden bench
+.PHONY: help up down ca-backup ca-restore drift graph new test preview check render move-lab tools env status lint golden bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-up: ## bring the dev lab and its cluster up; safe to repeat
+up: ## bring the dev lab and its cluster up; safe to repeat; PLUGINS=folder with other resource plugins
 	@$(TOOLS) all
 	@$(IN_VENV) commands.lab up
 
@@ -19,7 +22,7 @@ down: ## destroy the cluster and stop the lab; ALL=1 also what dead checkouts le
 	@$(TOOLS) engine
 	@$(IN_VENV) commands.lab down $(if $(ALL),--all)
 
-test: ## every test, the end-to-end run on the lab included
+test: ## every test, the end-to-end run on the lab included; PLUGINS=folder as for up
 	@$(TOOLS) test
 	@AUTOJOIN_FUZZ_SECONDS=$(FUZZ) $(IN_VENV) commands.lab test $(TESTS)
 
@@ -55,12 +58,16 @@ drift: ## what runs, compared with the config of stack STACK; changes nothing; J
 	@$(TOOLS) engine
 	@$(IN_VENV) commands.drift "$(STACK_FILE)" $(if $(JSON),--json)
 
+move-lab: ## move the dev lab to a free network, or to NETWORK=10.65.0.0/24: rewrites Pulumi.dev.yaml
+	@$(TOOLS) check
+	@$(IN_VENV) commands.lab move $(NETWORK)
+
 tools: ## install the pinned tools and the lab's machine image
 	@$(TOOLS) all
 
-env: ## print the environment to eval, for plain pulumi and kubectl
+env: ## print the environment to eval, for plain pulumi and kubectl; of STACK=x but the lab's PATH alone
 	@$(TOOLS) engine >&2
-	@$(IN_VENV) commands.lab env
+	@$(IN_VENV) commands.lab env "$(STACK)"
 
 status: ## how far each worker of stack STACK came, by the join gate and the API server, and how BGP is; JSON=1 for programs
 	@$(TOOLS) engine
@@ -71,7 +78,7 @@ lint: ## ruff, mypy, and which room imports which
 	@$(IN_VENV) commands.lab lint
 
 golden: ## refresh the golden files; read the diff
-	@$(TOOLS) engine
+	@$(TOOLS) test
 	@$(IN_VENV) pytest tests/golden --refresh
 	@REFRESH=1 $(IN_VENV) pytest tests/preview/test_summary.py
 

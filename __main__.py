@@ -3,7 +3,7 @@
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components import checks, from_lab, pace
+from components import checks, from_lab, interrupt, pace  # noqa: F401
 from components.admission.component import Admission, AdmissionArgs
 from components.bgp.component import Bgp, BgpArgs
 from components.certificate_authority.component import (

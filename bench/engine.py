@@ -1,7 +1,7 @@
 """What the engine's time grows with: autojoin's program beside the same resources written down.
 
 Workers are emitted but not booted: one sshd plays every host (bench/hosts.py). The API server is
-real, the Release is installed by the real helm. Both programs run on the same engine with the same
+real. Both programs run on the same engine with the same
 plugins and settings, in turn.
 """
 
@@ -115,9 +115,8 @@ class Side:
             **stack.engine_environment(),
             **self.environment,
             **_COMPILED,
-            "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}",
+            **stack.lab_stack(self.folder / "state", _STACK),
             "PULUMI_CONFIG_PASSPHRASE": "bench",
-            "PULUMI_STACK": _STACK,
         }
         command = ["pulumi", *words, "--non-interactive"]
         place = folder or self.program

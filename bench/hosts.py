@@ -6,44 +6,25 @@ through the same client and server.
 
 from __future__ import annotations
 
-import json
-import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from bench.measure import timed
-from lab import stack
 from tests.preview import deployed
-from tests.unit.tools.plugins.kubernetes_server import Authority
 from tests.unit.tools.plugins.ssh_server import SshServer
+from tools.pins import Layout
+from tools.plugins import install as plugins
 from tools.plugins import package
-
-_JOINED = json.dumps({"node": "bench", "readySeconds": 1.0, "phases": {}})
-_REVOKED = json.dumps({"revoked": []})
-_ANSWER = """\
-#!/bin/sh
-cat >/dev/null
-case $SSH_ORIGINAL_COMMAND in
-*certificate-authority*install*) cat {authority} ;;
-*' apply '*) echo {joined} ;;
-*' revoked'*) echo {revoked} ;;
-esac
-"""
 
 
 def start(folder: Path) -> SshServer:
     """The server, running. It takes wide parallel dials, as both sides make them."""
     folder.mkdir()
-    Authority(folder)
-    script = folder / "answer"
-    answers = {"authority": str(folder / "ca.pem"), "joined": _JOINED, "revoked": _REVOKED}
-    quoted = {name: shlex.quote(value) for name, value in answers.items()}
-    script.write_text(_ANSWER.format(**quoted))
-    script.chmod(0o755)
     server = SshServer(folder)
+    server.answers(deployed.answers())
     with (folder / "sshd_config").open("a") as settings:
-        settings.write(f"MaxStartups 1000\nForceCommand {script}\n")
+        settings.write("MaxStartups 1000\n")
     server.start()
     return server
 
@@ -59,6 +40,25 @@ def described(server: SshServer) -> dict[str, Any]:
     }
 
 
+# The stand-in, but for what would reach a host.
+_ANSWERING = """\
+from fnmatch import fnmatch
+
+from {package}.command import KINDS, stop
+from {package}.plugin import main
+from {package}.process import Outcome
+
+ANSWERS = {answers}
+
+def run(request, inputs, command, *sinks):
+    said = next((text for end, text in ANSWERS.items() if fnmatch(command, end)), "")
+    return Outcome(0, said, "", said)
+
+KINDS["command:remote:Command"].run = run
+main("{name}", "{version}", KINDS, stop)
+"""
+
+
 def answering_plugins(folder: Path) -> Path:
     """A PULUMI_HOME whose command plugin answers by itself, as every host here would.
 
@@ -66,15 +66,10 @@ def answering_plugins(folder: Path) -> Path:
     that is measured.
     """
     home = folder / "pulumi-home"
-    answers = {
-        "ca-pair": deployed.certificate(),
-        "admission-revoked": _REVOKED,
-        "-machine": _JOINED,
-    }
-    for name, version, path in package.build(folder / "plugins", sys.executable):
-        if name == "command":
-            (path / "start.py").write_text(deployed.start(name, version, answers))
-        command = ["pulumi", "plugin", "install", "resource", name, version, "--file", str(path)]
-        environment = stack.engine_environment() | {"PULUMI_HOME": str(home)}
-        timed(command, folder=folder, environment=environment)
+    shutil.copytree(plugins.home(Layout()), home)
+    said = repr(deployed.answers()).replace("{", "{{").replace("}", "}}")
+    main = _ANSWERING.replace("{answers}", said)
+    file = package.pack(folder, "command", sys.executable, main)
+    for installed in home.glob("plugins/resource-command-*/pulumi-resource-command"):
+        shutil.copy(file, installed)
     return home

@@ -128,7 +128,7 @@ class Bed:
         return ours if ours.exists() else machines / name
 
     def address(self, number: int) -> str:
-        return str(self.where.address(_FIRST_ADDRESS + number))
+        return str(self.where.network[_FIRST_ADDRESS + number])
 
     def forget(self, names: list[str]) -> None:
         self.lab.run("kubectl", "delete", "node", "--ignore-not-found", "--wait", *names)
@@ -142,7 +142,7 @@ def bed(folder: Path) -> Iterator[Bed]:
     lab = Lab(checkout)
     watch = None
     try:
-        lab.make("check")  # writes the stack file
+        lab.make("move-lab")
         lab.edit(without_workers)
         lab.make("up")
         where = place.find(checkout)

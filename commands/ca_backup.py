@@ -12,22 +12,27 @@ import datetime
 import sys
 from pathlib import Path
 
-from commands import authority_host, backup_file
-from commands.stack_lab import LabAccess, access
+from commands import backup_file
+from commands.stack_lab import open_lab
 from components import from_lab
 from components.certificate_authority import installation as certificate_authority
+from components.shell import ssh
+from components.shell.ssh import SshError
+from stack.models import Lab
 from stack.problem import ConfigError
 from tools.errors import LabError, tell
 
+SECONDS = 600
 
-def backup(found: LabAccess, target: Path, passphrase: str, keys: bool) -> str:
+
+def backup(lab: Lab, target: Path, passphrase: str, keys: bool) -> str:
     """Write the backup to `target`; what is in it, as a line for a person. LabError otherwise."""
     if target.exists():
         raise LabError(f"OUT: {target} is there already; give another name")
-    settings = found.lab.certificate_authority
+    settings = lab.certificate_authority
     host = from_lab.authority_host(settings)
     command = certificate_authority.backup_command(host, keys=keys)
-    data = authority_host.run(settings.host, found.private_key, command)
+    data = ssh.run(settings.host, command, seconds=SECONDS)
     content = backup_file.Backup.of(data)
     backup_file.write(target, backup_file.encrypted(data, passphrase))
     return f"{target}: {content.summary()}"
@@ -48,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     target = given.out or Path(f"ca-{now:%Y%m%d-%H%M%S}.backup")
     try:
         passphrase = backup_file.passphrase(given.passphrase_file, twice=True)
-        print(f"autojoin: {backup(access(given.file), target, passphrase, given.keys)}")
-    except (ConfigError, LabError) as error:
+        print(f"autojoin: {backup(open_lab(given.file), target, passphrase, given.keys)}")
+    except (ConfigError, LabError, SshError) as error:
         tell(error)
         return 1
     return 0

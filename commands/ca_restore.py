@@ -10,23 +10,28 @@ import argparse
 import sys
 from pathlib import Path
 
-from commands import authority_host, backup_file
-from commands.stack_lab import LabAccess, access
+from commands import backup_file
+from commands.stack_lab import open_lab
 from components import from_lab
 from components.certificate_authority import installation as certificate_authority
 from components.join_gate import installation as join_gate
+from components.shell import ssh
+from components.shell.ssh import SshError
+from stack.models import Lab
 from stack.problem import ConfigError
 from tools.errors import LabError, tell
 
+SECONDS = 600
 
-def restore(found: LabAccess, source: Path, passphrase: str) -> str:
+
+def restore(lab: Lab, source: Path, passphrase: str) -> str:
     """Restore `source` onto the CA's host; what was restored, as lines for a person."""
     content = backup_file.Backup.of(backup_file.decrypted(source, passphrase))
-    settings = found.lab.certificate_authority
+    settings = lab.certificate_authority
     host = from_lab.authority_host(settings)
     stdin = certificate_authority.restore_input(host, content.files, join_gate.files(host))
     command = certificate_authority.restore_command(host)
-    authority_host.run(settings.host, found.private_key, command, stdin.encode())
+    ssh.run(settings.host, command, stdin=stdin.encode(), seconds=SECONDS)
     rest = "it runs" if content.has_keys else "`pulumi up` sets up the services"
     return f"{settings.host.address}: {content.summary()}; {rest}"
 
@@ -39,8 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         passphrase = backup_file.passphrase(given.passphrase_file, twice=False)
-        print(f"autojoin: {restore(access(given.file), given.backup, passphrase)}")
-    except (ConfigError, LabError) as error:
+        print(f"autojoin: {restore(open_lab(given.file), given.backup, passphrase)}")
+    except (ConfigError, LabError, SshError) as error:
         tell(error)
         return 1
     return 0

@@ -21,17 +21,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.live import Unreachable, kubectl, on_host
+from commands import stack_lab
 from components import documents, from_lab
 from components.bgp import resources as bgp
 from components.certificate_authority import installation as certificate_authority
 from components.certificate_authority.authority_host import platform
 from components.join_gate import installation as join_gate
-from components.load import from_stack_file
-from stack.models import Lab
+from components.shell import kubectl, ssh
+from stack.models import Host, Lab
 from stack.problem import ConfigError
 from tools import install as tools
-from tools.errors import tell
+from tools.errors import LabError, tell
 from tools.pins import Layout
 
 WARN_DAYS = 30
@@ -155,9 +155,9 @@ def _registrations(lab: Lab, status: dict[str, Any]) -> Iterator[Difference]:
 # --- the cluster --------------------------------------------------------------------------------
 
 
-def node_differences(lab: Lab, nodes: dict[str, Any]) -> Iterator[Difference]:
+def node_differences(lab: Lab, nodes: list[dict[str, Any]]) -> Iterator[Difference]:
     """What the Node objects say of versions, addresses, labels, readiness."""
-    found = {item["metadata"]["name"]: item for item in nodes.get("items", [])}
+    found = {item["metadata"]["name"]: item for item in nodes}
     for name, worker in lab.workers.items():
         where = f"node {name}"
         item = found.get(name)
@@ -214,11 +214,11 @@ def _unlike(wanted: Any, found: Any, path: str) -> Iterator[str]:
         yield path
 
 
-def cilium_differences(lab: Lab, secrets: dict[str, Any]) -> Iterator[Difference]:
+def cilium_differences(secrets: list[dict[str, Any]]) -> Iterator[Difference]:
     """The deployed revision of the chart's release; Helm keeps it as a Secret."""
     revisions = [
         item["metadata"].get("labels", {})
-        for item in secrets.get("items", [])
+        for item in secrets
         if item["metadata"].get("labels", {}).get("name") == "cilium"
     ]
     deployed = [labels for labels in revisions if labels.get("status") == "deployed"]
@@ -235,14 +235,14 @@ def cilium_differences(lab: Lab, secrets: dict[str, Any]) -> Iterator[Difference
 def everything(lab: Lab) -> tuple[list[Difference], list[str]]:
     """Every difference, and what did not answer."""
     now = datetime.datetime.now(datetime.UTC)
-    host = lab.certificate_authority.host
+    host, kubeconfig = lab.certificate_authority.host, lab.cluster.kubeconfig
     resources = bgp.custom_resources(lab.cilium.version, lab.bgp) if lab.bgp else []
     questions: list[Callable[[], Iterator[Difference]]] = [
-        lambda: host_differences(lab, on_host(host, host_script(lab)), now),
-        lambda: node_differences(lab, kubectl(lab, "nodes")),
+        lambda: host_differences(lab, _asked(host, host_script(lab)), now),
+        lambda: node_differences(lab, kubectl.items(kubeconfig, "nodes")),
         lambda: resource_differences(resources, _live(lab, resources)),
         lambda: cilium_differences(
-            lab, kubectl(lab, "secrets", "--namespace=kube-system", "--selector=owner=helm")
+            kubectl.items(kubeconfig, "secrets", "--namespace=kube-system", "--selector=owner=helm")
         ),
     ]
     found: list[Difference] = []
@@ -250,9 +250,16 @@ def everything(lab: Lab) -> tuple[list[Difference], list[str]]:
     for question in questions:
         try:
             found += question()
-        except Unreachable as error:
-            silent.append(str(error))
+        except ssh.SshError as error:
+            silent.append(" ".join(str(error).split()))
+        except kubectl.KubectlError as error:
+            silent.append(f"{lab.cluster.api_server}: {error}")
     return found, list(dict.fromkeys(silent))
+
+
+def _asked(host: Host, script: str) -> str:
+    """What a shell script prints on a host; it goes there by standard input."""
+    return ssh.run(host, "sh -s", stdin=script.encode()).decode(errors="replace")
 
 
 def _live(lab: Lab, resources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -260,7 +267,9 @@ def _live(lab: Lab, resources: list[dict[str, Any]]) -> dict[str, dict[str, Any]
     for body in resources:
         group = body["apiVersion"].partition("/")[0]
         name = body["metadata"]["name"]
-        found[f"{body['kind']}/{name}"] = kubectl(lab, f"{body['kind'].lower()}.{group}", name)
+        words = (f"{body['kind'].lower()}.{group}", name, "--ignore-not-found")
+        for item in kubectl.items(lab.cluster.kubeconfig, *words):
+            found[f"{body['kind']}/{name}"] = item
     return found
 
 
@@ -275,8 +284,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     os.environ["PATH"] = tools.search_path(Layout())
     try:
-        found, silent = everything(from_stack_file(given.file))
-    except ConfigError as error:
+        found, silent = everything(stack_lab.open_lab(given.file))
+    except (ConfigError, LabError) as error:
         tell(error)
         return 1
     if given.json:

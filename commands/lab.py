@@ -10,12 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 from commands.check import show
-from components.load import examine, from_stack_file
-from lab import facts, lab, place, stack
+from components.load import examine
+from components.shell import kubectl
+from lab import lab, place, stack
 from stack.problem import ConfigError
 from tools import install as tools
 from tools.errors import LabError, tell
@@ -31,9 +33,7 @@ def up() -> None:
     """The lab, then `pulumi up` of its stack, then a table of nodes."""
     started = time.monotonic()
     print(f"autojoin: {plugins.describe(Layout())}", flush=True)
-    where = place.allocate(CHECKOUT)
-    stack.prepare(where)
-    check_file(stack.FILE)
+    where = stack.prepare()
     lab.up(where)
     unlock(where)
     arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--parallel", PARALLEL]
@@ -55,8 +55,8 @@ def down(everything: bool) -> None:
                 engine(arguments, stack.environment(where))
             except LabError as error:
                 print(f"autojoin: {error}; the lab is removed all the same", file=sys.stderr)
-        stack.forget(where)
         lab.down(where)
+        stack.LINK.unlink(missing_ok=True)
     if everything:
         lab.down_all(CHECKOUT)
 
@@ -93,8 +93,12 @@ def await_nodes(where: place.Place) -> None:
 
 def configured(where: place.Place) -> dict[str, Any]:
     """The nodes of the stack's outputs, by name."""
-    answer = captured(where, ["pulumi", "stack", "output", "nodes", "--json"])
-    return dict(json.loads(answer))
+    command = ["pulumi", "stack", "output", "nodes", "--json"]
+    environment = {**os.environ, **stack.environment(where)}
+    answer = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
+    if answer.returncode:
+        raise LabError(f"`{' '.join(command)}` failed: {answer.stderr.strip()}")
+    return dict(json.loads(answer.stdout))
 
 
 def print_nodes(where: place.Place) -> None:
@@ -121,49 +125,31 @@ def print_nodes(where: place.Place) -> None:
 
 def readiness(where: place.Place) -> dict[str, str]:
     """Node name to the status of its Ready condition, as the API server has it now."""
-    answer = captured(where, ["kubectl", "get", "nodes", "--output", "json"])
-    return {
-        node["metadata"]["name"]: condition["status"]
-        for node in json.loads(answer)["items"]
-        for condition in node["status"].get("conditions", [])
-        if condition["type"] == "Ready"
-    }
-
-
-def captured(where: place.Place, command: list[str]) -> str:
-    environment = {**os.environ, **stack.environment(where)}
-    answer = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
-    if answer.returncode:
-        raise LabError(f"`{' '.join(command)}` failed: {answer.stderr.strip()}")
-    return answer.stdout
-
-
-def prepared() -> place.Place:
-    """This checkout's lab with its keys, stack file and stack, whether it runs or not."""
-    where = place.allocate(CHECKOUT)
-    stack.prepare(where)
-    return where
-
-
-def check_file(path: Path) -> None:
-    """Every problem of the stack file at once, as one LabError."""
     try:
-        from_stack_file(path)
-    except ConfigError as error:
-        raise LabError(str(error)) from None
+        return kubectl.readiness(str(where.state / "kubeconfig"))
+    except kubectl.KubectlError as error:
+        raise LabError(f"{where.api_server}: {error}") from None
 
 
 def check(path: Path) -> None:
-    if path.resolve() == stack.FILE and not path.exists():
-        where = place.allocate(CHECKOUT)
-        facts.prepare(where)
-        stack.write_file(where)
     if not show(path, examine(path)):
         sys.exit(1)
 
 
-def environment() -> None:
-    print(stack.exports(prepared()))
+def network(text: str) -> IPv4Network:
+    found = IPv4Network(text)
+    if found.prefixlen != 24:
+        raise argparse.ArgumentTypeError(f"{text} is no /24, such as 10.65.0.0/24")
+    return found
+
+
+def environment(name: str) -> None:
+    """Of the lab's stack all that it needs. Of any other the tools: its plugins and its backend
+    are the user's own, which nothing of the lab's may stand in for."""
+    if name == stack.STACK:
+        print(stack.exports(stack.environment(stack.prepare())))
+    else:
+        print(stack.exports({"PATH": tools.search_path(Layout())}))
 
 
 def run(command: list[str]) -> None:
@@ -212,19 +198,22 @@ def test(wanted: list[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "env", "lint"):
+    for name in ("up", "lint"):
         commands.add_parser(name)
+    commands.add_parser("env").add_argument("stack", nargs="?", default=stack.STACK)
     commands.add_parser("down").add_argument("--all", action="store_true")
     commands.add_parser("check").add_argument("file", type=Path)
+    commands.add_parser("move").add_argument("network", type=network, nargs="?")
     commands.add_parser("test").add_argument("tests", nargs="*", default=[])
     given = parser.parse_args()
     os.environ["PATH"] = tools.search_path(Layout())
     actions: dict[str, Callable[[], None]] = {
         "up": up,
-        "env": environment,
+        "env": lambda: environment(given.stack),
         "lint": lint,
         "down": lambda: down(given.all),
         "check": lambda: check(given.file),
+        "move": lambda: print(f"autojoin: {stack.move(given.network)}"),
         "test": lambda: test(given.tests),
     }
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from components import summary
 from components.load import from_stack_file
-from lab import place, stack
+from lab import stack
 from stack.problem import ConfigError
 from tools import install as tools
 from tools.errors import LabError, tell
@@ -42,10 +43,8 @@ class Target:
 def target(name: str, file: Path) -> Iterator[Target]:
     """Where the stack is previewed. LabError where it can't be."""
     if name == stack.STACK:
-        where = place.allocate(CHECKOUT)
-        stack.prepare(where)
         from_stack_file(file)
-        yield Target(stack.environment(where))
+        yield Target(stack.environment(stack.prepare()))
         return
     from_stack_file(file)
     environment = {**stack.engine_environment(), "PULUMI_STACK": name}
@@ -83,7 +82,7 @@ def scratch(name: str, file: Path, environment: dict[str, str], folder: Path) ->
     environment = {**environment, "PULUMI_BACKEND_URL": f"file://{folder}"}
     if not {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"} & set(os.environ):
         passphrase = folder / "passphrase"
-        stack.make_passphrase(passphrase)
+        passphrase.write_text(secrets.token_urlsafe(32) + "\n")
         environment["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(passphrase)
     answer = subprocess.run(
         ["pulumi", "stack", "init", name, "--non-interactive"],

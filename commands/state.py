@@ -12,10 +12,11 @@ from components.load import from_values
 from lab import place, stack
 from stack.models import Lab
 from stack.problem import NAMESPACE
+from tools.errors import LabError
 from tools.pins import CHECKOUT
 
 
-class StateError(Exception):
+class StateError(LabError):
     """Why the state can't be had, as a line for a person."""
 
 

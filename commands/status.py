@@ -11,21 +11,20 @@ import argparse
 import datetime
 import json
 import os
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from commands import bgp_status, state
+from commands import bgp_status
+from commands.stack_lab import open_lab
 from components import from_lab
 from components.join_gate import installation as join_gate
-from components.load import from_stack_file
-from components.shell import ssh
+from components.shell import kubectl, ssh
 from stack.models import Lab
 from stack.problem import ConfigError
 from tools import install as tools
-from tools.errors import tell
+from tools.errors import LabError, tell
 from tools.pins import CHECKOUT, Layout
 
 _HEADINGS = ("NAME", "HARDWARE", "ADDRESS", "GENERATION", "JOIN", "READY", "LAST WORD")
@@ -57,12 +56,6 @@ class Line:
         return self.ready == "True" or (self.ready == _UNKNOWN and self.join == "joined")
 
 
-def read_lab(name: str, file: Path) -> Lab:
-    """The stack's lab; its secrets are decrypted where the way to the CA host needs one."""
-    lab = from_stack_file(file)
-    return lab if lab.certificate_authority.host.private_key is None else state.lab(name, file)
-
-
 def registered(lab: Lab) -> dict[str, dict[str, Any]]:
     """What the gate says of each node that it has registered, by name."""
     authority = lab.certificate_authority
@@ -80,27 +73,10 @@ def registered(lab: Lab) -> dict[str, dict[str, Any]]:
 
 def ready(lab: Lab) -> tuple[dict[str, str], str]:
     """Node name to the status of its Ready condition; and why it could not be had, or nothing."""
-    command = ["kubectl", "--request-timeout=10s", "get", "nodes", "--output", "json"]
-    kubeconfig = str(Path(lab.cluster.kubeconfig).expanduser())
     try:
-        answer = subprocess.run(
-            command,
-            env={**os.environ, "KUBECONFIG": kubeconfig},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-    except OSError as error:
-        return {}, f"kubectl can't be run ({error.strerror})"
-    if answer.returncode:
-        return {}, (answer.stderr.strip().splitlines() or ["kubectl failed"])[-1]
-    return {
-        node["metadata"]["name"]: next(
-            (it["status"] for it in node["status"].get("conditions", []) if it["type"] == "Ready"),
-            _UNKNOWN,
-        )
-        for node in json.loads(answer.stdout)["items"]
-    }, ""
+        return kubectl.readiness(lab.cluster.kubeconfig), ""
+    except kubectl.KubectlError as error:
+        return {}, str(error)
 
 
 def lines(
@@ -178,9 +154,9 @@ def main() -> int:
     os.environ["PATH"] = tools.search_path(Layout())
     file = given.file or CHECKOUT / f"Pulumi.{given.stack}.yaml"
     try:
-        lab = read_lab(given.stack, file)
+        lab = open_lab(file, given.stack)
         nodes = registered(lab)
-    except (ConfigError, state.StateError, StatusError) as error:
+    except (ConfigError, LabError, StatusError) as error:
         tell(error)
         return 2
     readiness, trouble = ready(lab)

@@ -417,7 +417,9 @@ def _values(step: Step) -> list[str]:
     if step.op not in ("update", "replace"):
         return []
     found: list[str] = []
-    for key in sorted({*step.old, *step.new}):
+    # By what the plugin says changes: where it reaches no API server it puts a namespace into the
+    # inputs of what may have none, and says that this changes nothing.
+    for key in sorted(_top(step) or {*step.old, *step.new}):
         found += _compared(key, step.old.get(key), step.new.get(key))
     shown_keys = {line.split(":")[0].split(".")[0].split("[")[0] for line in found}
     shown_keys |= {key for key, words in _INPUTS.items() if words in shown_keys}

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import arm64_image, cgroup, emulation, image, pki
-from lab.facts import LabFacts as LabFacts
-from lab.facts import prepare as prepare
 from lab.place import Place, Process, start_time, with_process
 from tools.errors import LabError
 
@@ -106,7 +104,7 @@ def folder(place: Place) -> Path:
 
 def fingerprint(place: Place, binaries: Binaries) -> str:
     """What the outer machine was started from; another value asks for another start."""
-    state = hashlib.sha256(f"{image.root()} {place.network} {LAUNCH}".encode())
+    state = hashlib.sha256(f"{image.root()} {place.addresses} {LAUNCH}".encode())
     for path in sorted(FILES.rglob("*")):
         if path.is_file() and "image" not in path.relative_to(FILES).parts[:1]:
             state.update(str(path).encode() + path.read_bytes())
@@ -187,7 +185,8 @@ def write_root(place: Place) -> None:
     upper.chmod(0o755)
     shutil.copytree(FILES / "hypervisor", upper, dirs_exist_ok=True)
     install_machine_script(upper)
-    write(upper / "etc/autojoin/hypervisor.env", f"ADDRESS={place.hypervisor_address}\n")
+    settings = f"ADDRESS={place.hypervisor_address}\nSERVICES={place.addresses.services}\n"
+    write(upper / "etc/autojoin/hypervisor.env", settings)
     write(upper / "etc/hostname", "hypervisor\n")
     write(upper / "etc/hosts", "127.0.0.1 localhost\n127.0.1.1 hypervisor\n")
     write(upper / "etc/cloud/cloud-init.disabled", "")

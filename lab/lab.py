@@ -1,4 +1,4 @@
-"""The embedded lab of this checkout: `python -m lab.lab up|down|status [all]`.
+"""The embedded lab: up and down.
 
 `up` may be run at any time: what runs is left alone, what is half there is made anew.
 """
@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from lab import authority, cgroup, control_plane, emulation, hypervisor, image
-from lab.facts import LabFacts, prepare
+from lab.facts import prepare
 from lab.place import (
     STATE_ROOT,
     Place,
-    allocate,
     conflict,
-    find,
     identifier_of,
     lock,
     others,
@@ -29,13 +24,11 @@ from lab.place import (
 )
 from tools.errors import LabError
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-
 # --- up -------------------------------------------------------------------------------------
 
 
-def up(place: Place) -> LabFacts:
-    """Make the lab at `place` run; its facts. LabError says what is missing or failed."""
+def up(place: Place) -> None:
+    """Make the lab at `place` run. LabError says what is missing or failed."""
     require_root()
     binaries = hypervisor.find_binaries()
     cgroup.hierarchy()
@@ -43,10 +36,9 @@ def up(place: Place) -> LabFacts:
     if not image.is_done():
         report("building the machine image, once for this machine (about a minute)")
         image.install()
-    facts = prepare(place)
+    prepare(place)
     with lock(place.root, f".{place.identifier}.lock"):
         bring_up(read(place.state, place.root) or place, binaries, report)
-    return facts
 
 
 def bring_up(place: Place, binaries: hypervisor.Binaries, report: Progress) -> None:
@@ -60,9 +52,11 @@ def bring_up(place: Place, binaries: hypervisor.Binaries, report: Progress) -> N
     else:
         if place.running():
             report("does not answer" if current else "was started from other tools or files")
-        refuse_conflict(place)
-        report(f"starting the hypervisor ({place.network})")
-        place = hypervisor.start(place, binaries)
+        # Two labs with one network that start at once would each find it free.
+        with lock(place.root, ".start.lock"):
+            refuse_conflict(place)
+            report(f"starting the hypervisor ({place.network})")
+            place = hypervisor.start(place, binaries)
     report("starting the CA host")
     authority.start(place)
     control_plane.await_ready(place)
@@ -84,8 +78,8 @@ def refuse_conflict(place: Place) -> None:
     other = conflict(place)
     if other:
         raise LabError(
-            f"the lab's subnet {place.network} overlaps {other}, which this machine routes"
-            " elsewhere; take that route away, or run `make down` and `make up` for another subnet"
+            f"the lab's network {place.network} (Pulumi.dev.yaml) overlaps {other}:"
+            " `make move-lab` moves this checkout's lab to a free network"
         )
 
 
@@ -160,63 +154,3 @@ def tidy(root: Path = STATE_ROOT) -> None:
     if root.is_dir() and not any(entry.is_dir() for entry in root.iterdir()):
         shutil.rmtree(root, ignore_errors=True)
         emulation.forget()
-
-
-# --- status ---------------------------------------------------------------------------------
-
-
-def status(checkout: Path = CHECKOUT) -> bool:
-    """Print what of the lab runs; whether all of it does."""
-    place = find(checkout)
-    if place is None:
-        print("lab: not there; `make up` makes it")
-        return False
-    machine = hypervisor.answers_ssh(str(place.hypervisor_address))
-    rows: tuple[tuple[str, bool, str], ...] = (
-        ("hypervisor", place.running() and machine, str(place.hypervisor_address)),
-        ("API server", control_plane.ready(place)[0], place.api_server),
-        ("CA host", hypervisor.answers_ssh(str(place.authority_address)),
-         str(place.authority_address)),
-    )  # fmt: skip
-    for name, good, address in rows:
-        print(f"{name:<12} {'up' if good else 'down':<6} {address}")
-    return all(good for _, good, _ in rows)
-
-
-def stop(*, every: bool) -> None:
-    place = find(CHECKOUT)
-    if place:
-        down(place)
-    else:
-        print("lab: was not up")
-    if every:
-        down_all(CHECKOUT)
-
-
-def main(arguments: list[str]) -> int:
-    commands: dict[tuple[str, ...], Callable[[], object]] = {
-        ("up",): lambda: up(allocate(CHECKOUT)),
-        ("down",): lambda: stop(every=False),
-        ("down", "all"): lambda: stop(every=True),
-        ("status",): status,
-    }
-    command = commands.get(tuple(arguments))
-    if command is None:
-        print("usage: python -m lab.lab up | down [all] | status", file=sys.stderr)
-        return 2
-    try:
-        return 1 if command() is False else 0
-    except LabError as error:
-        for line in str(error).splitlines():
-            print(f"lab: {line}", file=sys.stderr)
-        return 1
-    except subprocess.SubprocessError as error:
-        print(f"lab: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("lab: interrupted; run it again to go on", file=sys.stderr)
-        return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -21,7 +21,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from lab.place import Place
 
 YEARS = 10
-SERVICE_ADDRESS = "10.30.0.1"  # the `kubernetes` Service: the first of the service range
 PRIVATE = serialization.PrivateFormat.TraditionalOpenSSL
 NO_PASSWORD = serialization.NoEncryption()
 
@@ -45,7 +44,8 @@ def identities(place: Place) -> tuple[Identity, ...]:
     """Every certificate of the control plane."""
     dns = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
            "kubernetes.default.svc.cluster.local")  # fmt: skip
-    addresses = (str(place.hypervisor_address), SERVICE_ADDRESS, "127.0.0.1")
+    service = place.addresses.services[1]  # of the Service `kubernetes`
+    addresses = (str(place.hypervisor_address), str(service), "127.0.0.1")
     return (
         Identity("kube-apiserver", "kube-apiserver", (), dns, addresses),
         Identity("kubelet-client", "kube-apiserver-kubelet-client", ("system:masters",)),

@@ -1,7 +1,7 @@
-"""Where the lab of one checkout lives: its names, its state folder, its subnet.
+"""Where the lab of one checkout lives: its names, its state folder, its addresses.
 
-Two checkouts on one machine get two labs. What a lab occupies is recorded in its lab.json, so
-that another checkout keeps clear of it, and finds it again when the checkout itself is gone.
+Two checkouts on one machine have two labs. What a lab occupies is recorded in its lab.json, so that
+another checkout can keep clear of it, and finds it again when the checkout itself is gone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ STATE_ROOT = Path("/var/lib/autojoin")
 FIRST_SECOND_OCTET = 64
 IDENTIFIER = re.compile("[0-9a-f]{8}")
 SUBNETS = 64 * 256  # 10.64.0.0/24 … 10.127.255.0/24
+SERVICES = IPv4Network("10.30.0.0/16")
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,27 @@ class Process:
 
 
 @dataclass(frozen=True)
+class Addresses:
+    """What the stack file says: the machines' /24, the two hosts in it, the Services' network."""
+
+    network: IPv4Network
+    hypervisor: IPv4Address
+    authority: IPv4Address
+    services: IPv4Network = SERVICES
+
+
+def usual(network: IPv4Network) -> Addresses:
+    """Those of the stack file in git, moved to `network`."""
+    return Addresses(network, network[2], network[3])
+
+
+@dataclass(frozen=True)
 class Place:
-    """The lab of one checkout. `network` is its /24; `hypervisor` the outer machine's process."""
+    """The lab of one checkout; `hypervisor` is the outer machine's process."""
 
     checkout: Path
     identifier: str
-    network: IPv4Network
+    addresses: Addresses
     root: Path = STATE_ROOT
     hypervisor: Process | None = None
     fingerprint: str = ""
@@ -63,20 +79,22 @@ class Place:
         """The host's side of the veth, as systemd-nspawn names it; 14 of 15 characters."""
         return f"ve-{self.machine}"
 
-    def address(self, host: int) -> IPv4Address:
-        return self.network[host]
+    @property
+    def network(self) -> IPv4Network:
+        return self.addresses.network
 
     @property
     def host_address(self) -> IPv4Address:
-        return self.address(1)
+        """This machine's own."""
+        return self.network[1]
 
     @property
     def hypervisor_address(self) -> IPv4Address:
-        return self.address(2)
+        return self.addresses.hypervisor
 
     @property
     def authority_address(self) -> IPv4Address:
-        return self.address(3)
+        return self.addresses.authority
 
     @property
     def api_server(self) -> str:
@@ -180,13 +198,23 @@ def read(folder: Path, root: Path) -> Place | None:
         return Place(
             checkout=Path(record["checkout"]),
             identifier=folder.name,
-            network=IPv4Network(record["subnet"]),
+            addresses=recorded_addresses(record),
             root=root,
             hypervisor=Process(process["pid"], process["started"]) if process else None,
             fingerprint=record.get("fingerprint", ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def recorded_addresses(record: dict[str, Any]) -> Addresses:
+    found = usual(IPv4Network(record["subnet"]))
+    return Addresses(
+        found.network,
+        IPv4Address(record.get("hypervisorAddress", found.hypervisor)),
+        IPv4Address(record.get("authorityAddress", found.authority)),
+        IPv4Network(record.get("services", found.services)),
+    )
 
 
 def write(place: Place) -> None:
@@ -196,6 +224,9 @@ def write(place: Place) -> None:
     record = {
         "checkout": str(place.checkout),
         "subnet": str(place.network),
+        "hypervisorAddress": str(place.hypervisor_address),
+        "authorityAddress": str(place.authority_address),
+        "services": str(place.addresses.services),
         "hypervisor": {"pid": process.pid, "started": process.started} if process else None,
         "fingerprint": place.fingerprint,
     }
@@ -219,28 +250,40 @@ def unrecorded(root: Path = STATE_ROOT) -> list[Place]:
     if root == STATE_ROOT:
         names |= set(cgroup.names())
     found = sorted(name for name in names if IDENTIFIER.fullmatch(name))
-    unknown = IPv4Network("0.0.0.0/32")
+    unknown = usual(IPv4Network("0.0.0.0/24"))
     lost = [name for name in found if read(root / name, root) is None]
     return [Place(Path("?"), name, unknown, root) for name in lost]
 
 
-def allocate(checkout: Path, root: Path = STATE_ROOT) -> Place:
-    """The place of `checkout`: the recorded one, or a new one with a subnet nobody else has."""
+def allocate(checkout: Path, addresses: Addresses, root: Path = STATE_ROOT) -> Place:
+    """The place of `checkout` with these addresses; LabError where its lab was made with others."""
     checkout = Path(os.path.realpath(checkout))
     identifier = identifier_of(checkout)
-    make_root(root)
-    recorded = read(root / identifier, root)
-    if recorded:
-        return recorded
     with lock(root):
         recorded = read(root / identifier, root)
-        if recorded:
-            return recorded
-        taken = [place.network for place in others(identifier, root)]
-        network = choose(identifier, taken + list(routed_networks()))
-        place = Place(checkout=checkout, identifier=identifier, network=network, root=root)
-        write(place)
-        return place
+        if recorded is None:
+            recorded = Place(checkout, identifier, addresses, root)
+            write(recorded)
+    if recorded.addresses != addresses:
+        raise LabError(
+            f"the lab of this checkout was made with {told(recorded.addresses)}, and the stack"
+            f" file says {told(addresses)}: run `make down` first, or take the edit back"
+        )
+    return recorded
+
+
+def told(addresses: Addresses) -> str:
+    return (
+        f"network {addresses.network}, hypervisor {addresses.hypervisor},"
+        f" CA host {addresses.authority}, Services {addresses.services}"
+    )
+
+
+def free_network(checkout: Path, root: Path = STATE_ROOT) -> IPv4Network:
+    """A network for the lab of `checkout` that no other lab has and this machine does not route."""
+    identifier = identifier_of(checkout)
+    taken = [place.network for place in others(identifier, root)]
+    return choose(identifier, taken + list(routed_networks()))
 
 
 def find(checkout: Path, root: Path = STATE_ROOT) -> Place | None:
@@ -249,10 +292,12 @@ def find(checkout: Path, root: Path = STATE_ROOT) -> Place | None:
 
 
 def conflict(place: Place) -> str | None:
-    """What this machine routes into the lab's subnet elsewhere than to the lab, or None."""
+    """What this machine routes into the lab's network elsewhere than to the lab, or None."""
+    labs = {other.interface: other.checkout for other in others(place.identifier, place.root)}
     for network, device in routed_networks(but=place.interface).items():
         if network.overlaps(place.network):
-            return f"{network} on interface {device}"
+            lab = f", the lab of {labs[device]}" if device in labs else ""
+            return f"{network} on interface {device}{lab}"
     return None
 
 

@@ -1,48 +1,59 @@
-"""The stack file and the engine's environment of the embedded lab.
+"""The stack of the embedded lab: its file, Pulumi.dev.yaml, and the engine's environment.
 
-Pulumi.dev.yaml depends on the machine (a subnet and host keys of this checkout's own), so it is
-written here and ignored by git; what a person edits in it afterwards stays.
+The file is in git, and the lab is made as it says. What exists only while there is a lab (keys,
+kubeconfig, chart) is named in it by way of `.lab`, a link to the lab's state that git ignores.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
+import re
 import shlex
 import shutil
 import subprocess
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from lab.facts import LabFacts, describe
+from components.load import from_stack_file
+from lab import place as places
 from lab.facts import prepare as prepare_lab
-from lab.place import Place
+from lab.place import Addresses, Place
+from stack.models import Lab
+from stack.problem import ConfigError
 from tools import install as tools
 from tools.errors import LabError
-from tools.pins import CHECKOUT, CILIUM_VERSION, KUBERNETES_VERSION, Layout
+from tools.pins import CHECKOUT, Layout
+from tools.plugins import LAB_STACK
 from tools.plugins import install as plugins
+from tools.plugins import lab_stack as named
 
 STACK = "dev"
 FILE = CHECKOUT / f"Pulumi.{STACK}.yaml"
-WORKERS = 3
-FIRST_WORKER = 11
-_HEADER = """\
-# The embedded lab of this checkout: written by `make`, yours to edit, ignored by git.
-# Addresses, host keys and paths are those of the lab; `make up` keeps them true.
-"""
+LINK = CHECKOUT / ".lab"
+HYPERVISOR = "hypervisor"
+# The file in git holds the salt of this word: a lab of its own would be an edit of each checkout.
+PASSPHRASE = "dev"
+# From a lab's network to its load balancer addresses: 10.64.0.0/24, 10.192.0.0/24.
+POOL_DISTANCE = 128 << 16
 
 
 def environment(place: Place) -> dict[str, str]:
     """What plain `pulumi` and `kubectl` need to work on the lab's stack."""
     return {
         **engine_environment(),
-        "PULUMI_BACKEND_URL": f"file://{place.state / 'pulumi'}",
-        "PULUMI_CONFIG_PASSPHRASE_FILE": str(place.state / "passphrase"),
-        "PULUMI_STACK": STACK,
-        "KUBECONFIG": str(describe(place).kubeconfig),
+        **lab_stack(place.state / "pulumi", STACK),
+        "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
+        "KUBECONFIG": str(place.state / "kubeconfig"),
+    }
+
+
+def lab_stack(backend: Path, stack: str) -> dict[str, str]:
+    """What makes a stack in the folder `backend` a lab's, one that stand-ins work for."""
+    url = f"file://{backend}"
+    return {
+        "PULUMI_BACKEND_URL": url,
+        "PULUMI_STACK": stack,
+        LAB_STACK: named(url, stack),
     }
 
 
@@ -57,10 +68,9 @@ def engine_environment() -> dict[str, str]:
     }
 
 
-def exports(place: Place) -> str:
+def exports(values: dict[str, str]) -> str:
     """Lines for a shell to `eval`."""
-    values = environment(place).items()
-    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in values)
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in values.items())
 
 
 def exists(place: Place) -> bool:
@@ -68,16 +78,17 @@ def exists(place: Place) -> bool:
     return (place.state / "pulumi/.pulumi/stacks/autojoin" / f"{STACK}.json").exists()
 
 
-def prepare(place: Place) -> None:
-    """The stack file true, a passphrase, the chart, and the stack in the lab's own backend."""
+def prepare() -> Place:
+    """The lab's place with all that the stack file names, and the stack in the lab's own backend.
+
+    Starts nothing. LabError where the stack file is wrong, or the lab was made otherwise.
+    """
+    place = places.allocate(CHECKOUT, addresses(FILE))
     prepare_lab(place)
+    link(place)
     copy_chart(place)
-    fresh = not (place.state / "passphrase").exists()
-    if fresh:
-        make_passphrase(place.state / "passphrase")
-    write_file(place, keep_salt=not fresh)
     if exists(place):
-        return
+        return place
     (place.state / "pulumi").mkdir(mode=0o700, exist_ok=True)
     pulumi = ["pulumi", "stack", "init", STACK, "--non-interactive"]
     answer = subprocess.run(
@@ -89,180 +100,89 @@ def prepare(place: Place) -> None:
     )
     if answer.returncode:
         raise LabError(f"`{' '.join(pulumi)}` failed: {answer.stderr.strip()}")
-    remember(place)
+    return place
 
 
-def chart(place: Place) -> Path:
-    """The chart's path in the lab: one that a newer pin does not change."""
-    return place.state / "chart" / "cilium"
+def link(place: Place) -> None:
+    """Let `.lab` in the checkout be the lab's state."""
+    if LINK.is_symlink() and LINK.readlink() == place.state:
+        return
+    if LINK.exists() and not LINK.is_symlink():
+        raise LabError(f"{LINK} is in the way: it is to be a link to {place.state}; move it away")
+    LINK.unlink(missing_ok=True)
+    LINK.symlink_to(place.state)
 
 
 def copy_chart(place: Place) -> None:
-    source = Layout().chart
-    if source.exists() and not chart(place).exists():
-        shutil.copytree(source, chart(place))
-
-
-def make_passphrase(path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(32) + "\n")
+    """The chart at a path that a newer pin does not change."""
+    source, target = Layout().chart, place.state / "chart" / "cilium"
+    if source.exists() and not target.exists():
+        shutil.copytree(source, target)
 
 
 # --- the file -------------------------------------------------------------------------------
 
 
-def write_file(place: Place, *, keep_salt: bool = True) -> None:
-    """Make the stack file, or bring what the lab decides in it up to date."""
-    facts = describe(place)
-    if not FILE.exists():
-        save({"config": lab_config(facts, chart(place))})
-        return
-    data = load()
-    before = yaml.safe_dump(data)
-    if not keep_salt:
-        data.pop("encryptionsalt", None)
-    update(data.setdefault("config", {}), facts, lab_config(facts, chart(place)))
-    if yaml.safe_dump(data) != before:
-        save(data)
-
-
-def load() -> dict[str, Any]:
+def addresses(file: Path) -> Addresses:
+    """Where the stack file puts the lab. LabError where it is wrong, or makes no lab."""
     try:
-        data = yaml.safe_load(FILE.read_text())
-    except yaml.YAMLError as error:
-        raise LabError(f"{FILE} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict) or not isinstance(data.get("config", {}), dict):
-        raise LabError(f"{FILE} has no `config:` mapping; mend it, or remove it to have it anew")
-    return data
+        lab = from_stack_file(file)
+    except ConfigError as error:
+        raise LabError(str(error)) from None
+    if HYPERVISOR not in lab.provisioning:
+        raise LabError(
+            f"{file.name}: autojoin:provisioning.{HYPERVISOR} is missing:"
+            " the lab's machines run there"
+        )
+    hypervisor = lab.provisioning[HYPERVISOR].address
+    if lab.cluster.api_host != hypervisor:
+        raise LabError(
+            f"{file.name}: autojoin:cluster.apiServer: the lab's is on its hypervisor;"
+            f" write https://{hypervisor}:6443"
+        )
+    network = network_of(hypervisor, lab, f"{file.name}: autojoin:provisioning.{HYPERVISOR}")
+    authority = lab.certificate_authority.host.address
+    where = f"{file.name}: autojoin:certificateAuthority.host"
+    if network_of(authority, lab, where) != network:
+        raise LabError(f"{where}.address: {authority} is not in {network}, as the hypervisor is")
+    services = IPv4Network(lab.cluster.service_cidrs[0])
+    return Addresses(network, IPv4Address(hypervisor), IPv4Address(authority), services)
 
 
-def save(data: dict[str, Any]) -> None:
-    temporary = FILE.with_suffix(".new")
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
-    temporary.write_text(f"{_HEADER}{text}")
-    temporary.replace(FILE)
+def network_of(address: str, lab: Lab, where: str) -> IPv4Network:
+    """The node network that holds the address of one of the lab's hosts."""
+    try:
+        for cidr in lab.cluster.node_cidrs:
+            if IPv4Address(address) in IPv4Network(cidr) and cidr.endswith("/24"):
+                return IPv4Network(cidr)
+    except ValueError:
+        pass  # a name, or IPv6
+    raise LabError(
+        f"{where}.address: {address} is in no IPv4 network of autojoin:cluster.nodeCidrs that is"
+        " a /24, as the lab's is"
+    )
 
 
-def lab_config(facts: LabFacts, chart: Path) -> dict[str, Any]:
-    """The whole lab, every key that differs from its default."""
-    workers = {
-        f"worker-{number}": {
-            "hardware": "nspawn",
-            "address": str(facts.subnet[FIRST_WORKER + number - 1]),
-            "generation": 1,
-            "image": facts.worker_image,
-            "bridge": facts.bridge,
-        }
-        for number in range(1, WORKERS + 1)
-    }
-    return {
-        "autojoin:cluster": {
-            "name": "dev",
-            "apiServer": facts.api_server,
-            "kubeconfig": str(facts.kubeconfig),
-            "kubernetesVersion": KUBERNETES_VERSION,
-            "podCidrs": ["10.20.0.0/16"],
-            "serviceCidrs": ["10.30.0.0/16"],
-            "nodeCidrs": [str(facts.subnet)],
-        },
-        "autojoin:certificateAuthority": {
-            "host": host(facts.ca_address, facts.ca_host_key, facts),
-            "platform": "linux",
-            "source": "existing",
-            "certificate": "/etc/kubernetes-ca/ca.pem",
-            "key": "/etc/kubernetes-ca/ca-key.pem",
-        },
-        "autojoin:provisioning": {
-            "hypervisor": host(facts.hypervisor_address, facts.hypervisor_host_key, facts)
-        },
-        "autojoin:cilium": {"version": CILIUM_VERSION, "chart": str(chart)},
-        "autojoin:bgp": {
-            "localAsn": 65010,
-            "peers": [{"name": "router", "address": str(facts.subnet[1]), "asn": 65001}],
-            "communities": ["65000:99"],
-            "advertise": {
-                "podCidrs": True,
-                "services": ["ClusterIP", "ExternalIP", "LoadBalancerIP"],
-            },
-            "loadBalancerPools": [{"name": "ippool", "cidrs": ["192.168.50.0/24"]}],
-        },
-        "autojoin:workers": workers,
-    }
+def move(network: IPv4Network | None) -> str:
+    """Rewrite the stack file for another /24, by default one that is free; says what was done.
 
-
-def host(address: object, host_key: str, facts: LabFacts) -> dict[str, Any]:
-    return {
-        "address": str(address),
-        "user": "root",
-        "hostKey": host_key,
-        "privateKeyFile": str(facts.private_key_file),
-    }
-
-
-def update(config: dict[str, Any], facts: LabFacts, wanted: dict[str, Any]) -> None:
-    """Put the lab's own facts into an edited `config`; what else stands there stays.
-
-    After `make down` the lab may come back on another subnet with other keys: addresses of the
-    old one keep their last octet.
+    Every address keeps its last octet. LabError where there is a lab.
     """
-    authority = section(config, "certificateAuthority")
-    host = mapping(authority, "host", "autojoin:certificateAuthority.host")
-    before = prefix(host.get("address", facts.ca_address))
-    if before != prefix(facts.ca_address):
-        move(config, before, prefix(facts.ca_address))
-    cluster = section(config, "cluster")
-    for key in ("apiServer", "kubeconfig"):
-        cluster[key] = wanted["autojoin:cluster"][key]
-    host.update(wanted["autojoin:certificateAuthority"]["host"])
-    hypervisor = mapping(section(config, "provisioning"), "hypervisor", "autojoin:provisioning")
-    hypervisor.update(wanted["autojoin:provisioning"]["hypervisor"])
+    place = places.find(CHECKOUT)
+    if place is not None:
+        if place.hypervisor is not None:
+            raise LabError("this checkout has a lab: run `make down` first")
+        shutil.rmtree(place.state)  # keys for the old addresses, of a lab that never ran
+    before = addresses(FILE).network
+    after = network or places.free_network(CHECKOUT)
+    text = FILE.read_text()
+    for distance in (0, POOL_DISTANCE):
+        old, new = (prefix(int(each.network_address) + distance) for each in (before, after))
+        text = re.sub(rf"(?<![\d.]){re.escape(old)}", new, text)
+    FILE.write_text(text)
+    return f"{FILE.name}: the lab is moved from {before} to {after}"
 
 
-def prefix(address: object) -> str:
-    """The first three octets."""
-    return str(address).rpartition(".")[0]
-
-
-def section(config: dict[str, Any], name: str) -> dict[str, Any]:
-    return mapping(config, f"autojoin:{name}", f"autojoin:{name}")
-
-
-def mapping(parent: dict[str, Any], key: str, place: str) -> dict[str, Any]:
-    found = parent.setdefault(key, {})
-    if not isinstance(found, dict):
-        raise LabError(f"{FILE}: {place} is no mapping; mend it, or remove the file")
-    return found
-
-
-def move(config: dict[str, Any], old: str, new: str) -> None:
-    """Rewrite the node network, and workers' and peers' addresses, from prefix `old` to `new`."""
-    cluster = section(config, "cluster")
-    moved = [f"{new}.0/24" if it == f"{old}.0/24" else it for it in cluster.get("nodeCidrs", [])]
-    cluster["nodeCidrs"] = moved
-    holders = list(section(config, "workers").values()) if "autojoin:workers" in config else []
-    holders += section(config, "bgp").get("peers", []) if "autojoin:bgp" in config else []
-    for holder in (holder for holder in holders if isinstance(holder, dict)):
-        address = holder.get("address")
-        if prefix(address) == old:
-            holder["address"] = f"{new}.{str(address).rpartition('.')[2]}"
-
-
-# --- after `make down` ----------------------------------------------------------------------
-
-
-def remember(place: Place) -> None:
-    """Note how the file looks as written here, to tell later whether a person edited it."""
-    digest = hashlib.sha256(FILE.read_bytes()).hexdigest()
-    (place.state / "stack-file.sha256").write_text(digest + "\n")
-
-
-def forget(place: Place) -> None:
-    """Remove the stack file at the end of the lab, unless a person edited it."""
-    note = place.state / "stack-file.sha256"
-    if not FILE.exists() or not note.exists():
-        return
-    if hashlib.sha256(FILE.read_bytes()).hexdigest() == note.read_text().strip():
-        FILE.unlink()
-    else:
-        print(f"autojoin: {FILE.name} was edited and is kept")
+def prefix(number: int) -> str:
+    """The first three octets of an address, and the point after them."""
+    return str(IPv4Address(number)).rpartition(".")[0] + "."

@@ -78,7 +78,10 @@ class Host(Section):
     user: str = key(
         "User to log in as; what is done there needs root", "root", default="root", min_length=1
     )
-    host_key: HostKey = key("Public host key, pinned", "ssh-ed25519 AAAA…")
+    host_key: HostKey = key(
+        "Public host key, pinned; or its file, NAME.pub, on the machine that runs this program",
+        "ssh-ed25519 AAAA…",
+    )
     private_key: SecretStr | None = key(
         "Private key to log in with, a secret; without it the SSH agent is used",
         {"secure": "…"},

@@ -29,7 +29,9 @@ _ALLOWED = {
 }
 _ALLOWED_DOMAINS = {"kubelet.kubernetes.io", "node.kubernetes.io"}
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
-_HOST_KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp\d+) [A-Za-z0-9+/]+={0,3}( \S.*)?")
+_HOST_KEY = re.compile(r"(ssh-ed25519|ecdsa-sha2-nistp\d+) [A-Za-z0-9+/]+={0,3}( \S.*)?")
+# What ends so names the file that holds the key.
+PUBLIC_KEY_FILE = ".pub"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 _TAINT = re.compile(
@@ -102,8 +104,19 @@ def _mac(value: str) -> str:
 
 
 def _host_key(value: str) -> str:
+    if value.endswith(PUBLIC_KEY_FILE):
+        return value
+    if value.strip().startswith("ssh-rsa "):
+        raise ValueError(
+            "is an RSA key, which Pulumi's command plugin takes with SHA-1 signatures alone, and "
+            "sshd has refused those since OpenSSH 8.8; take the line that "
+            "`ssh-keyscan -t ed25519 HOST` prints, without the host"
+        )
     if not _HOST_KEY.fullmatch(value.strip()):
-        raise ValueError("is no SSH host key; take a line of `ssh-keyscan HOST` without the host")
+        raise ValueError(
+            "is no SSH host key; take the line that `ssh-keyscan -t ed25519 HOST` prints, "
+            "without the host"
+        )
     return " ".join(value.split()[:2])
 
 
@@ -246,7 +259,9 @@ MacAddress = Annotated[
     str, _text(_mac, _number_mac), _pattern("^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$")
 ]
 HostKey = Annotated[
-    str, _text(_host_key, lambda number: f"ssh-ed25519 {number:064d}"), _pattern("^(ssh|ecdsa)-")
+    str,
+    _text(_host_key, lambda number: f"ssh-ed25519 {number:064d}"),
+    _pattern(rf"^(ssh-ed25519|ecdsa-sha2-)|\{PUBLIC_KEY_FILE}$"),
 ]
 Version = Annotated[
     str, _text(_version, lambda number: f"{number}.0.0"), _pattern(r"^\d+\.\d+\.\d+$")

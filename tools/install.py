@@ -9,8 +9,9 @@ A set is one of
     bench    and what the benchmark is measured against
 
 Everything but the Debian packages goes to a cache outside the checkout (see tools/pins.py), each
-thing under a temporary name first, so that an interrupted run goes on where it was. Standard
-library only: this is what makes the virtual environment.
+thing under a temporary name first, so that an interrupted run goes on where it was. What waits
+for the disk, the network or an emulated program is made beside what Go builds. Standard library
+only: this is what makes the virtual environment.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file, before anything is installed
@@ -34,36 +34,24 @@ if __package__ in (None, ""):  # run as a file, before anything is installed
 
 from tools import pins
 from tools.errors import tell
-from tools.pins import CHECKOUT, GO_FILES, GO_TOOLS, MODULES, GoFile, GoTool, Layout
+from tools.lanes import Lanes, SetupError, Step, logged
+from tools.pins import CHECKOUT, GO_FILES, GO_TOOLS, MODULES, GoFile, GoTool, Layout, Patch
+from tools.plugins import given
 
-NEEDED_GO = (1, 26)
 NEEDED_PYTHON = (3, 11)
 NEEDED_DISK_GIB = 12
-HEARTBEAT_SECONDS = 30
 ENGINE_TOOLS = {
     "pulumi",
     "pulumi-language-python",
     "pulumi-language-python-exec",
-    "helm",
+    "pulumi-resource-kubernetes",
     "kubectl",
 }
+DEBIAN_STEP = "Debian packages"
+VENV_STEP = "Python packages"
 SETS = ("check", "engine", "all", "arm64", "test", "bench")
 LAB_SETS = ("all", "arm64", "test", "bench")
 ARM64_SETS = ("arm64", "test")
-
-
-class SetupError(Exception):
-    """What is missing or failed, as lines for a person."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing to have: `done` is cheap, `run` makes it and logs to the path that it is given."""
-
-    name: str
-    done: Callable[[], bool]
-    run: Callable[[Path], None]
-    needs_go: bool = False
 
 
 # --- steps ----------------------------------------------------------------------------------
@@ -81,7 +69,7 @@ def debian_step(packages: dict[str, str]) -> Step:
         install = [*apt, "install", "--no-install-recommends", *missing()]
         logged(install, log, environment=environment)
 
-    return Step("Debian packages", lambda: not missing(), run)
+    return Step(DEBIAN_STEP, lambda: not missing(), run)
 
 
 def venv_step(layout: Layout) -> Step:
@@ -94,7 +82,7 @@ def venv_step(layout: Layout) -> Step:
         logged([*pip, "--require-hashes", "--requirement", str(pins.requirements())], log)
         complete.touch()
 
-    return Step("Python packages", complete.exists, run)
+    return Step(VENV_STEP, complete.exists, run)
 
 
 def go_tool_step(layout: Layout, tool: GoTool) -> Step:
@@ -106,26 +94,36 @@ def go_tool_step(layout: Layout, tool: GoTool) -> Step:
             if found:
                 shutil.copy2(found, folder / tool.name)  # a copy stays what it is
             else:
-                build(tool, folder / tool.name, log)
+                with module_folder(tool, log) as module:
+                    build(tool, module, folder / tool.name, log)
             replace_folder(folder, target.parent)
 
-    return Step(tool.name, target.exists, run, needs_go=True)
+    after = (DEBIAN_STEP,) if tool.cgo else ()
+    return Step(tool.name, target.exists, run, lane="go", after=after, needs_go=True)
 
 
 def go_file_step(layout: Layout, file: GoFile) -> Step:
     target = layout.tool(file)
 
     def run(log: Path) -> None:
-        module = MODULES / file.module
-        logged(["go", "mod", "download", file.source_module], log, folder=module)
-        listing = ["go", "list", "-m", "-f", "{{.Dir}}", file.source_module]
-        answer = subprocess.run(listing, cwd=module, check=True, capture_output=True, text=True)
-        source = Path(answer.stdout.strip()) / file.path
+        source = module_source(MODULES / file.module, file.source_module, log) / file.path
         with temporary_beside(target) as folder:
             copy_writable(source, folder / file.name, executable=file.executable)
             replace_folder(folder, target.parent)
 
-    return Step(file.name, target.exists, run, needs_go=True)
+    return Step(file.name, target.exists, run, lane="download", needs_go=True)
+
+
+def modules_step(steps: list[Step]) -> Step:
+    """The source of every Go tool, fetched while the first of them is built."""
+
+    def run(log: Path) -> None:
+        logged(["go", "mod", "download"], log, folder=MODULES / "shared")
+
+    def done() -> bool:
+        return all(step.done() for step in steps)
+
+    return Step("Go modules", done, run, lane="download", needs_go=True)
 
 
 def links_step(layout: Layout, tools: list[GoTool | GoFile]) -> Step:
@@ -145,14 +143,16 @@ def links_step(layout: Layout, tools: list[GoTool | GoFile]) -> Step:
             link.unlink(missing_ok=True)
             link.hardlink_to(target)
 
-    return Step("links", done, run)
+    files = tuple(tool.name for tool in tools if isinstance(tool, GoFile))
+    return Step("links", done, run, lane="go", after=files)
 
 
 def is_program(tool: GoTool | GoFile) -> bool:
-    return isinstance(tool, GoTool) or tool.executable
+    """Whether it goes on PATH."""
+    return not pins.is_plugin(tool) and (isinstance(tool, GoTool) or tool.executable)
 
 
-def module_step(layout: Layout, name: str, module: str, arguments: list[str]) -> Step:
+def module_step(layout: Layout, name: str, module: str, lane: str = "machine") -> Step:
     """A step that is a module of this project, run by the virtual environment's Python.
 
     `module` answers `is-done` with exit status 0 or 1, and `install` by doing it.
@@ -163,18 +163,18 @@ def module_step(layout: Layout, name: str, module: str, arguments: list[str]) ->
     def done() -> bool:
         if not Path(python).exists():
             return False
-        command = [python, "-m", module, "is-done", *arguments]
+        command = [python, "-m", module, "is-done"]
         return subprocess.run(command, cwd=CHECKOUT, env=environment).returncode == 0
 
     def run(log: Path) -> None:
-        command = [python, "-m", module, "install", *arguments]
+        command = [python, "-m", module, "install"]
         logged(command, log, folder=CHECKOUT, environment=environment)
 
-    return Step(name, done, run)
+    return Step(name, done, run, lane=lane, after=(VENV_STEP,))
 
 
 def steps(layout: Layout, wanted: str) -> list[Step]:
-    """The steps of a set, in the order in which they can run."""
+    """The steps of a set, in an order in which they can run."""
     found = [venv_step(layout)]
     if wanted == "check":
         return found
@@ -188,22 +188,66 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
         packages |= pins.ARM64_PACKAGES if wanted in ARM64_SETS else {}
         packages |= pins.TEST_PACKAGES if wanted in ("test", "bench") else {}
         found.insert(0, debian_step(packages))
-    for tool in tools:
-        make = go_tool_step if isinstance(tool, GoTool) else go_file_step
-        found.append(make(layout, tool))  # type: ignore[arg-type]
+    go_tools = [go_tool_step(layout, tool) for tool in tools if isinstance(tool, GoTool)]
+    found += [modules_step(go_tools), *go_tools]
+    found += [go_file_step(layout, file) for file in tools if isinstance(file, GoFile)]
     found.append(links_step(layout, [tool for tool in tools if is_program(tool)]))
-    found.append(module_step(layout, "Pulumi plugins", "tools.plugins.install", []))
+    found.append(module_step(layout, "Pulumi plugins", "tools.plugins.install", lane="go"))
     if wanted in LAB_SETS:
-        found.append(module_step(layout, "machine image", "lab.image", []))
+        found.append(module_step(layout, "machine image", "lab.image"))
     if wanted in ARM64_SETS:
-        found.append(module_step(layout, "arm64 machine image", "lab.arm64_image", []))
+        found.append(module_step(layout, "arm64 machine image", "lab.arm64_image"))
     return found
 
 
 # --- building -------------------------------------------------------------------------------
 
 
-def build(tool: GoTool, target: Path, log: Path) -> None:
+def module_source(module: Path, name: str, log: Path) -> Path:
+    """The folder of the module `name`, at the version that `module` pins, checked by its sum."""
+    logged(["go", "mod", "download", name], log, folder=module)
+    listing = ["go", "list", "-m", "-f", "{{.Dir}}", name]
+    answer = subprocess.run(listing, cwd=module, check=True, capture_output=True, text=True)
+    return Path(answer.stdout.strip())
+
+
+@contextlib.contextmanager
+def module_folder(tool: GoTool, log: Path) -> Iterator[Path]:
+    """The folder in which `tool` is built: its module, or a copy with the tool's patch in it."""
+    module = MODULES / tool.module
+    if not tool.patch:
+        yield module
+        return
+    source = module_source(module, tool.patch.module, log)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=pins.cache()) as name:
+        folder = Path(name)
+        copy_writable(source, folder / "patched", executable=False)
+        apply_patch(tool.patch, folder / "patched")
+        for file in ("go.mod", "go.sum"):
+            shutil.copyfile(module / file, folder / file)
+        edit = ["go", "mod", "edit", f"-replace={tool.patch.module}=./patched"]
+        logged(edit, log, folder=folder)
+        yield folder
+
+
+def apply_patch(patch: Patch, folder: Path) -> None:
+    for edit in patch.edits:
+        path = folder / edit.file
+        lines = path.read_text().split("\n")
+        found = lines.count(edit.line)
+        if found != 1:
+            raise SetupError(
+                f"{patch.module} is not what its patch in tools/pins.py was made for:"
+                f" {edit.file} holds {found} times: {edit.line.strip()}"
+            )
+        at = lines.index(edit.line)
+        lines[at : at + 1] = [edit.instead] if edit.instead else []
+        path.write_text("\n".join(lines))
+    for source, target in patch.copied:
+        shutil.copyfile(folder / source, folder / target)
+
+
+def build(tool: GoTool, module: Path, target: Path, log: Path) -> None:
     environment = {
         **os.environ,
         "CGO_ENABLED": "1" if tool.cgo else "0",
@@ -216,7 +260,7 @@ def build(tool: GoTool, target: Path, log: Path) -> None:
     if tool.tags:
         flags += ["-tags", tool.tags]
     command = ["go", "build", *flags, "-o", str(target), tool.package]
-    logged(command, log, folder=MODULES / tool.module, environment=environment)
+    logged(command, log, folder=module, environment=environment)
 
 
 def fitting_on_path(tool: GoTool) -> str | None:
@@ -264,34 +308,6 @@ def copy_writable(source: Path, target: Path, *, executable: bool) -> None:
     target.chmod(0o755 if executable else 0o644)
 
 
-def logged(
-    command: list[str],
-    log: Path,
-    *,
-    folder: Path | None = None,
-    environment: dict[str, str] | None = None,
-) -> None:
-    """Run `command` with its output in `log`; SetupError with the log's end where it fails."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            status = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    if status:
-        lines = log.read_text(errors="replace").splitlines()[-15:]
-        raise SetupError("\n".join([f"`{' '.join(command[:4])} …` ended with {status}:", *lines]))
-
-
 # --- prerequisites --------------------------------------------------------------------------
 
 
@@ -317,16 +333,23 @@ def missing_prerequisites(pending: list[Step], wanted: str) -> list[str]:
 
 
 def missing_go() -> list[str]:
+    text = (MODULES / "shared/go.mod").read_text()
+    needed = next(line.removeprefix("go ") for line in text.splitlines() if line[:3] == "go ")
     go = shutil.which("go")
     if not go:
-        return ["Go ≥ 1.26 is needed (found none on PATH); install it and put its bin on PATH"]
+        return [f"Go ≥ {needed} is needed (found none on PATH); install it, put its bin on PATH"]
     environment = {**os.environ, "GOTOOLCHAIN": "local"}
     answer = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True,
                             env=environment)  # fmt: skip
     version = answer.stdout.strip()
-    numbers = re.match(r"go(\d+)\.(\d+)", version)
-    fits = numbers and tuple(int(number) for number in numbers.groups()) >= NEEDED_GO
-    return [] if fits else [f"Go ≥ 1.26 is needed (found {version or 'no answer'} at {go})"]
+    if version.startswith("go") and go_numbers(version[2:]) >= go_numbers(needed):
+        return []
+    return [f"Go ≥ {needed} is needed (found {version or 'no answer'} at {go})"]
+
+
+def go_numbers(version: str) -> list[int]:
+    """`1.26.6` or `1.27rc1` as numbers: a new minor release is enough as a candidate."""
+    return [int(number) for number in re.findall(r"\d+", version.partition("rc")[0])]
 
 
 def missing_disk() -> list[str]:
@@ -365,32 +388,12 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def run_step(step: Step, place: str, log: Path) -> None:
-    """Run one step with a line at its start and end, and a sign of life in between."""
-    import threading
-
-    started = time.monotonic()
-    ended = threading.Event()
-
-    def elapsed() -> str:
-        return f"{time.monotonic() - started:.0f} s"
-
-    def beat() -> None:
-        while not ended.wait(HEARTBEAT_SECONDS):
-            print(f"autojoin: {place} {step.name} … {elapsed()}", flush=True)
-
-    print(f"autojoin: {place} {step.name}", flush=True)
-    watcher = threading.Thread(target=beat, daemon=True)
-    watcher.start()
-    try:
-        step.run(log)
-    finally:
-        ended.set()
-    print(f"autojoin: {place} {step.name} done in {elapsed()}", flush=True)
-
-
 def install(wanted: str) -> None:
     """Make everything of the set that is not there yet."""
+    try:
+        given.check()
+    except given.UnusablePlugin as error:
+        raise SetupError(str(error)) from None
     layout = Layout()
     every = steps(layout, wanted)
     if all(step.done() for step in every):
@@ -403,16 +406,7 @@ def install(wanted: str) -> None:
         started = time.monotonic()
         logs = layout.cache / "logs"
         logs.mkdir(exist_ok=True)
-        for number, step in enumerate(every, 1):
-            if step not in pending:
-                continue
-            log = logs / f"{step.name.replace(' ', '-')}.log"
-            log.unlink(missing_ok=True)
-            try:
-                run_step(step, f"[{number}/{len(every)}]", log)
-            except (SetupError, OSError, subprocess.SubprocessError) as error:
-                message = f"{step.name}: {error}\nThe whole log: {log}; run it again to go on"
-                raise SetupError(message) from error
+        Lanes(every, pending, logs).run()
         print(f"autojoin: set-up done in {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -1,6 +1,8 @@
-"""The pinned tools of the lab, as data. Each Go tool has a module of its own under tools/go/.
+"""The pinned tools of the lab, as data, and where each of them lies once it is made.
 
-Their requirements clash, so one go.mod for all of them would not resolve.
+Go tools share one module, tools/go/shared: with one version of each library, Go compiles a
+package that several tools import once. A tool has a module of its own only where it can't be
+built with the others' versions.
 Standard library only: this runs before there is a virtual environment.
 """
 
@@ -16,9 +18,31 @@ MODULES = Path(__file__).resolve().parent / "go"
 
 KUBERNETES_VERSION = "1.34.2"
 CILIUM_VERSION = "1.18.4"
-PULUMI_VERSION = "3.230.0"
+PULUMI_VERSION = "3.276.0"
+PULUMI_KUBERNETES_VERSION = "4.25.0"
 
 _KUBERNETES_FLAGS = f"-X k8s.io/component-base/version.gitVersion=v{KUBERNETES_VERSION}"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A line of a file, which must be there exactly once, and what stands there `instead`."""
+
+    file: str
+    line: str
+    instead: str = ""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What is changed in a copy of a module from which a tool is then built.
+
+    Each of `copied` is a file and the name under which it must lie too.
+    """
+
+    module: str
+    edits: tuple[Edit, ...]
+    copied: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -38,6 +62,7 @@ class GoTool:
     cgo: bool = False
     version: str = ""
     version_arguments: tuple[str, ...] = ()
+    patch: Patch | None = None
     architecture: str = field(default="", repr=False)  # no part of the keys of what is built
 
 
@@ -55,7 +80,7 @@ class GoFile:
 def _kubernetes(name: str) -> GoTool:
     return GoTool(
         name,
-        "kubernetes",
+        "shared",
         f"k8s.io/kubernetes/cmd/{name}",
         linker_flags=_KUBERNETES_FLAGS,
         version=f"v{KUBERNETES_VERSION}",
@@ -63,10 +88,45 @@ def _kubernetes(name: str) -> GoTool:
     )
 
 
+def _cfssl(name: str) -> GoTool:
+    """CFSSL's sqlite driver is C; by the tags the standard library stays what it is without C."""
+    package = f"github.com/cloudflare/cfssl/cmd/{name}"
+    return GoTool(name, "shared", package, tags="netgo osusergo", cgo=True)
+
+
+_PULUMI_KUBERNETES = "github.com/pulumi/pulumi-kubernetes/provider/v4"
+_PULUMI_KUBERNETES_MAIN = "cmd/pulumi-resource-kubernetes"
+
+# Four component kinds, which nothing here uses, bring the whole Go SDK in: 64 packages of types,
+# most of what there would be to compile.
+_COMPONENTS = tuple(
+    Edit("pkg/provider/provider_construct.go", line)
+    for line in (
+        f'\tproviderhelmv4 "{_PULUMI_KUBERNETES}/pkg/provider/helm/v4"',
+        f'\tproviderkustomizev2 "{_PULUMI_KUBERNETES}/pkg/provider/kustomize/v2"',
+        f'\tprovideryamlv2 "{_PULUMI_KUBERNETES}/pkg/provider/yaml/v2"',
+        '\t"kubernetes:yaml/v2:ConfigFile":     provideryamlv2.NewConfigFileProvider,',
+        '\t"kubernetes:yaml/v2:ConfigGroup":    provideryamlv2.NewConfigGroupProvider,',
+        '\t"kubernetes:helm.sh/v4:Chart":       providerhelmv4.NewChartProvider,',
+        '\t"kubernetes:kustomize/v2:Directory": providerkustomizev2.NewDirectoryProvider,',
+    )
+)
+# The engine's release makes this field a pointer.
+_PROVIDER = "\t\tProvider: {}pschema.ResourceSpec{{"
+_KUBERNETES_PLUGIN = Patch(
+    _PULUMI_KUBERNETES,
+    (*_COMPONENTS, Edit("pkg/gen/schema.go", _PROVIDER.format(""), _PROVIDER.format("&"))),
+    # The generator that makes the embedded files only packs them; it is not in the module.
+    copied=tuple(
+        (f"{_PULUMI_KUBERNETES_MAIN}/{name}.json", f"{_PULUMI_KUBERNETES_MAIN}/{name}-embed.json")
+        for name in ("schema", "terraform-mapping")
+    ),
+)
+
 GO_TOOLS = (
     GoTool(
         "pulumi",
-        "pulumi",
+        "shared",
         "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi",
         linker_flags="-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version="
         f"v{PULUMI_VERSION}",
@@ -77,18 +137,18 @@ GO_TOOLS = (
         "pulumi-language-python",
         "github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python",
     ),
-    GoTool("cfssl", "cfssl", "github.com/cloudflare/cfssl/cmd/cfssl", cgo=True),
-    GoTool("cfssljson", "cfssl", "github.com/cloudflare/cfssl/cmd/cfssljson", cgo=True),
     GoTool(
-        "helm",
-        "helm",
-        "helm.sh/helm/v3/cmd/helm",
-        version="v3.22.",
-        version_arguments=("version", "--short"),
+        "pulumi-resource-kubernetes",
+        "shared",
+        f"{_PULUMI_KUBERNETES}/{_PULUMI_KUBERNETES_MAIN}",
+        linker_flags=f"-X {_PULUMI_KUBERNETES}/pkg/version.Version={PULUMI_KUBERNETES_VERSION}",
+        patch=_KUBERNETES_PLUGIN,
     ),
+    _cfssl("cfssl"),
+    _cfssl("cfssljson"),
     GoTool(
         "etcd",
-        "etcd",
+        "shared",
         "go.etcd.io/etcd/server/v3",
         version="etcd Version: 3.6.4",
         version_arguments=("--version",),
@@ -99,7 +159,7 @@ GO_TOOLS = (
     _kubernetes("kube-controller-manager"),
     GoTool(
         "cilium-operator-generic",
-        "cilium-operator",
+        "shared",
         "github.com/cilium/cilium/operator",
         tags="ipam_provider_operator",
     ),
@@ -109,7 +169,7 @@ GO_TOOLS = (
 BENCH_TOOLS = (
     GoTool(
         "kubeadm",
-        "kubeadm",
+        "shared",
         "k8s.io/kubernetes/cmd/kubeadm",
         linker_flags=_KUBERNETES_FLAGS,
         version=f"v{KUBERNETES_VERSION}",
@@ -120,14 +180,14 @@ BENCH_TOOLS = (
 GO_FILES = (
     GoFile(
         "pulumi-language-python-exec",
-        "pulumi-language-python-exec",
+        "shared",  # the script is the same in the release of the Python SDK
         "github.com/pulumi/pulumi/sdk/v3",
         "python/cmd/pulumi-language-python-exec",
         executable=True,
     ),
     GoFile(
         "cilium-chart",
-        "cilium-operator",
+        "shared",
         "github.com/cilium/cilium",
         "install/kubernetes/cilium",
     ),
@@ -146,13 +206,14 @@ def _gateway_api(release: str) -> GoFile:
     return GoFile(f"{module}-crds", module, "sigs.k8s.io/gateway-api", "config/crd/standard")
 
 
-# What the tests need besides: charts and CRDs of every supported release of Cilium, the CRDs that
-# its chart wants to find, and a BGP router.
+# What the tests need besides: helm (the plugin holds the same release), charts and CRDs of every
+# supported release of Cilium, the CRDs that its chart wants to find, and a BGP router.
 TEST_TOOLS: tuple[GoTool | GoFile, ...] = (
-    GoTool("gobgpd", "gobgp", "github.com/osrg/gobgp/v4/cmd/gobgpd"),
-    GoTool("gobgp", "gobgp", "github.com/osrg/gobgp/v4/cmd/gobgp"),
+    GoTool("helm", "shared", "helm.sh/helm/v3/cmd/helm"),
+    GoTool("gobgpd", "shared", "github.com/osrg/gobgp/v4/cmd/gobgpd"),
+    GoTool("gobgp", "shared", "github.com/osrg/gobgp/v4/cmd/gobgp"),
     *_cilium_files("1.17", "cilium-1.17"),
-    *_cilium_files("1.18", "cilium-operator"),
+    *_cilium_files("1.18", "shared"),
     *_cilium_files("1.20", "cilium-1.20"),
     _gateway_api("1.2"),
     _gateway_api("1.6"),
@@ -168,7 +229,7 @@ TEST_TOOLS: tuple[GoTool | GoFile, ...] = (
 ARM64_TOOLS = (
     GoTool(
         "kubelet-arm64",
-        "kubernetes",
+        "shared",
         "k8s.io/kubernetes/cmd/kubelet",
         linker_flags=_KUBERNETES_FLAGS,
         architecture="arm64",
@@ -246,6 +307,11 @@ def requirements() -> Path:
     return CHECKOUT / "requirements.txt"
 
 
+def is_plugin(tool: GoTool | GoFile) -> bool:
+    """Whether the engine runs it: never from PATH, where it comes before an installed one."""
+    return tool.name.startswith("pulumi-resource-")
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where each pinned thing lies in the cache. One folder a thing, keyed by its own pins.
@@ -267,7 +333,8 @@ class Layout:
 
     @property
     def home(self) -> Path:
-        keys = [str(self.tool(tool)) for tool in (*GO_TOOLS, *GO_FILES)]
+        tools = [tool for tool in (*GO_TOOLS, *GO_FILES) if not is_plugin(tool)]
+        keys = [str(self.tool(tool)) for tool in tools]
         return self.cache / digest(*keys, str(self.venv))
 
     @property

@@ -8,6 +8,7 @@ import pulumi
 import pulumi_kubernetes as kubernetes
 
 from components.bgp import resources as render
+from components.cilium import versions as cilium_versions
 from components.cilium.component import Cilium
 from stack.bgp import Bgp as Settings
 
@@ -35,13 +36,20 @@ class Bgp(pulumi.ComponentResource):
         self.register_outputs({"localAsn": args.settings.local_asn})
 
     def _resource(self, resource: render.Resource, needs: list[pulumi.Resource]) -> pulumi.Resource:
+        kind, version = resource["kind"], resource["apiVersion"]
+        # The version is in the URN. It is one object whatever the version, so it must be one URN:
+        # else it were made under the new one, and then deleted under the old.
+        before = [
+            pulumi.Alias(type_=f"kubernetes:{each}:{kind}")
+            for each in sorted(cilium_versions.API_VERSIONS - {version})
+        ]
         made: pulumi.Resource = kubernetes.apiextensions.CustomResource(
             f"{self._prefix}-{resource['metadata']['name']}",
-            api_version=resource["apiVersion"],
-            kind=resource["kind"],
+            api_version=version,
+            kind=kind,
             metadata=resource["metadata"],
             spec=resource["spec"],
-            opts=pulumi.ResourceOptions(parent=self, depends_on=needs),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=needs, aliases=before),
         )
         return made
 

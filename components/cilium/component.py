@@ -51,6 +51,8 @@ class Cilium(pulumi.ComponentResource):
             namespace=NAMESPACE,
             version=settings.version,
             values=missing.apply(values),
+            # In values of Helm's a null takes a default of the chart away.
+            allow_null_values=True,
             # Waiting deadlocks: the ingress Service waits for a pool, the pool for its CRD.
             skip_await=True,
             opts=pulumi.ResourceOptions(parent=self, depends_on=needs),

@@ -109,6 +109,8 @@ VERSIONS = {
     ),
 }
 SUPPORTED = ", ".join(VERSIONS)
+# Under which one object may be in a state.
+API_VERSIONS = frozenset(version.api_version for version in VERSIONS.values())
 
 
 def gateway_api_source(version: CiliumVersion) -> str:

@@ -17,13 +17,28 @@ class KubectlError(Exception):
     """kubectl is not there, or the cluster did not answer as wanted; one line."""
 
 
+def readiness(kubeconfig: str) -> dict[str, str]:
+    """The status of the Ready condition of each Node that has one, by name."""
+    return {
+        node["metadata"]["name"]: condition["status"]
+        for node in items(kubeconfig, "nodes")
+        for condition in node["status"].get("conditions", [])
+        if condition["type"] == "Ready"
+    }
+
+
 def items(kubeconfig: str, *words: str) -> list[dict[str, Any]]:
     """The objects that `kubectl get WORDS` finds; none where their kind does not exist."""
     command = ["kubectl", f"--request-timeout={REQUEST_SECONDS}s", "get", *words, "--output=json"]
     environment = {**os.environ, "KUBECONFIG": str(Path(kubeconfig).expanduser())}
     try:
         answer = subprocess.run(
-            command, capture_output=True, text=True, env=environment, timeout=SECONDS
+            command,
+            stdin=subprocess.DEVNULL,  # where its login is not in the kubeconfig, it would ask
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise KubectlError(f"the API server does not answer in {SECONDS} s") from None

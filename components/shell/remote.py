@@ -10,7 +10,7 @@ from typing import Any
 import pulumi
 from pulumi_command import local, remote
 
-from components.shell import reach
+from components.shell import reach, ssh
 from stack.models import Host
 
 # A machine that is just starting refuses a few times; wide parallel dials meet sshd's MaxStartups.
@@ -48,6 +48,8 @@ def run(
         stdin=stdin,
         triggers=triggers,
         logging=remote.Logging.STDERR if quiet else remote.Logging.STDOUT_AND_STDERR,
+        # Nothing reads them, and sshd's AcceptEnv refuses them, which is four lines of warning.
+        add_previous_output_in_env=False,
         opts=pulumi.ResourceOptions(
             parent=parent,
             depends_on=depends_on,
@@ -89,11 +91,15 @@ def run_here(
 
 def connection(host: Host, key: str | None) -> remote.ConnectionArgs:
     """SSH to `host`, its host key pinned, with the private key `key`; None is the SSH agent."""
+    try:
+        host_key = ssh.host_key(host)
+    except ssh.SshError as error:
+        raise pulumi.RunError(str(error)) from None
     return remote.ConnectionArgs(
         host=host.address,
         port=host.port,
         user=host.user,
-        host_key=host.host_key,
+        host_key=host_key,
         private_key=pulumi.Output.secret(key) if key else None,
         dial_error_limit=_DIAL_ERROR_LIMIT,
         per_dial_timeout=_DIAL_SECONDS,

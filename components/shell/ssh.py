@@ -11,12 +11,18 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from stack.models import Host
+from stack.types import PUBLIC_KEY_FILE, HostKey
 
 _DIAL_SECONDS = 10
 _SECONDS = 60
+# Of what a command says before it fails, the end.
+_LINES = 10
 # What ssh itself ends with, whatever the command there would have.
 _NOT_CONNECTED = 255
+_HOST_KEY: TypeAdapter[str] = TypeAdapter(HostKey)
 _FINGERPRINT = re.compile(r"SHA256:[\w+/]+")
 
 
@@ -24,43 +30,48 @@ class SshError(Exception):
     """Why there is no answer, as a line for a person."""
 
 
-def run(host: Host, command: str) -> str:
-    """What `command` prints on `host`; SshError where it can't be had."""
-    with tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as folder:
-        words = ["ssh", *options(host, Path(folder)), f"{host.user}@{host.address}", command]
-        try:
-            answer = subprocess.run(
-                words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
-            )
-        except FileNotFoundError:
-            raise SshError("ssh is not on PATH; install an OpenSSH client") from None
-        except subprocess.TimeoutExpired:
-            raise SshError(f"{host.address}: no answer within {_SECONDS} s") from None
+def run(host: Host, command: str, *, stdin: bytes = b"", seconds: float = _SECONDS) -> bytes:
+    """What `command` prints on `host`; SshError with what it said where it can't be had."""
+    try:
+        answer = _ssh(host, command, stdin, seconds)
+    except FileNotFoundError:
+        raise SshError("ssh is not on PATH; install an OpenSSH client") from None
+    except subprocess.TimeoutExpired:
+        raise SshError(f"{host.address}: no answer within {seconds:.0f} s") from None
+    said = answer.stderr.decode(errors="replace").strip()
     if answer.returncode == _NOT_CONNECTED:
-        raise SshError(refusal(host, answer.stderr.strip()))
+        raise SshError(refusal(host, said))
     if answer.returncode:
-        lines = answer.stderr.strip().splitlines() or [f"exit status {answer.returncode}"]
-        raise SshError(f"{host.address}: {lines[-1]}")
+        end = "\n".join(said.splitlines()[-_LINES:])
+        raise SshError(f"{host.address}: {end or f'exit status {answer.returncode}'}")
     return answer.stdout
 
 
 def trouble(host: Host) -> str:
     """What ssh says where it can't log in on `host`; empty where it can, or is not installed."""
-    with tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as folder:
+    try:
         # At the usual level it keeps to itself what is wrong with a host key's type.
-        words = ["ssh", "-o", "LogLevel=INFO", *options(host, Path(folder))]
-        words += [f"{host.user}@{host.address}", "true"]
-        try:
-            answer = subprocess.run(
-                words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
-            )
-        except FileNotFoundError:
-            return ""
-        except subprocess.TimeoutExpired:
-            return f"no answer within {_SECONDS} s"
+        answer = _ssh(host, "true", log_level="INFO")
+    except FileNotFoundError:
+        return ""
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_SECONDS} s"
     if answer.returncode != _NOT_CONNECTED:
         return ""
-    return answer.stderr.strip() or "no reason given"
+    return answer.stderr.decode(errors="replace").strip() or "no reason given"
+
+
+def _ssh(
+    host: Host,
+    command: str,
+    stdin: bytes = b"",
+    seconds: float = _SECONDS,
+    log_level: str = "ERROR",
+) -> subprocess.CompletedProcess[bytes]:
+    with tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as folder:
+        words = ["ssh", *options(host, Path(folder)), "-o", f"LogLevel={log_level}"]
+        words += [f"{host.user}@{host.address}", command]
+        return subprocess.run(words, input=stdin, capture_output=True, timeout=seconds)
 
 
 def is_final(said: str) -> bool:
@@ -77,9 +88,9 @@ def refusal(host: Host, said: str) -> str:
         shown = found[0] if found else last
         return (
             f"{host.where}.hostKey: {there} shows another host key ({shown}) than this one "
-            f"({fingerprint(host.host_key)}); nothing was sent there. Someone may be in between; "
+            f"({fingerprint(host_key(host))}); nothing was sent there. Someone may be in between; "
             "where the host was installed anew, compare on its console, and put here what this "
-            f"prints: {shlex.join(('ssh-keyscan', '-p', str(host.port), host.address))}"
+            f"prints: ssh-keyscan -t ed25519,ecdsa -p {host.port} {shlex.quote(host.address)}"
         )
     if _is_refused(said):
         return (
@@ -117,15 +128,16 @@ def options(host: Host, folder: Path) -> list[str]:
     """ssh's options; the pinned key, and a private key out of the configuration, go to `folder`."""
     known = folder / "known_hosts"
     name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
-    known.write_text(f"{name} {host.host_key}\n")
+    pinned = host_key(host)
+    known.write_text(f"{name} {pinned}\n")
     settings = {
         "BatchMode": "yes",
         "StrictHostKeyChecking": "yes",
         "UserKnownHostsFile": str(known),
         "GlobalKnownHostsFile": "/dev/null",
         "ConnectTimeout": str(_DIAL_SECONDS),
-        "HostKeyAlgorithms": host_key_algorithms(host.host_key),
-        "LogLevel": "ERROR",
+        # Only of the pinned key's type, or the server offers another, which then looks wrong.
+        "HostKeyAlgorithms": pinned.split()[0],
         "Port": str(host.port),
     }
     words = ["-F", "none"]
@@ -143,7 +155,15 @@ def options(host: Host, folder: Path) -> list[str]:
     return words
 
 
-def host_key_algorithms(host_key: str) -> str:
-    """Only of the pinned key's type, or the server offers another, which then looks wrong."""
-    kind = host_key.split()[0]
-    return "rsa-sha2-512,rsa-sha2-256" if kind == "ssh-rsa" else kind
+def host_key(host: Host) -> str:
+    """The pinned public key itself, `ssh-ed25519 AAAA…`; SshError where its file has none."""
+    if not host.host_key.endswith(PUBLIC_KEY_FILE):
+        return host.host_key
+    path = Path(host.host_key).expanduser()
+    try:
+        return _HOST_KEY.validate_python(path.read_text().strip())
+    except OSError as error:
+        reason = f"can't be read ({error.strerror})"
+    except ValueError:
+        reason = "holds no public key, `ssh-ed25519 AAAA…`"
+    raise SshError(f"{host.where}.hostKey: {path} {reason}")

@@ -89,7 +89,7 @@ class Lab:
     def ssh(self, host: dict[str, Any], command: str) -> str:
         """Run `command` on a host of the config, its key pinned."""
         known = self.checkout / ".known_hosts"
-        known.write_text(f"{host['address']} {host['hostKey']}\n")
+        known.write_text(f"{host['address']} {(self.checkout / host['hostKey']).read_text()}")
         options = ["-F", "/dev/null", "-o", "BatchMode=yes", "-o", f"UserKnownHostsFile={known}",
                    "-o", "StrictHostKeyChecking=yes", "-i", host["privateKeyFile"]]  # fmt: skip
         return self.run("ssh", *options, f"{host['user']}@{host['address']}", command)
@@ -129,13 +129,19 @@ class CommandLines(threading.Thread):
 
 
 def copy_checkout(target: Path) -> None:
-    """The files of this checkout that git knows or would take, as they are now."""
+    """The files of this checkout that git knows or would take, as they are now.
+
+    The dev stack is that of git, whatever a person made of it here.
+    """
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(listing, cwd=CHECKOUT, check=True, capture_output=True, text=True)
     for name in names.stdout.split("\0"):
         if name and (CHECKOUT / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(CHECKOUT / name, target / name)
+    show = ["git", "show", "HEAD:Pulumi.dev.yaml"]
+    with (target / "Pulumi.dev.yaml").open("wb") as file:
+        subprocess.run(show, cwd=CHECKOUT, check=True, stdout=file)
 
 
 @pytest.fixture(scope="session")
@@ -155,6 +161,7 @@ def lab(command_lines: CommandLines) -> Iterator[Lab]:
     copy_checkout(checkout)
     lab = Lab(checkout)
     try:
+        lab.make("move-lab")
         lab.first_output = lab.make("up")  # type: ignore[attr-defined]
         yield lab
     finally:

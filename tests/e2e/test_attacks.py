@@ -46,11 +46,11 @@ class AuthorityHost(Gate):
         host = lab.config["autojoin:certificateAuthority"]["host"]
         super().__init__(host["address"], join_gate.PORT, authority)
         known = folder / "known_hosts"
-        known.write_text(f"{host['address']} {host['hostKey']}\n")
+        known.write_text(f"{host['address']} {(lab.checkout / host['hostKey']).read_text()}")
         options = ["-F", "/dev/null", "-o", "BatchMode=yes", "-o", f"UserKnownHostsFile={known}"]
         words = ["ssh", *options, "-i", host["privateKeyFile"], f"root@{host['address']}", "sh"]
         self._shell = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            words, cwd=lab.checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._certdb = self.run("find /var/lib -name certdb.sqlite")
 

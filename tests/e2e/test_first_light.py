@@ -147,7 +147,7 @@ def test_status_tells_that_bgp_is_well(lab: Lab) -> None:
 
     assert until(60, well), lines
     assert f"CiliumBGPClusterConfig cilium-bgp: in effect on {', '.join(WORKERS)}" in lines
-    assert [line for line in lines if "kube-system/cilium-ingress: has 192.168.50." in line]
+    assert [line for line in lines if "kube-system/cilium-ingress: has 10." in line]
     assert "cilium-ingress: has" in lab.make("status")
 
 

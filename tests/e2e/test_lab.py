@@ -22,12 +22,16 @@ from lab.remote import remote
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """The lab of a checkout that is only a folder; gone at the end, whatever happened."""
-    where = place.allocate(tmp_path_factory.mktemp("checkout"))
+    where = allocate(tmp_path_factory.mktemp("checkout"))
     try:
         lab.up(where)
         yield where
     finally:
         lab.remove(where)
+
+
+def allocate(checkout: Path) -> Place:
+    return place.allocate(checkout, place.usual(place.free_network(checkout)))
 
 
 def now(where: Place) -> Place:
@@ -147,7 +151,7 @@ def test_down_leaves_nothing(running: Place) -> None:
 
 
 def test_what_a_dead_checkout_left_is_removed(tmp_path: Path) -> None:
-    gone = place.allocate(tmp_path / "gone")  # there is no such folder
+    gone = allocate(tmp_path / "gone")  # there is no such folder
     try:
         lab.up(gone)
         lab.remove_if_dead(gone, lab.Progress("test"))

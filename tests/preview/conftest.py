@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -15,12 +13,11 @@ NODES = ("node-1", "node-2", "node-3")
 KEY = "a very private key"
 
 
-def deployed_config(folder: Path) -> Config:
+def deployed_config() -> Config:
     """Three nspawn workers at addresses where nobody answers."""
     text = VALID.read_text().replace("192.168.10.", "203.0.113.")
     config: Config = yaml.safe_load(text)["config"]
     del config["autojoin:certificateAuthority"]["host"]["privateKey"]
-    config["autojoin:cluster"]["kubeconfig"] = str(folder / "none")
     config["autojoin:cilium"] = {"chart": str(Layout().chart)}
     machine = config["autojoin:workers"]["machine"]
     config["autojoin:workers"] = {
@@ -34,4 +31,4 @@ def deployed_config(folder: Path) -> Config:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
     folder = tmp_path_factory.mktemp("deployed")
     (folder / "key").write_text(KEY)
-    return Deployed(folder, deployed_config(folder))
+    return Deployed(folder, deployed_config())

@@ -1,8 +1,8 @@
-"""A stack as it is after `pulumi up`, with no lab: by the real engine, on plugins that do nothing.
+"""A stack as it is after `pulumi up`, with no lab: by the real engine and plugins.
 
-The plugins are the lab's stand-ins, whose checks and diffs are as they always are; only what would
-reach a host or an API server is answered here. So every preview afterwards is a real one, over a
-state that the engine itself wrote, secrets included.
+One sshd on loopback plays every host and only says what a host would; a real API server that has
+Cilium's CRDs takes what is made there. Both are gone afterwards, so every preview is one with
+nothing to reach, over a state that the engine itself wrote, secrets included.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,74 +27,70 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from lab import stack
-from tools import install as tools
+from tests.unit.tools.plugins.kubernetes_server import ApiServer, running
+from tests.unit.tools.plugins.ssh_server import SshServer
 from tools.pins import CHECKOUT, Layout
-from tools.plugins import VERSION_VARIABLE, package
 
 Config = dict[str, Any]
+JOINED = {"readySeconds": 4.2, "phases": {}}
 Change = Callable[[Config], None]
 
-_START = """\
-import os, sys
-os.environ["{variable}"] = "{version}"
-ANSWERS = {answers!r}
-"""
 
-# What is answered in place of a host, and of an API server.
-_PATCHES = {
-    "command": """
-from tools.plugins import command
-from tools.plugins.command_run import Outcome
-
-def run(self, request, inputs, words, old):
-    name = request.urn.rpartition("::")[2]
-    if name.endswith("-machine") and os.path.exists(ANSWERS["dead"]):
-        return Outcome(1, "", "no route to host", "no route to host")
-    for end, text in ANSWERS.items():
-        if name.endswith(end):
-            return Outcome(0, text, "", text)
-    return Outcome(0, "", "", "")
-
-command.RemoteCommand.run = command.LocalCommand.run = run
-command.main("command", "", command.provider())
-""",
-    "tls": """
-import runpy
-runpy.run_module("tools.plugins.tls", run_name="__main__", alter_sys=True)
-""",
-    "kubernetes": """
-from tools.plugins import kubernetes
-from tools.plugins.base import Created
-
-def create(self, request):
-    body = request.inputs
-    name = body.get("name") or body["metadata"]["name"]
-    done = {"status": {"status": "deployed"}, "resourceNames": {}} if "chart" in body else {}
-    return Created(name, {**body, **done})
-
-for handler in (kubernetes.ReleaseHandler, kubernetes.ObjectHandler):
-    handler.create = create
-kubernetes.run()
-""",
-}
+def answers() -> dict[str, str]:
+    """What hosts say, by the shell's pattern of the command that they are asked to run."""
+    return {
+        "*pair*work*": certificate(),
+        "*revoked": json.dumps({"revoked": []}),
+        "*await": json.dumps({f"node-{it}": JOINED for it in range(1, 10)}),
+    }
 
 
 class Deployed:
     """A stack `lab` in a backend of its own, brought up with `config`."""
 
-    def __init__(self, folder: Path, config: Config):
+    def __init__(self, folder: Path, config: Config, failing: dict[str, str] | None = None):
         self.folder = folder
         self.config = config
-        self.home = folder / "pulumi-home"
-        self.dead = folder / "dead"
-        # Its hosts are nobody: whoever looks whether they let him in finds that they do.
-        (folder / "bin").mkdir()
-        (folder / "bin/ssh").symlink_to("/bin/true")
         shutil.copy(CHECKOUT / "Pulumi.yaml", folder)
-        self._install()
+        (folder / "host").mkdir()
+        self.host = host = SshServer(folder / "host")
+        host.answers(answers(), failing)
+        self._name(host)
         self.file = self._write("Pulumi.lab.yaml", config)
         self._pulumi("stack", "init", "lab", folder=folder)
-        self._pulumi("up", "--yes", "--skip-preview", "--config-file", str(self.file))
+        answer = self.up(config)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+
+    def up(self, config: Config, *words: str) -> subprocess.CompletedProcess[str]:
+        """`pulumi up` with `config`, on hosts and an API server that are there as long."""
+        folder = self.folder / "api"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        with (
+            running(folder) as api,
+            agent(self.folder / "host/client_key") as socket,
+        ):
+            config["autojoin:cluster"]["kubeconfig"] = str(api.kubeconfig)
+            self.file = self._write("Pulumi.lab.yaml", config)
+            serve_definitions(api)
+            self.host.start()
+            try:
+                words = ("--skip-preview", "--config-file", str(self.file), *words)
+                return self._run("up", "--yes", *words, SSH_AUTH_SOCK=socket)
+            finally:
+                self.host.stop()
+
+    def _name(self, host: SshServer) -> None:
+        """Let `host` be each host of the configuration."""
+        there = {
+            "address": "127.0.0.1",
+            "port": host.port,
+            "user": host.connection["user"],
+            "hostKey": host.host_key,
+        }
+        provisioning = self.config["autojoin:provisioning"]
+        for known in (self.config["autojoin:certificateAuthority"]["host"], *provisioning.values()):
+            known.update(there)
 
     def previews(self, changes: dict[str, Change]) -> dict[str, str]:
         """The engine's events in a preview after each change of the configuration."""
@@ -104,13 +101,6 @@ class Deployed:
         """The resources of its state, secrets decrypted but marked."""
         answer = json.loads(self._pulumi("stack", "export", "--show-secrets"))
         return list(answer["deployment"]["resources"])
-
-    def up(self, change: Change, *words: str) -> subprocess.CompletedProcess[str]:
-        """Bring the stack to what it is after `change`."""
-        config = copy.deepcopy(self.config)
-        change(config)
-        file = self._write(f"Pulumi.up-{change.__name__}.yaml", config)
-        return self._run("up", "--yes", "--skip-preview", "--config-file", str(file), *words)
 
     def replaced(self, name: str) -> list[str]:
         """What the engine does, in its order, when the resource `name` is to be replaced."""
@@ -138,46 +128,46 @@ class Deployed:
         path.write_text(yaml.safe_dump({**salt, "config": config}))
         return path
 
-    def _install(self) -> None:
-        answers = {
-            "ca-pair": certificate(),
-            "admission-revoked": '{"revoked": []}',
-            "joins-ready": json.dumps(
-                {f"node-{it}": {"readySeconds": 4.2, "phases": {}} for it in range(1, 10)}
-            ),
-            # A file: while it is there, no provisioning host answers.
-            "dead": str(self.dead),
-        }
-        built = package.build(self.folder / "plugins", sys.executable)
-        for name, version, path in built:
-            (path / "start.py").write_text(start(name, version, answers))
-            words = ["plugin", "install", "resource", name, version, "--file", str(path)]
-            self._pulumi(*words)
-
     def _pulumi(self, *words: str, folder: Path = CHECKOUT) -> str:
         answer = self._run(*words, folder=folder)
         assert answer.returncode == 0, answer.stdout + answer.stderr
         return answer.stdout
 
-    def _run(self, *words: str, folder: Path = CHECKOUT) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, *words: str, folder: Path = CHECKOUT, **further: str
+    ) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
             **stack.engine_environment(),
-            "PATH": f"{self.folder / 'bin'}:{tools.search_path(Layout())}",
-            "PULUMI_HOME": str(self.home),
-            "PULUMI_BACKEND_URL": f"file://{self.folder}",
+            **stack.lab_stack(self.folder, "lab"),
             "PULUMI_CONFIG_PASSPHRASE": "test",
-            "PULUMI_STACK": "lab",
             "PULUMI_DEBUG_COMMANDS": "true",
+            **further,
         }
         command = ["pulumi", *words, "--non-interactive"]
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def start(plugin: str, version: str, answers: dict[str, str]) -> str:
-    """The program of a stand-in that reaches nothing; commands end in the names of `answers`."""
-    begin = _START.format(variable=VERSION_VARIABLE, version=version, answers=answers)
-    return begin + _PATCHES[plugin]
+@contextmanager
+def agent(key: Path) -> Iterator[str]:
+    """An SSH agent that holds `key`; its socket."""
+    socket = str(key.parent / "agent")
+    process = subprocess.Popen(["ssh-agent", "-D", "-a", socket], stdout=subprocess.DEVNULL)
+    try:
+        while not Path(socket).exists():
+            time.sleep(0.02)
+        environment = {**os.environ, "SSH_AUTH_SOCK": socket}
+        subprocess.run(["ssh-add", "-q", str(key)], env=environment, check=True)
+        yield socket
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def serve_definitions(api: ApiServer) -> None:
+    """What Cilium's operator registers."""
+    folder = Layout().test_file("cilium-crds-1.18")
+    api.kubectl("create", "--recursive", f"--filename={folder}")
 
 
 def certificate() -> str:

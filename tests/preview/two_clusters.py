@@ -47,7 +47,7 @@ for number, name in enumerate(("first", "second"), 1):
     site = Site(cluster, gate.url, feeding, BOARD)
     registered = {}
     for slot, (hardware, kind) in enumerate(WORKERS.items()):
-        values = {
+        values: dict[str, object] = {
             "hardware": hardware,
             "address": f"203.0.113.{20 + slot}",
             **MORE.get(hardware, {}),

@@ -1,4 +1,10 @@
-"""Stand-ins for Pulumi's resource plugins, for machines that cannot download the real ones."""
+"""Pulumi's resource plugins: which are installed, and the two that are stood in for."""
 
-# Set by the wrapper of a packaged plugin (package.py): the version to report to the engine.
-VERSION_VARIABLE = "AUTOJOIN_PLUGIN_VERSION"
+# Set by the lab, and nowhere else: the one stack that the stand-ins change something for. It names
+# its backend too, so that a stack of the user's own in the same shell is none.
+LAB_STACK = "AUTOJOIN_LAB_STACK"
+
+
+def lab_stack(backend: str, stack: str) -> str:
+    """What LAB_STACK holds for `stack` in the backend of that URL."""
+    return f"{stack} in {backend}"

@@ -1,14 +1,14 @@
 """Put Pulumi's resource plugins into a PULUMI_HOME of the lab's own, once.
 
-`python -m tools.plugins.install install`. Pulumi's own release plugins where its release site can
-be reached; elsewhere the stand-ins of this folder, built on Pulumi's provider SDK. Which of the
-two it was is said once and kept in the folder's `plugins.json`.
+`python -m tools.plugins.install install`. Those of PLUGINS=folder where it is given, else Pulumi's
+own release plugins where its release site can be reached, else what can be had here: `kubernetes`
+built from its module, stand-ins for the others. Which it was is kept in the folder's
+`plugins.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import shutil
@@ -19,15 +19,19 @@ from pathlib import Path
 
 from tools import pins
 from tools.pins import Layout
+from tools.plugins import given, package
+from tools.plugins.given import NAMES
+from tools.plugins.package import version
 
-PLUGINS = {
-    "command": "pulumi-command",
-    "tls": "pulumi-tls",
-    "kubernetes": "pulumi-kubernetes",
-}
 PROBE_SECONDS = 15
 DOWNLOAD_SECONDS = 600
 _RECORD = "plugins.json"
+_SOURCES = {
+    "given": f"the plugins of PLUGINS={os.environ.get(given.VARIABLE)} are in use",
+    "released": "Pulumi's own release plugins are in use",
+    "made": "Pulumi's release plugins can't be downloaded here: kubernetes is built from its "
+    "module, stand-ins for command and tls are in use (docs/stand-ins.md)",
+}
 
 
 class PluginError(Exception):
@@ -38,7 +42,9 @@ def home(layout: Layout) -> Path:
     """The PULUMI_HOME, keyed by everything that is put into it."""
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     contents = [source.read_bytes() for source in sources]
-    return layout.cache / f"pulumi-home-{pins.digest(str(layout.home), *contents)}"
+    about = [(str(file), file.stat().st_mtime_ns) for file in given.files().values()]
+    about += [(str(layout.tool(tool)), 0) for tool in pins.GO_TOOLS if pins.is_plugin(tool)]
+    return layout.cache / f"pulumi-home-{pins.digest(str(layout.home), str(about), *contents)}"
 
 
 def installed(layout: Layout) -> bool:
@@ -47,13 +53,7 @@ def installed(layout: Layout) -> bool:
 
 def describe(layout: Layout) -> str:
     """The line that says which plugins are in use."""
-    record = json.loads((home(layout) / _RECORD).read_text())
-    if record["released"]:
-        return "Pulumi's own release plugins are in use"
-    return (
-        "Pulumi's release plugins can't be downloaded here: "
-        "stand-ins for command, tls and kubernetes are in use (docs/stand-ins.md)"
-    )
+    return _SOURCES[json.loads((home(layout) / _RECORD).read_text())["source"]]
 
 
 def install(layout: Layout) -> None:
@@ -61,39 +61,42 @@ def install(layout: Layout) -> None:
     target = home(layout)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    released = release_reachable(target)
-    if released:
-        for name in PLUGINS:
-            pulumi(target, ["plugin", "install", "resource", name, version(name)],
-                   DOWNLOAD_SECONDS)  # fmt: skip
+    if given.files():
+        put(target, given.files())
+        source = "given"
+    elif release_reachable(target):
+        for name in NAMES:
+            words = ["plugin", "install", "resource", name, version(name)]
+            pulumi(target, words, DOWNLOAD_SECONDS)
+        source = "released"
     else:
-        install_stand_ins(target)
-    record = {"released": released, "versions": {name: version(name) for name in PLUGINS}}
-    (target / _RECORD).write_text(json.dumps(record) + "\n")
+        with tempfile.TemporaryDirectory(prefix="autojoin-plugins-") as folder:
+            put(target, made(layout, Path(folder)))
+        source = "made"
+    (target / _RECORD).write_text(json.dumps({"source": source}) + "\n")
+
+
+def made(layout: Layout, folder: Path) -> dict[str, Path]:
+    """What can be had where nothing can be downloaded, by name; the stand-ins in `folder`."""
+    tools = {tool.name: tool for tool in pins.GO_TOOLS}
+    kubernetes = layout.tool(tools["pulumi-resource-kubernetes"])
+    return {**package.build(folder, sys.executable), "kubernetes": kubernetes}
+
+
+def put(target: Path, files: dict[str, Path]) -> None:
+    """Install plugins from their executables into the PULUMI_HOME `target`."""
+    for name, file in files.items():
+        words = ["plugin", "install", "resource", name, version(name), "--file", str(file)]
+        pulumi(target, words, 60)
 
 
 def release_reachable(target: Path) -> bool:
     """Whether a release plugin downloads within the probe's time; the smallest is tried."""
     try:
-        arguments = ["plugin", "install", "resource", "tls", version("tls")]
-        pulumi(target, arguments, PROBE_SECONDS)
+        pulumi(target, ["plugin", "install", "resource", "tls", version("tls")], PROBE_SECONDS)
     except (PluginError, subprocess.TimeoutExpired):
         return False
     return True
-
-
-def install_stand_ins(target: Path) -> None:
-    from tools.plugins import package
-
-    with tempfile.TemporaryDirectory(prefix="autojoin-plugins-") as folder:
-        for name, release, path in package.build(Path(folder), sys.executable):
-            arguments = ["plugin", "install", "resource", name, release, "--file", str(path)]
-            pulumi(target, arguments, 60)
-
-
-def version(name: str) -> str:
-    """The plugin's version: that of its Python SDK."""
-    return importlib.metadata.version(PLUGINS[name])
 
 
 def pulumi(target: Path, arguments: list[str], seconds: int) -> None:

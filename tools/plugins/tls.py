@@ -1,267 +1,193 @@
-"""Stand-in for Pulumi's `tls` plugin: PrivateKey, CertRequest, SelfSignedCert, LocallySignedCert.
-
-`cryptography` is loaded when something is made, not for a preview.
-"""
+"""The lab's stand-in for Pulumi's `tls` plugin: keys, requests, and self-signed certificates."""
 
 from __future__ import annotations
 
+import base64
 import datetime
-from typing import Any, ClassVar, NamedTuple
+import hashlib
+import secrets
+from typing import Any, ClassVar
 
-from tools.plugins.base import (
-    CheckFailures,
-    Created,
-    Difference,
-    Handler,
-    Properties,
-    Provider,
-    Request,
-    State,
-    default_difference,
-    main,
-)
-from tools.plugins.values import UNKNOWN, Value
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import NameOID
 
-ALGORITHMS = ("RSA", "ECDSA", "ED25519")
-CURVES = ("P224", "P256", "P384", "P521")
-USES = (
-    "any_extended", "cert_signing", "client_auth", "code_signing", "content_commitment",
-    "crl_signing", "data_encipherment", "decipher_only", "digital_signature", "email_protection",
-    "encipher_only", "ipsec_end_system", "ipsec_tunnel", "ipsec_user", "key_agreement",
-    "key_encipherment", "microsoft_commercial_code_signing", "microsoft_kernel_code_signing",
-    "microsoft_server_gated_crypto", "netscape_server_gated_crypto", "ocsp_signing",
-    "server_auth", "timestamping",
-)  # fmt: skip
-LEAST_RSA_BITS = 1024
+from tools.plugins.plugin import Failure, Kind, Properties, Request
+
+PrivateKeyObject = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+_PEM = serialization.Encoding.PEM
+_SPKI = serialization.PublicFormat.SubjectPublicKeyInfo
 
 
-class Input(NamedTuple):
-    """One input: its type, the values it may have, whether it must be there."""
-
-    type: type
-    choices: tuple[str, ...] = ()
-    required: bool = False
-
-
-_NAMES = {"dnsNames": Input(list), "ipAddresses": Input(list), "uris": Input(list),
-          "subject": Input(dict)}  # fmt: skip
-_CERTIFICATE = {
-    "allowedUses": Input(list, USES, required=True),
-    "validityPeriodHours": Input(int, required=True),
-    "earlyRenewalHours": Input(int),
-    "isCaCertificate": Input(bool),
-    "maxPathLength": Input(int),
-    "setSubjectKeyId": Input(bool),
-}
-_CERTIFICATE_DEFAULTS: Properties = {
-    "earlyRenewalHours": 0,
-    "isCaCertificate": False,
-    "maxPathLength": -1,
-    "setSubjectKeyId": False,
-}
-_CERTIFICATE_COMPUTED = ("certPem", "validityStartTime", "validityEndTime")
-
-
-class Material(Handler):
+class Material(Kind):
     """A thing that is made once from its inputs; another input makes another thing."""
 
-    inputs: ClassVar[dict[str, Input]]
-    defaults: ClassVar[Properties]
-    computed: tuple[str, ...]
+    defaults: ClassVar[Properties] = {}
     updated_in_place: frozenset[str] = frozenset()
 
-    def make(self, inputs: Properties) -> tuple[str, Properties]:
-        """The id and the computed outputs. Raises Failure."""
-        raise NotImplementedError
-
-    def check(self, request: Request) -> Properties:
-        failures = [
-            (name, "missing required property")
-            for name, each in self.inputs.items()
-            if each.required and request.inputs.get(name) is None
-        ]
-        for name, value in request.inputs.items():
-            failures += [(name, reason) for reason in self._wrong(name, value)]
-        if failures:
-            raise CheckFailures(*failures)
-        return request.inputs
-
-    def _wrong(self, name: str, value: Value) -> list[str]:
-        if name not in self.inputs:
-            return [f"not served by this stand-in; served: {', '.join(sorted(self.inputs))}"]
-        wanted = self.inputs[name]
-        if value is None or value is UNKNOWN:
-            return []
-        if not isinstance(value, wanted.type) or isinstance(value, bool) != (wanted.type is bool):
-            return [f"wrong type: {wanted.type.__name__} is needed"]
-        if not wanted.choices:
-            return []
-        given = value if isinstance(value, list) else [value]
-        return [
-            f"{each!r} is not one of {', '.join(wanted.choices)}"
-            for each in given
-            if each is not UNKNOWN and each not in wanted.choices
-        ]
-
     def complete(self, inputs: Properties) -> Properties:
-        """The inputs with the defaults."""
-        return {**self.defaults, **{key: each for key, each in inputs.items() if each is not None}}
+        return {**self.defaults, **inputs}
 
-    def diff(self, request: Request) -> Difference:
-        request.old_inputs = self.complete(request.old_inputs)
-        request.inputs = self.complete(request.inputs)
-        return default_difference(request, frozenset(self.inputs) - self.updated_in_place)
-
-    def create(self, request: Request) -> Created:
-        inputs = self.complete(request.inputs)
-        if request.preview:
-            return Created("", {**inputs, **dict.fromkeys(self.computed, UNKNOWN)})
-        identifier, outputs = self.make(inputs)
-        return Created(identifier, {**inputs, **outputs})
+    def replacing(self, request: Request, old_inputs: Properties) -> list[str]:
+        old, new = self.complete(old_inputs), self.complete(request.inputs)
+        fixed = self.inputs - self.updated_in_place
+        return sorted(name for name in fixed if old.get(name) != new.get(name))
 
     def update(self, request: Request) -> Properties:
-        return {**request.old_outputs, **self.complete(request.inputs)}
+        return {name: request.old[name] for name in self.computed}
 
 
 class PrivateKey(Material):
-    """tls:index/privateKey:PrivateKey"""
-
-    inputs: ClassVar[dict[str, Input]] = {
-        "algorithm": Input(str, ALGORITHMS, required=True),
-        "ecdsaCurve": Input(str, CURVES),
-        "rsaBits": Input(int),
-    }
+    inputs = frozenset({"algorithm", "ecdsaCurve"})
+    required = frozenset({"algorithm"})
     defaults: ClassVar[Properties] = {"ecdsaCurve": "P224", "rsaBits": 2048}
-    computed = (
-        "privateKeyPem", "privateKeyPemPkcs8", "privateKeyOpenssh", "publicKeyPem",
-        "publicKeyOpenssh", "publicKeyFingerprintMd5", "publicKeyFingerprintSha256",
-    )  # fmt: skip
-    secret_outputs = frozenset({"privateKeyPem", "privateKeyPemPkcs8", "privateKeyOpenssh"})
+    computed = ("privateKeyPem", "privateKeyPemPkcs8", "privateKeyOpenssh", "publicKeyPem",
+                "publicKeyOpenssh", "publicKeyFingerprintMd5",
+                "publicKeyFingerprintSha256")  # fmt: skip
 
-    def check(self, request: Request) -> Properties:
-        inputs = super().check(request)
-        bits = inputs.get("rsaBits")
-        if isinstance(bits, int) and bits < LEAST_RSA_BITS:
-            raise CheckFailures(("rsaBits", f"at least {LEAST_RSA_BITS} are needed, got {bits}"))
-        return inputs
+    def wrong(self, inputs: Properties) -> dict[str, str]:
+        found = super().wrong(inputs)
+        if (inputs.get("algorithm"), inputs.get("ecdsaCurve")) not in (
+            ("ECDSA", "P256"),
+            ("ED25519", None),
+        ):
+            found["algorithm"] = "the lab's stand-in makes ECDSA P256 and ED25519 keys only"
+        return found
 
-    def make(self, inputs: Properties) -> tuple[str, Properties]:
-        from tools.plugins import tls_material
-
-        key = tls_material.generate_key(
-            inputs["algorithm"], inputs["rsaBits"], inputs["ecdsaCurve"]
+    def create(self, request: Request) -> tuple[str, Properties]:
+        formats = serialization.PrivateFormat
+        key: PrivateKeyObject
+        if request.inputs["algorithm"] == "ECDSA":
+            key, plain = ec.generate_private_key(ec.SECP256R1()), formats.TraditionalOpenSSL
+        else:
+            key, plain = ed25519.Ed25519PrivateKey.generate(), formats.PKCS8
+        public = key.public_key()
+        openssh = public.public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        ).decode()
+        blob = base64.b64decode(openssh.split()[1])
+        made = (
+            private_text(key, plain),
+            private_text(key, formats.PKCS8),
+            private_text(key, formats.OpenSSH),
+            public.public_bytes(_PEM, _SPKI).decode(),
+            f"{openssh}\n",
+            hashlib.md5(blob).digest().hex(":"),
+            f"SHA256:{base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip('=')}",
         )
-        return tls_material.key_outputs(key)
+        return public_digest(key), dict(zip(self.computed, made, strict=True))
 
 
 class CertificateRequest(Material):
-    """tls:index/certRequest:CertRequest"""
-
-    inputs: ClassVar[dict[str, Input]] = {**_NAMES, "privateKeyPem": Input(str, required=True)}
-    defaults: ClassVar[Properties] = {}
+    inputs = frozenset({"privateKeyPem", "subject"})
+    required = inputs
     computed = ("certRequestPem", "keyAlgorithm")
-    secret_outputs = frozenset({"privateKeyPem"})
 
-    def make(self, inputs: Properties) -> tuple[str, Properties]:
-        from tools.plugins import tls_material
+    def create(self, request: Request) -> tuple[str, Properties]:
+        key = loaded(request.inputs["privateKeyPem"])
+        builder = x509.CertificateSigningRequestBuilder(name_of(request.inputs["subject"]))
+        made = builder.sign(key, digest_of(key))
+        identifier = hashlib.sha1(made.public_bytes(serialization.Encoding.DER)).hexdigest()
+        pem = made.public_bytes(_PEM).decode()
+        return identifier, {"certRequestPem": pem, "keyAlgorithm": algorithm_of(key)}
 
-        return tls_material.certificate_request(inputs)
 
-
-class Certificate(Material):
-    """What self-signed and locally signed certificates have in common: renewal."""
-
+class SelfSignedCertificate(Material):
+    inputs = frozenset(
+        {"privateKeyPem", "subject", "allowedUses", "validityPeriodHours", "earlyRenewalHours"}
+    )
+    required = inputs - {"earlyRenewalHours"}
+    defaults: ClassVar[Properties] = {
+        "earlyRenewalHours": 0,
+        "isCaCertificate": False,
+        "maxPathLength": -1,
+        "readyForRenewal": False,
+        "setAuthorityKeyId": False,
+        "setSubjectKeyId": False,
+    }
     updated_in_place = frozenset({"earlyRenewalHours"})
+    computed = ("certPem", "validityStartTime", "validityEndTime", "keyAlgorithm")
 
-    def check(self, request: Request) -> Properties:
-        inputs = super().check(request)
-        for name in ("validityPeriodHours", "earlyRenewalHours"):
-            hours = inputs.get(name)
-            if isinstance(hours, int) and hours < 0:
-                raise CheckFailures((name, f"at least 0 hours are needed, got {hours}"))
-        return inputs
-
-    def diff(self, request: Request) -> Difference:
-        found = super().diff(request)
-        hours = request.inputs["earlyRenewalHours"]
-        if not found.replaces and hours is not UNKNOWN and due(request.old_outputs, hours):
-            found.paths["readyForRenewal"] = "UPDATE"
-            found.replaces.append("readyForRenewal")
+    def wrong(self, inputs: Properties) -> dict[str, str]:
+        found = super().wrong(inputs)
+        if inputs.get("allowedUses"):
+            found["allowedUses"] = "the lab's stand-in makes certificates for no use only"
         return found
 
-    def create(self, request: Request) -> Created:
-        created = super().create(request)
-        if request.preview:
-            created.outputs["readyForRenewal"] = False
-        return created
+    def replacing(self, request: Request, old_inputs: Properties) -> list[str]:
+        found = super().replacing(request, old_inputs)
+        hours = self.complete(request.inputs)["earlyRenewalHours"]
+        return found or (["readyForRenewal"] if due(request.old, hours) else [])
 
-    def read(self, request: Request) -> State | None:
-        found = super().read(request)
-        if found is not None:
-            hours = found.outputs.get("earlyRenewalHours") or 0
-            found.outputs["readyForRenewal"] = due(found.outputs, hours)
-        return found
+    def read(self, old: Properties) -> Properties:
+        return {**old, "readyForRenewal": due(old, old.get("earlyRenewalHours", 0))}
+
+    def create(self, request: Request) -> tuple[str, Properties]:
+        inputs = request.inputs
+        key = loaded(inputs["privateKeyPem"])
+        name, serial = name_of(inputs["subject"]), secrets.randbits(127) or 1
+        start = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        end = start + datetime.timedelta(hours=inputs["validityPeriodHours"])
+        constraints = x509.BasicConstraints(ca=False, path_length=None)
+        builder = x509.CertificateBuilder(name, name, key.public_key(), serial, start, end)
+        made = builder.add_extension(constraints, critical=True).sign(key, digest_of(key))
+        return str(serial), {
+            "certPem": made.public_bytes(_PEM).decode(),
+            "validityStartTime": start.isoformat().replace("+00:00", "Z"),
+            "validityEndTime": end.isoformat().replace("+00:00", "Z"),
+            "keyAlgorithm": algorithm_of(key),
+        }
 
 
-def due(outputs: Properties, early_hours: float) -> bool:
-    """Whether a certificate's time for renewal has come."""
-    try:
-        end = datetime.datetime.fromisoformat(outputs["validityEndTime"])
-    except (KeyError, TypeError, ValueError):
+def due(old: Properties, early_hours: Any) -> bool:
+    """Whether a certificate's time for renewal has come; not where that is known later."""
+    if not isinstance(early_hours, (int, float)) or "validityEndTime" not in old:
         return False
+    end = datetime.datetime.fromisoformat(old["validityEndTime"])
     return datetime.datetime.now(datetime.UTC) >= end - datetime.timedelta(hours=early_hours)
 
 
-class SelfSignedCertificate(Certificate):
-    """tls:index/selfSignedCert:SelfSignedCert"""
-
-    inputs: ClassVar[dict[str, Input]] = {
-        **_NAMES,
-        **_CERTIFICATE,
-        "privateKeyPem": Input(str, required=True),
-        "setAuthorityKeyId": Input(bool),
-    }
-    defaults: ClassVar[Properties] = {**_CERTIFICATE_DEFAULTS, "setAuthorityKeyId": False}
-    computed = (*_CERTIFICATE_COMPUTED, "keyAlgorithm")
-    secret_outputs = frozenset({"privateKeyPem"})
-
-    def make(self, inputs: Properties) -> tuple[str, Properties]:
-        from tools.plugins import tls_material
-
-        return tls_material.self_signed(inputs)
+def loaded(pem: str) -> PrivateKeyObject:
+    try:
+        key = serialization.load_pem_private_key(pem.encode(), None)
+    except (ValueError, TypeError):
+        raise Failure("privateKeyPem: not an unencrypted private key in PEM") from None
+    if not isinstance(key, PrivateKeyObject):
+        raise Failure("privateKeyPem: the lab's stand-in takes ECDSA and Ed25519 keys only")
+    return key
 
 
-class LocallySignedCertificate(Certificate):
-    """tls:index/locallySignedCert:LocallySignedCert"""
-
-    inputs: ClassVar[dict[str, Input]] = {
-        **_CERTIFICATE,
-        "certRequestPem": Input(str, required=True),
-        "caCertPem": Input(str, required=True),
-        "caPrivateKeyPem": Input(str, required=True),
-    }
-    defaults: ClassVar[Properties] = _CERTIFICATE_DEFAULTS
-    computed = (*_CERTIFICATE_COMPUTED, "caKeyAlgorithm")
-    secret_outputs = frozenset({"caPrivateKeyPem"})
-
-    def make(self, inputs: Properties) -> tuple[str, Properties]:
-        from tools.plugins import tls_material
-
-        return tls_material.locally_signed(inputs)
+def private_text(key: PrivateKeyObject, form: serialization.PrivateFormat) -> str:
+    return key.private_bytes(_PEM, form, serialization.NoEncryption()).decode()
 
 
-HANDLERS: dict[str, Any] = {
+def public_digest(key: PrivateKeyObject) -> str:
+    public = key.public_key().public_bytes(serialization.Encoding.DER, _SPKI)
+    return hashlib.sha1(public).hexdigest()
+
+
+def digest_of(key: PrivateKeyObject) -> hashes.SHA256 | None:
+    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+
+
+def algorithm_of(key: PrivateKeyObject) -> str:
+    return "ED25519" if isinstance(key, ed25519.Ed25519PrivateKey) else "ECDSA"
+
+
+def name_of(subject: Properties) -> x509.Name:
+    strange = [name for name, value in subject.items() if name != "commonName" and value]
+    if strange:
+        raise Failure(f"subject.{strange[0]}: the lab's stand-in takes a commonName only")
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject["commonName"])])
+
+
+KINDS = {
     "tls:index/privateKey:PrivateKey": PrivateKey(),
     "tls:index/certRequest:CertRequest": CertificateRequest(),
     "tls:index/selfSignedCert:SelfSignedCert": SelfSignedCertificate(),
-    "tls:index/locallySignedCert:LocallySignedCert": LocallySignedCertificate(),
 }
 
 
-def provider() -> Provider:
-    """The plugin."""
-    return Provider("tls", HANDLERS)
-
-
-if __name__ == "__main__":
-    main("tls", "", provider())
+def stop() -> None:
+    """Nothing here runs for long."""

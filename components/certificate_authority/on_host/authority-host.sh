@@ -5,6 +5,46 @@
 # shellcheck shell=sh
 # shellcheck disable=SC2154
 
+# --- what a platform does its own way where it does it otherwise: platform.sh is read after this ----
+
+owner=root
+
+user_remove() {
+    userdel "$1"
+    ! getent group "$1" >/dev/null || groupdel "$1"
+}
+
+# The name of a service for rc.subr, which makes shell variables of it, so no dashes.
+rc_name() {
+    printf 'autojoin_%s\n' "$(printf '%s' "$1" | tr - _)"
+}
+
+# A service's file is new.
+service_load() {
+    :
+}
+
+# Services' files were removed.
+services_gone() {
+    :
+}
+
+# Where the service manager restarts what ends, nobody else watches.
+watch_services() {
+    :
+}
+
+# job NAME: it runs from now on.
+job() {
+    cron_with "$work/$1.cron" "$1"
+}
+
+no_job() {
+    cron_with '' "$1"
+}
+
+# ----------------------------------------------------------------------------------------------------
+
 # Everything that a person may read goes to standard error: standard output is the result.
 say() {
     printf '%s\n' "$*" >&2

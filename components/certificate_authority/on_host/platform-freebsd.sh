@@ -2,7 +2,6 @@
 # shellcheck shell=sh
 # shellcheck disable=SC2034,SC2154
 
-owner=root
 owner_group=wheel
 service_mode=555
 
@@ -16,16 +15,8 @@ user_remove() {
     ! pw groupshow "$1" >/dev/null 2>&1 || pw groupdel "$1"
 }
 
-rc_name() {
-    printf 'autojoin_%s\n' "$(printf '%s' "$1" | tr - _)"
-}
-
 service_file() {
     printf '%s\n' "$services/$(rc_name "$1")"
-}
-
-service_load() {
-    :
 }
 
 # The one- verbs do it whether or not it is enabled yet.
@@ -54,10 +45,6 @@ service_stop() {
     sysrc -x "$(rc_name "$1")_enable"
 }
 
-services_gone() {
-    :
-}
-
 service_log() {
     grep "$(rc_name "$1")" /var/log/messages | tail -n 5
 }
@@ -68,17 +55,4 @@ service_look() {
 
 port_owner() {
     printf '%s\n' "sockstat -l -p $1"
-}
-
-job() {
-    cron_with "$work/$1.cron" "$1"
-}
-
-no_job() {
-    cron_with '' "$1"
-}
-
-# daemon(8) restarts what ends.
-watch_services() {
-    :
 }

@@ -2,18 +2,12 @@
 # shellcheck shell=sh
 # shellcheck disable=SC2034,SC2154
 
-owner=root
 owner_group=root
 service_mode=444
 
 user_add() {
     getent group "$1" >/dev/null || groupadd "$1"
     useradd -g "$1" -d /nonexistent -s /usr/bin/false -c "$2" "$1"
-}
-
-user_remove() {
-    userdel "$1"
-    groupdel "$1"
 }
 
 instance() {
@@ -58,10 +52,6 @@ service_stop() {
     svccfg delete "svc:/application/autojoin/$1"
 }
 
-services_gone() {
-    :
-}
-
 service_log() {
     tail -n 5 "$(svcs -L "$(instance "$1")")"
 }
@@ -72,17 +62,4 @@ service_look() {
 
 port_owner() {
     printf '%s\n' "netstat -an -u | grep $1"
-}
-
-job() {
-    cron_with "$work/$1.cron" "$1"
-}
-
-no_job() {
-    cron_with '' "$1"
-}
-
-# startd restarts what ends.
-watch_services() {
-    :
 }

@@ -2,7 +2,6 @@
 # shellcheck shell=sh
 # shellcheck disable=SC2034,SC2154
 
-owner=root
 owner_group=root
 service_mode=644
 
@@ -83,9 +82,4 @@ job() {
 no_job() {
     systemctl --quiet disable --now "$1.timer" >/dev/null 2>&1 || :
     rm -f "${services:?}/$1.timer" "${services:?}/$1.service"
-}
-
-# systemd restarts what ends.
-watch_services() {
-    :
 }

@@ -2,7 +2,6 @@
 # shellcheck shell=sh
 # shellcheck disable=SC2034,SC2154
 
-owner=root
 owner_group=wheel
 service_mode=555
 # A file for each enabled service, which rc.subr reads.
@@ -12,21 +11,8 @@ user_add() {
     useradd -g =uid -d /nonexistent -s /sbin/nologin -c "$2" "$1"
 }
 
-user_remove() {
-    userdel "$1"
-    ! getent group "$1" >/dev/null || groupdel "$1"
-}
-
-rc_name() {
-    printf 'autojoin_%s\n' "$(printf '%s' "$1" | tr - _)"
-}
-
 service_file() {
     printf '%s\n' "$services/$(rc_name "$1")"
-}
-
-service_load() {
-    :
 }
 
 # The one- verbs do it whether or not it is enabled yet.
@@ -58,10 +44,6 @@ service_stop() {
     rm -f "$rc_enabled/$(rc_name "$1")"
 }
 
-services_gone() {
-    :
-}
-
 service_log() {
     tail -n 5 "/var/log/$(rc_name "$1").log"
 }
@@ -72,14 +54,6 @@ service_look() {
 
 port_owner() {
     printf '%s\n' "sockstat -l -p $1"
-}
-
-job() {
-    cron_with "$work/$1.cron" "$1"
-}
-
-no_job() {
-    cron_with '' "$1"
 }
 
 # rc.d does not supervise: cron looks every minute.

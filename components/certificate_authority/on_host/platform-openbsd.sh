@@ -2,7 +2,6 @@
 # shellcheck shell=sh
 # shellcheck disable=SC2034,SC2154
 
-owner=root
 owner_group=wheel
 service_mode=555
 
@@ -10,21 +9,8 @@ user_add() {
     useradd -g =uid -L daemon -d /nonexistent -s /sbin/nologin -c "$2" "$1"
 }
 
-user_remove() {
-    userdel "$1"
-    ! getent group "$1" >/dev/null || groupdel "$1"
-}
-
-rc_name() {
-    printf 'autojoin_%s\n' "$(printf '%s' "$1" | tr - _)"
-}
-
 service_file() {
     printf '%s\n' "$services/$(rc_name "$1")"
-}
-
-service_load() {
-    :
 }
 
 service_running() {
@@ -53,10 +39,6 @@ service_stop() {
     rcctl disable "$(rc_name "$1")"
 }
 
-services_gone() {
-    :
-}
-
 service_log() {
     tail -n 5 /var/log/daemon
 }
@@ -67,14 +49,6 @@ service_look() {
 
 port_owner() {
     printf '%s\n' "fstat | grep :$1"
-}
-
-job() {
-    cron_with "$work/$1.cron" "$1"
-}
-
-no_job() {
-    cron_with '' "$1"
 }
 
 # rc.d does not supervise: cron looks every minute.

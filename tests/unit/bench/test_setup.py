@@ -1,4 +1,4 @@
-"""The cold set-up's rows account for all of its time."""
+"""The cold set-up's rows account for all of its CPU time."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from tools.pins import Layout
 
 OUTPUT = """\
 autojoin: [1/4] Debian packages
-autojoin: [1/4] Debian packages done in 12 s
 autojoin: [2/4] kubelet
+autojoin: [1/4] Debian packages done in 12 s, 7 s of CPU
 autojoin: [2/4] kubelet … 30 s
-autojoin: [2/4] kubelet done in 31 s
-autojoin: [3/4] links done in 0 s
+autojoin: [2/4] kubelet done in 31 s, 55 s of CPU
+autojoin: [3/4] links done in 0 s, 0 s of CPU
 autojoin: set-up done in 45 s
 """
 
 
 def test_the_rows_add_up() -> None:
-    whole, *parts = setup.split(46.5, OUTPUT)
+    whole, cpu, *parts = setup.split(46.5, 65.5, OUTPUT)
     assert [(row.name, row.value) for row in parts] == [
-        ("- Debian packages", 12),
-        ("- kubelet", 31),
+        ("- Debian packages", 7),
+        ("- kubelet", 55),
         ("- 1 others, and between", 3.5),
     ]
-    assert whole.value == sum(row.value for row in parts)
+    assert (whole.value, cpu.value) == (46.5, sum(row.value for row in parts))
 
 
 def test_tools_of_this_machines_cache_are_not_taken_for_a_fresh_machines(
@@ -38,4 +38,4 @@ def test_tools_of_this_machines_cache_are_not_taken_for_a_fresh_machines(
 
 def test_a_set_up_that_told_nothing_is_no_figure() -> None:
     with pytest.raises(BenchError):
-        setup.split(1.0, "autojoin: set-up done in 1 s\n")
+        setup.split(1.0, 1.0, "autojoin: set-up done in 1 s\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import backup_file, ca_backup, ca_restore
-from components.shell.ssh import host_key_algorithms, refusal
+from components.shell.ssh import SshError, host_key, options, refusal
 from stack.models import Host
 from tools.errors import LabError
 
@@ -114,9 +114,9 @@ def test_refusals_name_the_key_of_the_configuration(said: str, message: str) -> 
     assert message in refusal(HOST, said)
 
 
-def test_only_the_pinned_kind_of_host_key_is_asked_for() -> None:
-    assert host_key_algorithms("ssh-ed25519 AAAA") == "ssh-ed25519"
-    assert host_key_algorithms("ssh-rsa AAAA") == "rsa-sha2-512,rsa-sha2-256"
+def test_only_the_pinned_kind_of_host_key_is_asked_for(tmp_path: Path) -> None:
+    host = HOST.model_copy(update={"host_key": "ecdsa-sha2-nistp256 AAAA"})
+    assert "HostKeyAlgorithms=ecdsa-sha2-nistp256" in options(host, tmp_path)
 
 
 def test_commands_fail_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,3 +130,15 @@ def test_commands_fail_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert ca_restore.main([str(STACK), str(tmp_path / "none"), *words]) == 1
     error = capsys.readouterr().err
     assert error.startswith("autojoin: ") and len(error.splitlines()) == 1
+
+
+def test_a_host_key_may_be_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "host.pub"
+    host = Host(address="192.0.2.2", host_key=str(file))
+    with pytest.raises(SshError, match=r"host\.hostKey: .*/host\.pub can't be read \(No such file"):
+        host_key(host)
+    file.write_text("no key\n")
+    with pytest.raises(SshError, match="holds no public key"):
+        host_key(host)
+    file.write_text(f"{HOST.host_key} root@there\n")
+    assert host_key(host) == host_key(HOST) == HOST.host_key

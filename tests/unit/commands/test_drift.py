@@ -7,16 +7,15 @@ import datetime
 import hashlib
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from commands import drift
-from commands.live import Unreachable, on_host
 from components import documents
 from components.bgp import resources as bgp
 from components.load import from_values
-from stack.models import Host
 from tests.unit.stack.test_load import VALUES
 
 NOW = datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC)
@@ -72,7 +71,7 @@ def test_what_the_host_is_asked_is_shell() -> None:
     assert subprocess.run(["sh", "-s"], input=script, text=True, timeout=60).returncode == 0
 
 
-def node(**changes: Any) -> dict[str, Any]:
+def node(**changes: Any) -> list[dict[str, Any]]:
     item: dict[str, Any] = {
         "metadata": {"name": "machine", "labels": {"bgp": "worker"}},
         "status": {
@@ -83,13 +82,13 @@ def node(**changes: Any) -> dict[str, Any]:
     }
     item["metadata"].update(changes.pop("metadata", {}))
     item["status"].update(changes)
-    return {"items": [item]}
+    return [item]
 
 
 @pytest.mark.parametrize(
     ("nodes", "line"),
     [
-        ({"items": []}, "node machine: not there (configured: a node)"),
+        ([], "node machine: not there (configured: a node)"),
         (
             node(nodeInfo={"kubeletVersion": "v1.33.1"}),
             "kubelet: 1.33.1 (configured: 1.34.2); a running node keeps its kubelet",
@@ -99,7 +98,7 @@ def node(**changes: Any) -> dict[str, Any]:
         (node(conditions=[{"type": "Ready", "status": "False"}]), "not Ready (configured: Ready)"),
     ],
 )
-def test_a_difference_of_a_node(nodes: dict[str, Any], line: str) -> None:
+def test_a_difference_of_a_node(nodes: list[dict[str, Any]], line: str) -> None:
     assert [line in str(each) for each in drift.node_differences(LAB, nodes)] == [True]
 
 
@@ -122,9 +121,22 @@ def test_custom_resources() -> None:
     ]
 
 
-def test_a_host_that_does_not_answer_is_named() -> None:
-    host = Host(
-        address="127.0.0.1", port=1, host_key=VALUES["certificateAuthority"]["host"]["hostKey"]
+def test_who_does_not_answer_is_named(tmp_path: Path) -> None:
+    authority = LAB.certificate_authority
+    host = authority.host.model_copy(update={"address": "127.0.0.1", "port": 1})
+    kubeconfig = tmp_path / "kubeconfig"
+    cluster = {"name": "x", "cluster": {"server": "https://127.0.0.1:1"}}
+    user = {"name": "x", "user": {"token": "x"}}
+    context = {"name": "x", "context": {"cluster": "x", "user": "x"}}
+    settings = {"clusters": [cluster], "users": [user], "contexts": [context]}
+    kubeconfig.write_text(json.dumps({**settings, "current-context": "x"}))
+    lab = LAB.model_copy(
+        update={
+            "certificate_authority": authority.model_copy(update={"host": host}),
+            "cluster": LAB.cluster.model_copy(update={"kubeconfig": str(kubeconfig)}),
+        }
     )
-    with pytest.raises(Unreachable, match=r"root@127\.0\.0\.1: .*refused"):
-        on_host(host, "true")
+    found, silent = drift.everything(lab)
+    assert found == []
+    assert "127.0.0.1 port 1 can't be reached" in silent[0] and "refused" in silent[0]
+    assert LAB.cluster.api_server in silent[1] and "refused" in silent[1]

@@ -85,14 +85,14 @@ def test_a_host_that_does_not_answer_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     text = (CONFIG / "valid.yaml").read_text()
-    monkeypatch.setattr(status, "read_lab", lambda name, file: LAB)
+    monkeypatch.setattr(status, "open_lab", lambda file, stack: LAB)
     host = Host(address="127.0.0.1", port=1, host_key="ssh-ed25519 AAAA")
     lab = LAB.model_copy(
         update={
             "certificate_authority": LAB.certificate_authority.model_copy(update={"host": host})
         }
     )
-    monkeypatch.setattr(status, "read_lab", lambda name, file: lab)
+    monkeypatch.setattr(status, "open_lab", lambda file, stack: lab)
     (tmp_path / "Pulumi.home.yaml").write_text(text)
     assert run(monkeypatch, tmp_path / "Pulumi.home.yaml") == 2
     shown = capsys.readouterr().err
@@ -115,7 +115,7 @@ def test_json_is_for_programs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     joined = node(joined=True, phase="ready", state="done")
-    monkeypatch.setattr(status, "read_lab", lambda name, file: LAB)
+    monkeypatch.setattr(status, "open_lab", lambda file, stack: LAB)
     monkeypatch.setattr(status, "registered", lambda lab: {NAME: joined})
     monkeypatch.setattr(status, "ready", lambda lab: ({}, "no route to host"))
     assert run(monkeypatch, tmp_path / "x", "--json") == (0 if len(LAB.workers) == 1 else 1)

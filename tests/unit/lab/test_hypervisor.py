@@ -12,14 +12,14 @@ import yaml
 
 from lab import authority, facts, hypervisor, pki
 from lab.hypervisor import Binaries
-from lab.place import Place
+from lab.place import Place, usual
 from tests.unit.components.machine_host.recipes import unpacked
 from tools.errors import LabError
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Place:
-    place = Place(Path("/x"), "0badcafe", IPv4Network("10.70.3.0/24"), tmp_path / "state")
+    place = Place(Path("/x"), "0badcafe", usual(IPv4Network("10.70.3.0/24")), tmp_path / "state")
     facts.prepare(place)
     return place
 
@@ -72,7 +72,8 @@ def test_the_root_has_units_keys_and_the_machine_script(lab: Place) -> None:
     for name in hypervisor.UNITS:
         target = (wants / f"{name}.service").readlink()
         assert (upper / str(target).lstrip("/")).is_file()
-    assert (upper / "etc/autojoin/hypervisor.env").read_text() == "ADDRESS=10.70.3.2\n"
+    settings = (upper / "etc/autojoin/hypervisor.env").read_text()
+    assert settings == "ADDRESS=10.70.3.2\nSERVICES=10.30.0.0/16\n"
     key = upper / "etc/ssh/ssh_host_ed25519_key"
     assert (key.stat().st_mode & 0o777) == 0o600
     assert os.access(upper / "usr/local/lib/autojoin/machine", os.X_OK)

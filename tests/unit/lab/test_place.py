@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab import place
-from lab.place import Place, Process
+from lab.place import Place, Process, usual
 from tools.errors import LabError
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 LAB_NETWORKS = IPv4Network("10.64.0.0/10")
+HERE = usual(IPv4Network("10.64.0.0/24"))
 
 
 @given(st.integers(min_value=0, max_value=2**32 - 1))
@@ -47,7 +48,7 @@ def test_no_free_subnet_is_an_error() -> None:
 
 
 def test_names_fit_an_interface(tmp_path: Path) -> None:
-    found = place.allocate(tmp_path / "checkout", tmp_path / "state")
+    found = place.allocate(tmp_path / "checkout", HERE, tmp_path / "state")
     assert found.machine == f"aj-{found.identifier}"
     assert len(found.interface) <= 15
     assert str(found.hypervisor_address).endswith(".2")
@@ -56,8 +57,8 @@ def test_names_fit_an_interface(tmp_path: Path) -> None:
 
 def test_a_place_is_kept_once_made(tmp_path: Path) -> None:
     root = tmp_path / "state"
-    first = place.allocate(tmp_path / "checkout", root)
-    assert place.allocate(tmp_path / "checkout", root) == first
+    first = place.allocate(tmp_path / "checkout", HERE, root)
+    assert place.allocate(tmp_path / "checkout", HERE, root) == first
     assert place.find(tmp_path / "checkout", root) == first
     assert (first.state.stat().st_mode & 0o777) == 0o700
 
@@ -68,26 +69,6 @@ def test_a_link_to_a_checkout_is_that_checkout(tmp_path: Path) -> None:
     assert place.identifier_of(tmp_path / "link") == place.identifier_of(tmp_path / "checkout")
 
 
-def test_checkouts_allocated_at_once_never_share_a_subnet(tmp_path: Path) -> None:
-    """All start from the same candidate: the identifiers are equal in what chooses the subnet."""
-    program = (
-        "import sys; from pathlib import Path; from lab import place;"
-        "place.SUBNETS = 8;"
-        "print(place.allocate(Path(sys.argv[1]), Path(sys.argv[2])).network)"
-    )
-    commands = [
-        [sys.executable, "-c", program, str(tmp_path / f"checkout-{number}"), str(tmp_path / "s")]
-        for number in range(6)
-    ]
-    running = [
-        subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
-        for command in commands
-    ]
-    networks = [process.communicate(timeout=30)[0].strip() for process in running]
-    assert all(process.returncode == 0 for process in running)
-    assert len(set(networks)) == 6
-
-
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"checkout": "/x"}', '{"subnet": 7}'])
 def test_an_unreadable_record_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "lab.json").write_text(text)
@@ -95,7 +76,7 @@ def test_an_unreadable_record_is_none(tmp_path: Path, text: str) -> None:
 
 
 def test_a_process_is_recorded_and_found_again(tmp_path: Path) -> None:
-    lab = place.allocate(tmp_path / "checkout", tmp_path / "state")
+    lab = place.allocate(tmp_path / "checkout", HERE, tmp_path / "state")
     assert not lab.running()
     started = place.start_time(os.getpid())
     assert started is not None
@@ -122,8 +103,8 @@ def test_an_ended_process_is_not_alive() -> None:
 
 def test_others_are_every_lab_but_ones_own(tmp_path: Path) -> None:
     root = tmp_path / "state"
-    one = place.allocate(tmp_path / "one", root)
-    two = place.allocate(tmp_path / "two", root)
+    one = place.allocate(tmp_path / "one", HERE, root)
+    two = place.allocate(tmp_path / "two", HERE, root)
     assert place.others(one.identifier, root) == [two]
     assert place.others("", tmp_path / "none") == []
 
@@ -142,7 +123,7 @@ def test_a_route_of_the_machine_is_seen() -> None:
     script = "ip link set lo up; ip address add 10.99.7.1/24 dev lo"
     code = (
         "from pathlib import Path; from ipaddress import IPv4Network; from lab import place\n"
-        "lab = place.Place(Path('/x'), 'abcdef01', IPv4Network('10.99.7.0/24'))\n"
+        "lab = place.Place(Path('/x'), 'abcdef01', place.usual(IPv4Network('10.99.7.0/24')))\n"
         "print(place.conflict(lab))"
     )
     assert in_own_network(script, code).endswith("on interface lo")
@@ -151,32 +132,48 @@ def test_a_route_of_the_machine_is_seen() -> None:
 def test_an_empty_network_has_no_conflict() -> None:
     code = (
         "from pathlib import Path; from ipaddress import IPv4Network; from lab import place\n"
-        "lab = place.Place(Path('/x'), 'abcdef01', IPv4Network('10.99.7.0/24'))\n"
+        "lab = place.Place(Path('/x'), 'abcdef01', place.usual(IPv4Network('10.99.7.0/24')))\n"
         "print(place.conflict(lab))"
     )
     assert in_own_network("ip link set lo up", code) == "None"
 
 
-def test_allocation_keeps_clear_of_the_machines_routes(tmp_path: Path) -> None:
-    lab = place.allocate(tmp_path / "checkout", tmp_path / "one")
-    script = f"ip link set lo up; ip address add {lab.host_address}/24 dev lo"
+def test_a_free_network_is_none_of_the_machines_routes_and_no_other_labs(tmp_path: Path) -> None:
+    checkout, root = tmp_path / "checkout", tmp_path / "state"
+    first = place.free_network(checkout, root)
+    place.allocate(tmp_path / "other", usual(first), root)
+    second = place.free_network(checkout, root)
+    script = f"ip link set lo up; ip address add {second[1]}/24 dev lo"
     code = (
         "from pathlib import Path; from lab import place\n"
-        f"print(place.allocate(Path({str(tmp_path / 'checkout')!r}),"
-        f" Path({str(tmp_path / 'two')!r})).network)"
+        f"print(place.free_network(Path({str(checkout)!r}), Path({str(root)!r})))"
     )
-    assert in_own_network(script, code) != str(lab.network)
+    third = in_own_network(script, code)
+    assert len({str(first), str(second), third}) == 3
+
+
+def test_a_lab_that_was_made_with_other_addresses_is_told(tmp_path: Path) -> None:
+    root = tmp_path / "state"
+    place.allocate(tmp_path / "checkout", HERE, root)
+    with pytest.raises(LabError, match=r"/24.* says .*10\.64\.1\.0/24.*`make down` first"):
+        place.allocate(tmp_path / "checkout", usual(IPv4Network("10.64.1.0/24")), root)
+
+
+def test_a_record_of_before_addresses_could_be_chosen_is_read(tmp_path: Path) -> None:
+    (tmp_path / "lab.json").write_text('{"checkout": "/x", "subnet": "10.64.0.0/24"}')
+    found = place.read(tmp_path, tmp_path.parent)
+    assert found and found.addresses == HERE
 
 
 def test_a_lab_is_described_by_what_its_record_says(tmp_path: Path) -> None:
-    lab = Place(tmp_path, "0badcafe", IPv4Network("10.70.3.0/24"), tmp_path / "state")
+    lab = Place(tmp_path, "0badcafe", usual(IPv4Network("10.70.3.0/24")), tmp_path / "state")
     place.write(lab)
     assert place.read(lab.state, lab.root) == lab
 
 
 def test_what_has_no_record_is_found(tmp_path: Path) -> None:
     root = tmp_path / "state"
-    lab = place.allocate(tmp_path / "checkout", root)
+    lab = place.allocate(tmp_path / "checkout", HERE, root)
     (root / "0badcafe").mkdir()
     (root / "not-a-lab").mkdir()
     assert [item.identifier for item in place.unrecorded(root)] == ["0badcafe"]

@@ -1,114 +1,112 @@
-"""The dev stack file: what the lab writes into it, and what it leaves to a person."""
+"""The dev stack file: the lab that is made of it, and how it moves to another network."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from ipaddress import IPv4Network
+import base64
+import subprocess
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
-from components.load import from_stack_file
-from lab import stack
-from lab.facts import LabFacts
+from components.load import examine, from_stack_file
+from lab import facts, place, stack
+from lab.place import Addresses
 from tools.errors import LabError
-
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk7"
-
-
-def facts(subnet: str) -> LabFacts:
-    network = IPv4Network(subnet)
-    return LabFacts(
-        subnet=network,
-        api_server=f"https://{network[2]}:6443",
-        kubeconfig=Path("/lab/kubeconfig"),
-        ca_address=network[3],
-        ca_host_key=KEY,
-        hypervisor_address=network[2],
-        hypervisor_host_key=KEY,
-        private_key_file=Path("/lab/key"),
-        chart=Path("/lab/chart"),
-    )
-
-
-HERE = facts("10.64.1.0/24")
-THERE = facts("10.99.2.0/24")
+from tools.pins import CHECKOUT, CILIUM_VERSION, KUBERNETES_VERSION
 
 
 @pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    path = tmp_path / "Pulumi.dev.yaml"
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The stack file of another checkout, whose labs are recorded elsewhere."""
+    path = tmp_path / "checkout/Pulumi.dev.yaml"
+    path.parent.mkdir()
+    path.write_bytes(
+        subprocess.run(
+            ["git", "show", ":Pulumi.dev.yaml"], cwd=CHECKOUT, check=True, capture_output=True
+        ).stdout
+    )
     monkeypatch.setattr(stack, "FILE", path)
-    yield path
+    monkeypatch.setattr(stack, "CHECKOUT", path.parent)
+    monkeypatch.setattr(place, "STATE_ROOT", tmp_path / "state")
+    return path
 
 
-def written(lab: LabFacts) -> dict[str, Any]:
-    return stack.lab_config(lab, Path("/lab/chart/cilium"))
+def test_it_has_neither_problem_nor_warning_and_the_pinned_versions(file: Path) -> None:
+    report = examine(file)
+    assert (report.problems, report.warnings) == ([], [])
+    lab = report.checked()
+    assert lab.cluster.kubernetes_version == KUBERNETES_VERSION
+    assert lab.cilium.version == CILIUM_VERSION
+    assert {worker.image for worker in lab.workers.values()} == {facts.WORKER_IMAGE}
 
 
-def test_what_is_written_passes_the_check(file: Path) -> None:
-    stack.save({"config": written(HERE)})
-    lab = from_stack_file(file)
-    assert len(lab.workers) == stack.WORKERS
-    assert lab.workers["worker-1"].address == "10.64.1.11"
-
-
-def test_a_true_file_is_left_as_it_is() -> None:
-    config = written(HERE)
-    stack.update(config, HERE, written(HERE))
-    assert config == written(HERE)
-
-
-def test_edits_of_a_person_stay() -> None:
-    config = written(HERE)
-    config["autojoin:cluster"]["nodeCidrs"].append("10.64.9.0/24")
-    config["autojoin:workers"]["worker-1"]["labels"] = {"bgp": "worker", "disk": "fast"}
-    edited = yaml.safe_load(yaml.safe_dump(config))
-    stack.update(config, HERE, written(HERE))
-    assert config == edited
-
-
-def test_the_labs_own_facts_are_put_right() -> None:
-    config = written(HERE)
-    config["autojoin:certificateAuthority"]["host"]["hostKey"] = "ssh-ed25519 AAAAother"
-    config["autojoin:cluster"]["apiServer"] = "https://10.64.1.9:6443"
-    stack.update(config, HERE, written(HERE))
-    assert config == written(HERE)
-
-
-def test_on_another_subnet_addresses_keep_their_last_octet() -> None:
-    config = written(HERE)
-    config["autojoin:workers"]["worker-4"] = {"hardware": "nspawn", "address": "10.64.1.77"}
-    stack.update(config, THERE, written(THERE))
-    assert config["autojoin:workers"].pop("worker-4")["address"] == "10.99.2.77"
-    assert config == written(THERE)
-
-
-@pytest.mark.parametrize("text", ["config: [", "- a", "config: 3", ""])
-def test_a_broken_file_is_named_and_kept(text: str, file: Path) -> None:
+def test_the_lab_has_the_addresses_of_the_file(file: Path) -> None:
+    text = file.read_text().replace("10.64.0.3", "10.64.0.7").replace("10.30.0.0", "10.40.0.0")
     file.write_text(text)
-    with pytest.raises(LabError, match=r"Pulumi\.dev\.yaml"):
-        stack.load()
-    assert file.read_text() == text
+    assert stack.addresses(file) == Addresses(
+        IPv4Network("10.64.0.0/24"),
+        IPv4Address("10.64.0.2"),
+        IPv4Address("10.64.0.7"),
+        IPv4Network("10.40.0.0/16"),
+    )
 
 
-WRONG = ["text", 3, ["a"], None]
-SECTIONS = ["cluster", "certificateAuthority", "provisioning", "workers"]
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  hypervisor:", "  host:", "provisioning.hypervisor is missing"),
+        (
+            "https://10.64.0.2",
+            "https://10.64.0.5",
+            r"apiServer: .* write https://10\.64\.0\.2:6443",
+        ),
+        ("nodeCidrs: [10.64.0.0/24]", "nodeCidrs: [10.64.0.0/16]", "that is a /24"),
+        ("address: 10.64.0.3", "address: ca.example.org", "host.address: ca.example.org is in no"),
+        ("config:", "konfig:", "did you mean config"),
+    ],
+)
+def test_a_file_that_makes_no_lab_is_told(file: Path, old: str, new: str, message: str) -> None:
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(LabError, match=message):
+        stack.addresses(file)
 
 
-@pytest.mark.parametrize(("section", "value"), list(itertools.product(SECTIONS, WRONG)))
-def test_a_section_that_is_no_mapping_is_an_error_for_a_person(section: str, value: Any) -> None:
-    config = written(HERE)
-    config[f"autojoin:{section}"] = value
-    with pytest.raises(LabError, match=f"autojoin:{section}"):
-        stack.update(config, THERE, written(THERE))
+def test_it_moves_with_all_addresses_and_its_comments(file: Path) -> None:
+    before = file.read_text()
+    assert "from 10.64.0.0/24 to 10.99.2.0/24" in stack.move(IPv4Network("10.99.2.0/24"))
+    lab = from_stack_file(file)
+    assert lab.workers["worker-3"].address == "10.99.2.13"
+    assert lab.bgp and lab.bgp.load_balancer_pools[0].cidrs == ["10.227.2.0/24"]
+    assert "10.64." not in file.read_text()
+    stack.move(IPv4Network("10.64.0.0/24"))
+    assert file.read_text() == before
 
 
-def test_a_worker_that_is_no_mapping_is_left_to_the_check() -> None:
-    config = written(HERE)
-    config["autojoin:workers"]["worker-1"] = "text"
-    stack.update(config, THERE, written(THERE))
-    assert config["autojoin:workers"]["worker-1"] == "text"
+def test_it_moves_to_a_free_network_by_itself(file: Path) -> None:
+    stack.move(None)
+    assert stack.addresses(file).network == place.free_network(file.parent)
+
+
+def test_a_lab_that_is_there_is_not_moved(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = place.STATE_ROOT
+    found = place.allocate(file.parent, stack.addresses(file), root)
+    monkeypatch.setattr(place, "find", lambda _: place.read(found.state, root))
+    place.with_process(found, place.Process(1, 1))
+    with pytest.raises(LabError, match="`make down` first"):
+        stack.move(None)
+    place.with_process(found, None)
+    stack.move(None)
+    assert not found.state.exists()
+
+
+def test_the_salt_is_that_of_the_passphrase(file: Path) -> None:
+    """Else the first command of the engine would write into a file that is in git, or fail."""
+    stated = yaml.safe_load(file.read_text())["encryptionsalt"]
+    _, salt, _, nonce, sealed = (base64.b64decode(part + "==") for part in stated.split(":"))
+    key = PBKDF2HMAC(SHA256(), 32, salt, 1_000_000).derive(stack.PASSPHRASE.encode())
+    assert AESGCM(key).decrypt(nonce, sealed, None) == b"pulumi"

@@ -13,7 +13,8 @@ import pytest
 
 from tools import install as tools
 from tools import pins
-from tools.pins import CHECKOUT, GO_FILES, GO_TOOLS, Layout
+from tools.lanes import SetupError
+from tools.pins import CHECKOUT, GO_FILES, GO_TOOLS, Edit, Layout, Patch
 
 ETCD = next(tool for tool in GO_TOOLS if tool.name == "etcd")
 
@@ -54,9 +55,9 @@ def test_a_tool_of_the_cache_is_not_taken_as_the_machines_own(
 
 def test_what_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "tool-123" / "tool"
-    with pytest.raises(tools.SetupError), tools.temporary_beside(target) as folder:
+    with pytest.raises(SetupError), tools.temporary_beside(target) as folder:
         (folder / "tool").touch()
-        raise tools.SetupError("no")
+        raise SetupError("no")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,7 +79,7 @@ def test_every_missing_prerequisite_is_named_at_once(
     monkeypatch.setattr(tools, "NEEDED_DISK_GIB", 10**9)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     lines = tools.missing_prerequisites(tools.steps(Layout(), "all"), "all")
-    starts = ["Linux is needed", "root is needed", "apt-get is needed", "Go ≥ 1.26 is needed"]
+    starts = ["Linux is needed", "root is needed", "apt-get is needed", "Go ≥ 1.26."]
     for start in starts:
         assert sum(line.startswith(start) for line in lines) == 1, lines
     assert "GiB of free disk are needed" in lines[-1]
@@ -87,7 +88,16 @@ def test_every_missing_prerequisite_is_named_at_once(
 
 @pytest.mark.parametrize(
     ("version", "fits"),
-    [("go1.26.0", True), ("go1.27rc1", True), ("go1.25.9", False), ("", False)],
+    [
+        ("go1.26.6", True),
+        ("go1.26.10", True),
+        ("go1.27rc1", True),
+        ("go1.27", True),
+        ("go1.26.5", False),
+        ("go1.26rc3", False),
+        ("go1.9.7", False),
+        ("", False),
+    ],
 )
 def test_go_must_be_new_enough(
     version: str, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -122,6 +132,47 @@ def test_no_pinned_file_holds_a_download_address() -> None:
         assert found == [], name
 
 
-def test_failed_command_shows_its_last_lines(tmp_path: Path) -> None:
-    with pytest.raises(tools.SetupError, match=r"ended with 3:\nwhat went wrong"):
-        tools.logged(["sh", "-c", "echo what went wrong; exit 3"], tmp_path / "log")
+PATCH = Patch(
+    "example.org/module",
+    (Edit("a.go", "\tremoved"), Edit("a.go", "\told(", "\tnew("), Edit("b.go", "removed")),
+    (("a.json", "a-embed.json"),),
+)
+
+
+def source(folder: Path, a: str) -> None:
+    (folder / "a.go").write_text(a)
+    (folder / "b.go").write_text("removed\nkept\n")
+    (folder / "a.json").write_text("{}")
+
+
+def test_a_patch_changes_its_lines_and_no_other(tmp_path: Path) -> None:
+    source(tmp_path, "\told(x)\n\tis\tremoved\n\tremoved\n\told(\n")
+    tools.apply_patch(PATCH, tmp_path)
+    assert (tmp_path / "a.go").read_text() == "\told(x)\n\tis\tremoved\n\tnew(\n"
+    assert (tmp_path / "b.go").read_text() == "kept\n"
+    assert (tmp_path / "a-embed.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(("text", "times"), [("", 0), ("\tremoved\n\tremoved\n", 2)])
+def test_a_patch_refuses_a_source_that_it_was_not_made_for(
+    text: str, times: int, tmp_path: Path
+) -> None:
+    source(tmp_path, f"{text}\told(\n")
+    with pytest.raises(SetupError, match=rf"a\.go holds {times} times: removed"):
+        tools.apply_patch(PATCH, tmp_path)
+
+
+def requirements(module: str) -> dict[str, str]:
+    text = (pins.MODULES / module / "go.mod").read_text()
+    return dict(re.findall(r"^\t(\S+) (v\S+)", text, re.MULTILINE))
+
+
+def test_what_two_modules_compile_has_one_version() -> None:
+    shared = requirements("shared")
+    other = {tool.module for tool in GO_TOOLS} - {"shared"}
+    assert other == {"pulumi-language-python"}
+    for module in other:
+        both = {name: version for name, version in requirements(module).items() if name in shared}
+        assert len(both) > 20
+        differing = {name for name, version in both.items() if shared[name] != version}
+        assert differing == {"github.com/pulumi/pulumi/sdk/v3"}

@@ -1,4 +1,4 @@
-module autojoin/lab/tools/cilium-1.17
+module autojoin/tools/cilium-1.17
 
 go 1.26
 

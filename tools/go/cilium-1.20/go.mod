@@ -1,4 +1,4 @@
-module autojoin/lab/tools/cilium-1.20
+module autojoin/tools/cilium-1.20
 
 go 1.26
 

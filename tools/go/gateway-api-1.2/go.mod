@@ -1,4 +1,4 @@
-module autojoin/lab/tools/gateway-api-1.2
+module autojoin/tools/gateway-api-1.2
 
 go 1.26
 

@@ -1,4 +1,4 @@
-module autojoin/lab/tools/gateway-api-1.6
+module autojoin/tools/gateway-api-1.6
 
 go 1.26
 

@@ -1,4 +1,4 @@
-module autojoin/lab/tools/prometheus-operator
+module autojoin/tools/prometheus-operator
 
 go 1.26
 

@@ -25,6 +25,7 @@ from components.admission import policy as admission
 from tests.unit.tools.plugins.kubernetes_server import ApiServer
 from tools.pins import CHECKOUT
 
+NODE_LEASES = "kube-node-lease"
 LATER = "2999-01-01T00:00:00Z"
 
 
@@ -88,7 +89,7 @@ class Cluster(ApiServer):
         return {"node": file, "sha256": hashlib.sha256(der).hexdigest(), "notAfter": LATER}
 
     def listed(self) -> dict[str, str]:
-        found = self.get("v1", "ConfigMap", admission.NAMESPACE, admission.NAME)
+        found = self.get("configmap", admission.NAME, f"--namespace={admission.NAMESPACE}")
         assert found
         return dict(found.get("data") or {})
 
@@ -99,11 +100,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         cluster.start()
         await_ready(cluster)
-        client = cluster.client
-        namespaces = client.resource("v1", "Namespace").path(None, "kube-node-lease")
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-node-lease"}}
-        client.request("PATCH", namespaces, body=body, query={"fieldManager": "t", "force": "true"},
-                       content_type="application/apply-patch+yaml")  # fmt: skip
+        # kube-apiserver makes it too, some time after its start.
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NODE_LEASES}}
+        cluster.kubectl("apply", "--server-side", "--filename=-", stdin=namespace)
         yield cluster
     finally:
         cluster.stop()
@@ -126,7 +125,7 @@ def node_object(name: str) -> dict[str, Any]:
 
 
 def lease(name: str) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": "kube-node-lease"}
+    metadata = {"name": name, "namespace": NODE_LEASES}
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
 
 
@@ -160,13 +159,13 @@ def test_a_removed_worker_can_write_nothing_and_its_node_is_gone(cluster: Cluste
         assert cluster.create(name, node_object(name)) == ""
     after = good(cluster.bar({"stays": 1}, before))
     assert json.loads(after) == {"workers": {"stays": 1}, "barred": ["goes"]}
-    assert cluster.get("v1", "Node", None, "goes") is None
+    assert cluster.get("node", "goes") is None
     message = "goes is barred: it was removed from its autojoin stack"
     for value in (node_object(goes), lease(goes), signing_request(goes)):
         assert message in cluster.create(goes, value), value["kind"]
     for name in (stays, foreign):
         assert cluster.create(name, lease(name)) == ""
-        assert cluster.get("v1", "Node", None, name)
+        assert cluster.get("node", name)
         good(cluster.as_node(name, "annotate", "node", name, "probe=yes"))
 
 
@@ -199,7 +198,7 @@ def test_a_raised_generation_deletes_the_node_and_bars_the_old_certificate(
     assert cluster.create(old, node_object("again")) == ""
     revoked = [cluster.fingerprint(old)]
     good(cluster.bar({"again": 2}, before, revoked=revoked))
-    assert cluster.get("v1", "Node", None, "again") is None
+    assert cluster.get("node", "again") is None
     assert f"certificate.{revoked[0]['sha256']}" in cluster.listed()
     assert "node.again" not in cluster.listed()
 
@@ -234,7 +233,7 @@ def test_a_lost_list_locks_nobody_out_and_is_made_anew(cluster: Cluster) -> None
     """With parameterNotFoundAction Deny, not even an administrator could write any more."""
     name = cluster.node("careful")
     before = good(cluster.bar({"careful": 1}, good(cluster.bar({"careful": 1, "former": 1}))))
-    cluster.remove("v1", "ConfigMap", admission.NAMESPACE, admission.NAME)
+    cluster.kubectl("delete", "configmap", admission.NAME, f"--namespace={admission.NAMESPACE}")
     until_admitted(cluster, name, node_object(name))
     good(cluster.bar({"careful": 1}, before))
     assert "node.former" in cluster.listed()

@@ -5,12 +5,9 @@ Strict server-side validation: an unknown field, which a plain apply prunes sile
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +17,8 @@ from components.bgp import resources as bgp
 from stack.bgp import Bgp
 from stack.models import Lab
 from tests.unit.components.bgp import bgp_examples
-from tests.unit.tools.plugins.kubernetes_server import ApiServer, running
+from tests.unit.tools.plugins.kubernetes_server import ApiError, ApiServer, running
 from tools.pins import Layout
-from tools.plugins.kubernetes_client import ApiError, Client
 
 RELEASES = {"1.17": "1.17.0", "1.18": "1.18.4", "1.20": "1.20.2"}
 
@@ -32,31 +28,26 @@ class Cluster:
     """An API server that has the CRDs of one release of Cilium."""
 
     version: str
-    kubeconfig: Path
-    client: Client
-
-    def kubectl(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        command = ["kubectl", "--kubeconfig", str(self.kubeconfig), *words]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True)
+    server: ApiServer
 
     def validate(self, resources: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What `kubectl apply --server-side --dry-run=server --validate=strict` sends; ApiError.
 
         Not through kubectl: it falls back to its own validation while the kinds are new.
         """
-        query = {"fieldManager": "test", "fieldValidation": "Strict", "dryRun": "All"}
+        query = "fieldManager=test&fieldValidation=Strict&dryRun=All"
+        kind = "application/apply-patch+yaml"
         return [
-            self.client.request(
-                "PATCH",
-                self.client.resource(item["apiVersion"], item["kind"]).path(
-                    item["metadata"].get("namespace"), item["metadata"]["name"]
-                ),
-                body=item,
-                query=query,
-                content_type="application/apply-patch+yaml",
-            )
-            for item in resources
+            self.server.request("PATCH", f"{path(item)}?{query}", item, kind) for item in resources
         ]
+
+
+def path(item: dict[str, Any]) -> str:
+    """Where the API server has a resource."""
+    metadata = item["metadata"]
+    if item["kind"] == "Secret":
+        return f"/api/v1/namespaces/{metadata['namespace']}/secrets/{metadata['name']}"
+    return f"/apis/{item['apiVersion']}/{bgp.PLURALS[item['kind']]}/{metadata['name']}"
 
 
 def listed(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -71,31 +62,32 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="module", params=sorted(RELEASES))
 def cluster(request: pytest.FixtureRequest, server: ApiServer) -> Cluster:
-    cluster = Cluster(RELEASES[request.param], server.kubeconfig, server.client)
     names = ("ciliumbgp", "ciliumloadbalancerippools")
     folder = Layout().test_file(f"cilium-crds-{request.param}")
     files = [path for path in folder.rglob("*.yaml") if path.name.startswith(names)]
     crds = [yaml.safe_load(path.read_text()) for path in files]
     assert len(crds) >= 6
-    found = cluster.kubectl("get", "crds", "-o", "name").stdout.split()
+    found = server.kubectl("get", "crds", "-o", "name").split()
     if found:
-        assert cluster.kubectl("delete", "--timeout=60s", *found).returncode == 0
+        server.kubectl("delete", "--timeout=60s", *found)
     # What the operator does: CRDs are made, and their kinds are served a moment later.
-    made = cluster.kubectl("create", "-f", "-", stdin=json.dumps(listed(crds)))
-    assert made.returncode == 0, made.stderr
-    waited = cluster.kubectl("wait", "--for=condition=Established", "crd", "--all")
-    assert waited.returncode == 0, waited.stderr
-    wait_until_listed(cluster, [crd["metadata"]["name"] for crd in crds])
-    return cluster
+    server.kubectl("create", "-f", "-", stdin=listed(crds))
+    server.kubectl("wait", "--for=condition=Established", "crd", "--all")
+    wait_until_listed(server, [crd["metadata"]["name"] for crd in crds])
+    return Cluster(RELEASES[request.param], server)
 
 
-def wait_until_listed(cluster: Cluster, definitions: list[str]) -> None:
+def wait_until_listed(server: ApiServer, definitions: list[str]) -> None:
     """Else the API server can't list what goes with a CRD that is deleted again within a second,
     and asks again only minutes later."""
     deadline = time.monotonic() + 30
-    while (listed := cluster.kubectl("get", ",".join(definitions))).returncode:
-        assert time.monotonic() < deadline, listed.stderr
-        time.sleep(0.1)
+    while True:
+        try:
+            server.kubectl("get", ",".join(definitions))
+            return
+        except AssertionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def resources(lab: Lab) -> list[dict[str, Any]]:

@@ -16,23 +16,20 @@ from tests.unit.tools.plugins.ssh_server import SshServer
 from tools.pins import CHECKOUT
 
 PROGRAM = """
-import os
 import pickle
-import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, {checkout!r})
-from components.shell import reach
+from components import interrupt
+from components.certificate_authority import authority_host
 from components.certificate_authority.component import CertificateAuthority
+from components.certificate_authority.platforms import PLATFORMS
 from components.join_gate.component import JoinGate
+from components.shell import reach
 from stack.models import CertificateAuthority as Settings
 from stack.models import Host, JoinGate as GateSettings
-from components.certificate_authority import authority_host
-from components.certificate_authority.platforms import PLATFORMS
 
-# After a failure the SDK may wait for an answer of the engine that is gone, until that kills it.
-signal.signal(signal.SIGINT, lambda *_: os._exit(1))
 reach.TRIES = 2
 authority_host.FILES = Path({files!r})
 PLATFORMS["linux"] = pickle.loads({platform!r})

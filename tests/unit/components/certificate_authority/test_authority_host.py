@@ -20,7 +20,7 @@ from components.certificate_authority.authority_host import FILES
 from tests.unit.components.certificate_authority.authority_machine import Machine, key_pem
 from tests.unit.components.certificate_authority.authority_stack import AuthorityStack
 from tests.unit.components.certificate_authority.test_authority_scripts import CA, CA_KEY
-from tests.unit.tools.plugins.plugin_engine import Project, install
+from tests.unit.tools.plugins.plugin_engine import Project
 from tests.unit.tools.plugins.ssh_server import SshServer, generate_key
 
 OTHER_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -29,7 +29,6 @@ OTHER_KEY = ec.generate_private_key(ec.SECP256R1())
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorityStack]:
     folder = tmp_path_factory.mktemp("stack")
-    install(folder / "home", folder / "build")
     (folder / "sshd").mkdir()
     shutil.copytree(FILES, folder / "files")
     script = folder / "files/certificate-authority.sh"
@@ -40,7 +39,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorityStack]:
     try:
         (machine.source / "ca.pem").write_bytes(CA)
         (machine.source / "ca-key.pem").write_bytes(key_pem(CA_KEY))
-        project = Project(folder / "project", folder / "home")
+        project = Project(folder / "project")
         made = AuthorityStack(project, machine, server, folder / "files")
         server.start()
         made.up()
@@ -53,7 +52,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorityStack]:
 @contextmanager
 def another_host_key(stack: AuthorityStack) -> Iterator[None]:
     pinned = stack.host["host_key"]
-    stack.host["host_key"] = (stack.server.folder / "encrypted_key.pub").read_text().strip()
+    stack.host["host_key"] = generate_key(stack.server.folder / "other_host")
     yield
     stack.host["host_key"] = pinned
 
@@ -61,7 +60,7 @@ def another_host_key(stack: AuthorityStack) -> Iterator[None]:
 @contextmanager
 def another_type_of_host_key(stack: AuthorityStack) -> Iterator[None]:
     pinned = stack.host["host_key"]
-    stack.host["host_key"] = generate_key(stack.server.folder / "rsa", kind="rsa")
+    stack.host["host_key"] = generate_key(stack.server.folder / "ecdsa", kind="ecdsa")
     yield
     stack.host["host_key"] = pinned
 
@@ -148,7 +147,8 @@ BAD: dict[str, tuple[Case, str]] = {
     "wrong host key": (
         another_host_key,
         SSH + r"host\.hostKey: 127\.0\.0\.1 port \d+ shows another host key \(SHA256:\S+\) than "
-        r"this one \(SHA256:\S+\); nothing was sent there\..* ssh-keyscan -p \d+ 127\.0\.0\.1",
+        r"this one \(SHA256:\S+\); nothing was sent there\..* "
+        r"ssh-keyscan -t ed25519,ecdsa -p \d+ 127\.0\.0\.1",
     ),
     "host key of another type": (
         another_type_of_host_key,

@@ -1,4 +1,4 @@
-"""A real kube-apiserver on a real etcd, and a real Pulumi engine, for the tests of the stand-in."""
+"""A real kube-apiserver on a real etcd, with kube-controller-manager where a test needs it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
-import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tools.plugins.kubernetes_access import load
-from tools.plugins.kubernetes_client import Client, Object
+Object = dict[str, Any]
 
 START_SECONDS = 90
-ROOT = Path(__file__).resolve().parents[4]
+
+
+class ApiError(Exception):
+    """What the API server answered in place of what was asked for."""
 
 
 def free_port() -> int:
@@ -182,14 +186,19 @@ class ApiServer:
         )
         self._await()
 
+    def start_controller_manager(self) -> None:
+        """What ends deletions in the foreground."""
+        flags = [f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0"]
+        controllers = "garbagecollector,namespace"
+        self._run("kube-controller-manager", [*flags, f"--controllers={controllers}"])
+
     def _await(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        client = Client(load(str(self.kubeconfig)))
         while True:
             try:
-                client._once("GET", "/api/v1/namespaces/default", None, {})
+                self.request("GET", "/api/v1/namespaces/default")
                 return
-            except Exception as error:
+            except (ApiError, OSError) as error:
                 ended = [p for p in self._processes if p.poll() is not None]
                 if ended or time.monotonic() > deadline:
                     logs = "\n".join(p.read_text()[-1500:] for p in self.folder.glob("*.log"))
@@ -202,30 +211,37 @@ class ApiServer:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    @property
-    def client(self) -> Client:
-        return Client(load(str(self.kubeconfig)))
+    def request(
+        self, method: str, path: str, body: Object | None = None, content_type: str = ""
+    ) -> Object:
+        """One request as the administrator. ApiError with the server's message."""
+        context = ssl.create_default_context(cafile=self.folder / "ca.pem")
+        context.load_cert_chain(self.folder / "admin.pem", self.folder / "admin-key.pem")
+        data = None if body is None else json.dumps(body).encode()
+        asked = urllib.request.Request(self.url + path, data, method=method)
+        asked.add_header("Content-Type", content_type or "application/json")
+        try:
+            with urllib.request.urlopen(asked, context=context, timeout=30) as answer:
+                found: Object = json.load(answer)
+                return found
+        except urllib.error.HTTPError as error:
+            raise ApiError(json.load(error)["message"]) from None
 
-    def get(self, api_version: str, kind: str, namespace: str | None, name: str) -> Object | None:
-        client = self.client
-        return client.get(client.resource(api_version, kind), namespace, name)
-
-    def merge(
-        self, api_version: str, kind: str, namespace: str | None, name: str, patch: Object
-    ) -> None:
-        """Change an object behind Pulumi's back."""
-        client = self.client
-        client.request(
-            "PATCH",
-            client.resource(api_version, kind).path(namespace, name),
-            body=patch,
-            query={"fieldManager": "someone"},
-            content_type="application/merge-patch+json",
+    def kubectl(self, *words: str, stdin: Object | None = None) -> str:
+        """What kubectl prints as the administrator; it must succeed."""
+        answer = subprocess.run(
+            ["kubectl", "--kubeconfig", str(self.kubeconfig), *words],
+            input="" if stdin is None else json.dumps(stdin),
+            capture_output=True,
+            text=True,
         )
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
 
-    def remove(self, api_version: str, kind: str, namespace: str | None, name: str) -> None:
-        client = self.client
-        client.delete(client.resource(api_version, kind), namespace, name, "Background")
+    def get(self, *words: str) -> Object | None:
+        """One object, by the words of `kubectl get`; None where there is none."""
+        text = self.kubectl("get", "--ignore-not-found", "--output=json", *words)
+        return json.loads(text) if text else None
 
 
 @contextlib.contextmanager
@@ -237,112 +253,3 @@ def running(folder: Path) -> Iterator[ApiServer]:
         yield server
     finally:
         server.stop()
-
-
-class Engine:
-    """One Pulumi project, with its stack on a file backend and the stand-in as its plugin."""
-
-    def __init__(self, folder: Path, home: Path, kubeconfig: Path | str) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True)
-        (folder / "state").mkdir()
-        self.environment = {
-            **os.environ,
-            "PULUMI_HOME": str(home),
-            "PULUMI_BACKEND_URL": f"file://{folder / 'state'}",
-            "PULUMI_CONFIG_PASSPHRASE": "test",
-            "PULUMI_SKIP_UPDATE_CHECK": "true",
-            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-            "PYTHONPATH": str(ROOT),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "TEST_KUBECONFIG": str(kubeconfig),
-        }
-        (folder / "Pulumi.yaml").write_text("name: test\nruntime: python\n")
-        self.run("stack", "init", "test")
-
-    def program(self, text: str) -> None:
-        (self.folder / "__main__.py").write_text(PRELUDE + text)
-
-    def run(self, *arguments: str, fails: bool = False) -> str:
-        shutil.rmtree(self.folder / "seen", ignore_errors=True)
-        (self.folder / "seen").mkdir()
-        answer = subprocess.run(
-            [tool("pulumi"), *arguments, "--non-interactive"],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
-        text = answer.stdout + answer.stderr
-        assert (answer.returncode != 0) == fails, f"pulumi {' '.join(arguments)}:\n{text}"
-        return text
-
-    def up(self, *arguments: str, fails: bool = False) -> str:
-        return self.run("up", "--yes", "--skip-preview", "--diff", *arguments, fails=fails)
-
-    def refresh(self, *arguments: str) -> str:
-        return self.run("refresh", "--yes", "--skip-preview", *arguments)
-
-    def state(self, *, secrets: bool = False) -> dict[str, Object]:
-        """Resources by name."""
-        text = self.run("stack", "export", *(["--show-secrets"] if secrets else []))
-        resources = _first_json(text)["deployment"].get("resources", [])
-        return {each["urn"].rsplit("::", 1)[-1]: each for each in resources}
-
-    def seen(self) -> Object:
-        """What the program saw through `see`, in its last run."""
-        files = (self.folder / "seen").glob("*")
-        return {file.name: json.loads(file.read_text()) for file in files}
-
-    def preview(self) -> dict[str, Object]:
-        """The steps of a preview, by resource name."""
-        steps = _first_json(self.run("preview", "--json")).get("steps", [])
-        return {each["urn"].rsplit("::", 1)[-1]: each for each in steps}
-
-
-def _first_json(text: str) -> Object:
-    """The document in a command's output; warnings may stand around it."""
-    found: Object = json.JSONDecoder().raw_decode(text[text.index("{") :])[0]
-    return found
-
-
-PRELUDE = """
-import asyncio
-import json
-import os
-import pathlib
-import pulumi
-import pulumi_kubernetes as k8s
-
-
-def see(name, output):
-    # Runs only where the value is known.
-    output.apply(lambda value: pathlib.Path("seen", name).write_text(json.dumps(value)))
-
-
-def unknown():
-    value, known = asyncio.Future(), asyncio.Future()
-    value.set_result(None)
-    known.set_result(False)
-    return pulumi.Output(set(), value, known)
-
-
-provider = k8s.Provider("cluster", kubeconfig=os.environ["TEST_KUBECONFIG"])
-here = pulumi.ResourceOptions(provider=provider)
-"""
-
-
-def install_plugin(home: Path, folder: Path) -> None:
-    """Install the stand-in into PULUMI_HOME, as the lab does it."""
-    from tools.plugins import package
-
-    for name, version, path in package.build(folder, sys.executable):
-        if name != "kubernetes":
-            continue
-        subprocess.run(
-            [tool("pulumi"), "plugin", "install", "resource", name, version, "--file", str(path)],
-            env={**os.environ, "PULUMI_HOME": str(home)},
-            check=True,
-            capture_output=True,
-        )

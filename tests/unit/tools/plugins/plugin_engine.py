@@ -1,46 +1,35 @@
-"""A Pulumi project under the real engine, with the stand-ins as its plugins."""
+"""A Pulumi project under the real engine, with whichever plugins are installed."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools.plugins import package
+from lab import stack
 
-TIMEOUT = 120
-
-
-def install(home: Path, build: Path) -> None:
-    """Put the stand-ins into the PULUMI_HOME `home`, as the lab does.
-
-    All of them: one that is missing the engine would try to download at every run.
-    """
-    for name, version, folder in package.build(build, sys.executable):
-        arguments = ["plugin", "install", "resource", name, version, "--file", str(folder)]
-        subprocess.run(
-            ["pulumi", *arguments],
-            env={**os.environ, "PULUMI_HOME": str(home), "PULUMI_SKIP_UPDATE_CHECK": "true"},
-            check=True,
-            capture_output=True,
-            timeout=TIMEOUT,
-        )
+TIMEOUT = 240
 
 
 @dataclass
 class Project:
-    """A project with one stack on a file backend in `folder`."""
+    """A project with one stack on a file backend in `folder`, one that stand-ins work for."""
 
     folder: Path
-    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         (self.folder / "state").mkdir(parents=True)
         (self.folder / "Pulumi.yaml").write_text("name: test\nruntime: python\n")
+        self.environment = {
+            **stack.engine_environment(),
+            **stack.lab_stack(self.folder / "state", "dev"),
+            "PULUMI_CONFIG_PASSPHRASE": "test",
+            **self.environment,
+        }
         self.run("stack", "init", "dev")
 
     def program(self, text: str) -> None:
@@ -52,14 +41,7 @@ class Project:
         answer = subprocess.run(
             ["pulumi", *arguments, "--non-interactive"],
             cwd=self.folder,
-            env={
-                **os.environ,
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                "PULUMI_HOME": str(self.home),
-                "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}",
-                "PULUMI_CONFIG_PASSPHRASE": "test",
-                "PULUMI_SKIP_UPDATE_CHECK": "true",
-            },
+            env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -72,14 +54,22 @@ class Project:
     def up(self, fails: bool = False) -> str:
         return self.run("up", "--yes", "--skip-preview", fails=fails)
 
+    def steps(self, *arguments: str) -> dict[str, str]:
+        """What a preview would do to each resource that it does not leave as it is, by name."""
+        text = self.run("preview", "--json", *arguments)
+        steps = json.JSONDecoder().raw_decode(text[text.index("{") :])[0].get("steps", [])
+        return {
+            each["urn"].rpartition("::")[2]: each["op"] for each in steps if each["op"] != "same"
+        }
+
     def state(self) -> str:
         """The state as stored, its secrets encrypted."""
         return self.run("stack", "export")
 
     def resources(self) -> dict[str, dict[str, Any]]:
         """The resources of the state by name, secrets shown as they are."""
-        stack = json.loads(self.run("stack", "export", "--show-secrets"))
-        found = stack["deployment"].get("resources", [])
+        exported = json.loads(self.run("stack", "export", "--show-secrets"))
+        found = exported["deployment"].get("resources", [])
         return {each["urn"].rsplit("::", 1)[-1]: each for each in found}
 
 

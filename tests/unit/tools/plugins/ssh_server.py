@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import shlex
 import socket
 import subprocess
 import time
@@ -10,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SFTP = "Subsystem sftp internal-sftp"
 SSHD = "/usr/sbin/sshd"
 
 
@@ -21,16 +21,16 @@ def free_port() -> int:
         return port
 
 
-def generate_key(path: Path, passphrase: str = "", kind: str = "ed25519") -> str:
+def generate_key(path: Path, kind: str = "ed25519") -> str:
     """A new key pair; returns the public key's text."""
-    arguments = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "test", "-f"]
+    arguments = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "test", "-f"]
     subprocess.run([*arguments, str(path)], check=True, capture_output=True)
     return path.with_suffix(".pub").read_text().strip()
 
 
 @dataclass
 class SshServer:
-    """An sshd that accepts one key, and the variables GREETING and PULUMI_COMMAND_*."""
+    """An sshd that accepts one key, and no variables."""
 
     folder: Path
     port: int = field(default_factory=free_port)
@@ -40,13 +40,11 @@ class SshServer:
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd's privilege separation wants it
         self.host_key = generate_key(self.folder / "host_key")
         authorized = generate_key(self.folder / "client_key")
-        encrypted = generate_key(self.folder / "encrypted_key", "correct horse")
-        (self.folder / "authorized_keys").write_text(f"{authorized}\n{encrypted}\n")
+        (self.folder / "authorized_keys").write_text(f"{authorized}\n")
         settings = (
             f"Port {self.port}", "ListenAddress 127.0.0.1", "PidFile none", "UsePAM no",
             f"HostKey {self.folder / 'host_key'}", "StrictModes no", "PermitRootLogin yes",
             f"AuthorizedKeysFile {self.folder / 'authorized_keys'}", "PasswordAuthentication no",
-            "AcceptEnv GREETING PULUMI_COMMAND_*", SFTP,
         )  # fmt: skip
         (self.folder / "sshd_config").write_text("\n".join(settings) + "\n")
 
@@ -80,6 +78,23 @@ class SshServer:
             self.process.terminate()
             self.process.wait(10)
             self.process = None
+
+    def answers(self, texts: dict[str, str], failing: dict[str, str] | None = None) -> None:
+        """Have no command run: each is answered with the text of the pattern that it matches, of
+        the shell's, and all others with nothing. `failing` ones fail with their text."""
+        script = self.folder / "answer"
+        cases = [
+            f"{pattern}) printf %s {shlex.quote(text)} >&2; exit 1 ;;"
+            for pattern, text in (failing or {}).items()
+        ]
+        cases += [f"{pattern}) printf %s {shlex.quote(text)} ;;" for pattern, text in texts.items()]
+        lines = ["#!/bin/sh", "cat >/dev/null", 'case "$SSH_ORIGINAL_COMMAND" in', *cases, "esac"]
+        script.write_text("\n".join(lines) + "\n")
+        script.chmod(0o755)
+        settings = self.folder / "sshd_config"
+        line = f"ForceCommand {script}\n"
+        if line not in settings.read_text():
+            settings.write_text(settings.read_text() + line)
 
     def logins(self) -> int:
         """How many log-ins succeeded so far."""
