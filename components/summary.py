@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.workers.effects import EFFECTS, machine_change
+from components.workers.effects import ANEW, EFFECTS, effect, identity
 from components.workers.hardware_types import HARDWARE
 from stack import wording
 
@@ -30,7 +30,7 @@ _QUIET = {"same", "refresh", "read", "read-replacement", "discard", "discard-rep
 _MARKS = {"create": "+", "delete": "-", "update": "~", "replace": "±"}
 _WORDS = {"create": "new", "delete": "removed", "update": "changed", "replace": "replaced"}
 # Follow each change of the workers, and say nothing that their own lines don't.
-FOLLOWERS = {"admission-revoked", "admission-bars"}
+FOLLOWERS = {"admission-revoked", "admission-bars", "joins-ready"}
 _MOST_DETAILS = 8
 _LONGEST_VALUE = 160
 _INPUTS = {
@@ -180,7 +180,7 @@ def summarise(preview: Preview) -> Summary:
     nodes = _nodes(preview)
     for name, (kind, why, renewed) in nodes.items():
         summary.nodes.setdefault(kind, {})[name] = why
-        anew = kind in ("re-provisioned", "to be provisioned anew")
+        anew = kind in ANEW
         if kind == "added" or anew or renewed:
             summary.issued.append(name)
         if kind == "removed" or anew or renewed:
@@ -253,17 +253,16 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
             "the authority's certificate is asked for anew",
             False,
         )
-    kind = machine_change(
+    kind = effect(
         _restarts((new or old).get("hardware")),
+        any(identity(step.old) != identity(step.new) for step in changed.values()),
         _top(registration) if registration is not None else set(),
         {name for step in rest for name in _inputs(step)},
     )
-    if kind in ("re-provisioned", "to be provisioned anew"):
+    if kind in ANEW or kind == "made anew without a key":
         return kind, _different(old, new) or "what it is made from changed", False
     if kind == "seed delivered anew":
         return _delivered(_seed(old, new))
-    if kind == "rebooted":
-        return kind, _different(old, new) or "its machine changed", False
     if registration is not None:
         return "registered again", _named([registration]), False
     if rest:
@@ -356,6 +355,7 @@ _SECTIONS = {
     "gate": "Join gate",
     "admission": "Admission",
     "rotation": "Admission",
+    "joins": "Join gate",
     "cilium": "Cilium",
     "bgp": "BGP and pools",
 }
@@ -369,6 +369,7 @@ _WHAT = {
     "gate-join-secret": "the secret from which join keys derive",
     "admission-revoked": "what is revoked, read from the gate",
     "admission-bars": "the admission policy and its list of the barred",
+    "joins-ready": "wait until the workers are Ready",
     "rotation": "leave for nodes to renew their own client certificates",
     "bgp-crd-gate": "wait for Cilium's custom resource definitions",
 }
@@ -495,9 +496,9 @@ def text(summary: Summary, *, colours: bool = False) -> str:
 
 def _node_lines(summary: Summary) -> list[str]:
     lines = []
-    for kind, (op, effect) in EFFECTS.items():
+    for kind, (op, meaning) in EFFECTS.items():
         for name, why in summary.nodes.get(kind, {}).items():
-            lines.append(f"  {_MARKS[op]} {name}: {kind} ({why}): {effect}")
+            lines.append(f"  {_MARKS[op]} {name}: {kind} ({why}): {meaning}")
     untouched = list(summary.nodes.get("untouched", {}))
     if untouched:
         lines.append(f"  = {len(untouched)} untouched: {_listed(untouched)}")
