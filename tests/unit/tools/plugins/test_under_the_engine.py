@@ -37,8 +37,9 @@ import sys
 import pulumi
 
 sys.path.insert(0, CHECKOUT)
-from components import interrupt, remote
-from config.models import Host
+from components import interrupt
+from components.shell import remote
+from stack.models import Host
 
 host = Host(
     address="127.0.0.1", port=PORT, user="USER", host_key="HOST_KEY", private_key_file="KEY"
