@@ -3,31 +3,45 @@
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components import checks, interrupt, pace  # noqa: F401
-from components.admission.component import Admission
-from components.bgp.component import Bgp
-from components.certificate_authority.component import CertificateAuthority
-from components.cilium.component import Cilium, kubeconfig
-from components.join_gate.component import JoinGate
+from components import checks, from_lab, interrupt, pace  # noqa: F401
+from components.admission.component import Admission, AdmissionArgs
+from components.bgp.component import Bgp, BgpArgs
+from components.certificate_authority.component import (
+    CertificateAuthority,
+    CertificateAuthorityArgs,
+)
+from components.cilium.component import Cilium, CiliumArgs, kubeconfig
+from components.join_gate.component import JoinGate, JoinGateArgs
+from components.machine_host.component import MachineHost, MachineHostArgs
+from components.workers import hardware_types
 from components.workers.rotation import allow_rotation
-from components.workers.worker import MachineHost, Worker
+from components.workers.worker import WorkerArgs
 from stack.from_pulumi import load
 
 lab = load(checks)
-provider = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab))
+cluster = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab.cluster))
+in_cluster = pulumi.ResourceOptions(provider=cluster)
 
-authority = CertificateAuthority("ca", lab.certificate_authority)
-allow_rotation("rotation", provider)
-gate = JoinGate("gate", authority, lab.join_gate)
-cilium = Cilium("cilium", lab, provider)
-bgp = Bgp("bgp", lab.bgp, cilium, provider) if lab.bgp else None
+authority = CertificateAuthority("ca", CertificateAuthorityArgs(lab.certificate_authority))
+allow_rotation("rotation", cluster)
+gate = JoinGate("gate", JoinGateArgs(authority, lab.join_gate))
+cilium_args = CiliumArgs(lab.cluster, lab.cilium, lab.bgp is not None, from_lab.taints(lab))
+cilium = Cilium("cilium", cilium_args, in_cluster)
+bgp = Bgp("bgp", BgpArgs(lab.bgp, cilium), in_cluster) if lab.bgp else None
 
-workers = {name: Worker(name, lab, gate) for name in lab.workers}
-registrations = [worker.registration for worker in workers.values()]
-admission = Admission("admission", lab, gate, registrations)
-hosts = {name: MachineHost(name, lab, authority.certificate_pem) for name in lab.provisioners()}
-for worker in workers.values():
-    worker.join([admission.ready, cilium.release], hosts)
+nodes = {name: hardware_types.of(lab, name) for name in lab.workers}
+registered = {name: gate.register(name, node) for name, node in nodes.items()}
+admission_args = AdmissionArgs(gate, list(registered.values()), kubeconfig(lab.cluster))
+admission = Admission("admission", admission_args)
+hosts = {}
+for name in lab.provisioners():
+    fed = [node for node in nodes.values() if node.site.host is lab.provisioning[name]]
+    hosts[name] = MachineHost(name, MachineHostArgs(lab.provisioning[name], gate, fed))
+workers = {}
+for name, settings in lab.workers.items():
+    host = hosts.get(lab.provisioner_name(settings) or "")
+    args = WorkerArgs(registered[name], host, [admission.ready, cilium.release])
+    workers[name] = hardware_types.WORKERS[settings.hardware](name, args)
 
 pulumi.export(
     "certificateAuthority",

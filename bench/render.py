@@ -18,7 +18,7 @@ from bench.table import Row
 from components.load import from_values
 from components.machine_host.provisioning import Provisioning
 from components.workers import yaml_text
-from components.workers.hardware_types import HARDWARE
+from components.workers.hardware_types import of
 from stack.problem import NAMESPACE
 from tests.unit.tools.plugins.kubernetes_server import Authority
 
@@ -60,12 +60,12 @@ def render_all(count: int, authority_pem: str) -> float:
     ).decode()
     yaml_text.forget()
     started = time.perf_counter()
-    host = Provisioning(lab, lab.provisioners()[0])
+    nodes = [of(lab, name) for name in lab.workers]
+    host = Provisioning(lab.provisioning[lab.provisioners()[0]], nodes)
     host.install_input(authority_pem)
-    for name, settings in lab.workers.items():
-        hardware = HARDWARE[settings.hardware](lab, name)
+    for hardware in nodes:
         emission = hardware.emit(secret_pem, authority_pem)
-        hardware.register_input(emission)
+        hardware.register_input(emission, lab.join_gate.join_key_hours)
         hardware.delivery(hardware.marks(emission))
         hardware.delivery_input(emission, host.book(hardware.name, authority_pem))
     return time.perf_counter() - started

@@ -14,6 +14,7 @@ from pathlib import Path
 from commands.picture import Box, Card, Picture, grouped, svg
 from components import from_lab
 from components.load import from_stack_file
+from components.workers.hardware_types import HARDWARE
 from stack.models import Lab, Worker
 from stack.problem import ConfigError
 from tools.errors import tell
@@ -84,7 +85,11 @@ def _holder(lab: Lab, worker: Worker) -> str:
     if worker.bmc:
         board = lab.boards.get(worker.bmc)
         return f"{worker.bmc}, {board.address}" if board else worker.bmc
-    host = lab.provisioner(worker) if worker.provisioner or worker.hardware == "nspawn" else None
+    host = (
+        lab.provisioner(worker)
+        if worker.provisioner or HARDWARE[worker.hardware].restarts_by_itself
+        else None
+    )
     if host is None:
         return ""
     name = next(name for name, each in lab.provisioning.items() if each is host)

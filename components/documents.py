@@ -14,7 +14,7 @@ from components.bgp.routers.router import routers
 from components.certificate_authority import installation as certificate_authority
 from components.cilium import values as cilium
 from components.join_gate import installation as join_gate
-from components.workers.hardware_types import HARDWARE
+from components.workers import hardware_types
 from stack.models import Lab
 
 
@@ -40,7 +40,7 @@ def worker_files(
     lab: Lab, name: str, secret_pem: str | None, authority_pem: str | None
 ) -> dict[str, File]:
     """Every file of one worker."""
-    hardware = HARDWARE[lab.workers[name].hardware](lab, name)
+    hardware = hardware_types.of(lab, name)
     return hardware.files(hardware.emit(secret_pem, authority_pem))
 
 

@@ -8,6 +8,7 @@ from components.certificate_authority.authority_host import AuthorityHost
 from components.cilium.values import CiliumSettings
 from components.join_gate import installation as join_gate
 from components.workers.seed import Cluster, Node
+from stack import models
 from stack.models import CertificateAuthority, Lab, Worker
 
 
@@ -30,9 +31,8 @@ def gate_url(lab: Lab) -> str:
     return join_gate.url(authority_host(lab.certificate_authority))
 
 
-def cluster(lab: Lab) -> Cluster:
+def cluster(settings: models.Cluster) -> Cluster:
     """What a node needs to know of its cluster."""
-    settings = lab.cluster
     return Cluster(
         name=settings.name,
         api_server=settings.api_server,
@@ -62,35 +62,50 @@ def node(name: str, settings: Worker, identity: str, **decided: Any) -> Node:
 
 
 def cilium(lab: Lab, missing: frozenset[str] = frozenset()) -> CiliumSettings:
-    """What of the lab decides the chart's values.
+    """What of the lab decides the chart's values; see `cilium_settings`."""
+    return cilium_settings(lab.cluster, lab.cilium, lab.bgp is not None, taints(lab), missing)
+
+
+def taints(lab: Lab) -> tuple[str, ...]:
+    """The taints of any worker."""
+    return tuple(taint for worker in lab.workers.values() for taint in worker.taints)
+
+
+def cilium_settings(
+    cluster: models.Cluster,
+    settings: models.Cilium,
+    bgp: bool,
+    taints: tuple[str, ...],
+    missing: frozenset[str] = frozenset(),
+) -> CiliumSettings:
+    """What decides the chart's values.
 
     `missing` names the sections among gatewayApi, serviceMonitors and dashboards whose needs the
     cluster has not: what is on `auto` is off then.
     """
-    modes = cilium_modes(lab)
     on = {
         name: mode in ("install", "present") or (mode == "auto" and name not in missing)
-        for name, mode in modes.items()
+        for name, mode in cilium_modes(settings).items()
     }
     return CiliumSettings(
-        version=lab.cilium.version,
-        cluster_name=lab.cluster.name,
-        api_host=lab.cluster.api_host,
-        api_port=lab.cluster.api_port,
-        pod_cidrs=tuple(lab.cluster.pod_cidrs),
-        bgp=lab.bgp is not None,
-        taints=tuple(taint for worker in lab.workers.values() for taint in worker.taints),
+        version=settings.version,
+        cluster_name=cluster.name,
+        api_host=cluster.api_host,
+        api_port=cluster.api_port,
+        pod_cidrs=tuple(cluster.pod_cidrs),
+        bgp=bgp,
+        taints=taints,
         gateway_api=on["gatewayApi"],
         service_monitors=on["serviceMonitors"],
-        dashboards=lab.cilium.dashboards.namespace if on["dashboards"] else None,
-        values=lab.cilium.values,
+        dashboards=settings.dashboards.namespace if on["dashboards"] else None,
+        values=settings.values,
     )
 
 
-def cilium_modes(lab: Lab) -> dict[str, str]:
+def cilium_modes(settings: models.Cilium) -> dict[str, str]:
     """The mode of each section of autojoin:cilium whose values need something of the cluster."""
     return {
-        "gatewayApi": lab.cilium.gateway_api.mode,
-        "serviceMonitors": lab.cilium.service_monitors.mode,
-        "dashboards": lab.cilium.dashboards.mode,
+        "gatewayApi": settings.gateway_api.mode,
+        "serviceMonitors": settings.service_monitors.mode,
+        "dashboards": settings.dashboards.mode,
     }

@@ -18,10 +18,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.workers.effects import EFFECTS, machine_change
+from components.workers.hardware_types import HARDWARE
 from stack import wording
 
 _WORKERS = "autojoin:workers:"
-_MACHINE_HOST = "autojoin:workers:MachineHost"
+_MACHINE_HOST = "autojoin:machineHost:MachineHost"
+_REGISTRATION = "-registration"
 _STACK = "pulumi:pulumi:Stack"
 _QUIET = {"same", "refresh", "read", "read-replacement", "discard", "discard-replaced"}
 _MARKS = {"create": "+", "delete": "-", "update": "~", "replace": "±"}
@@ -196,13 +199,22 @@ def nodes_changed(nodes: dict[str, tuple[str, str, bool]]) -> list[str]:
 
 
 def _is_worker(type_: str) -> bool:
-    return type_.startswith(_WORKERS) and type_ != _MACHINE_HOST
+    return type_.startswith(_WORKERS)
 
 
 def of_worker(step: Step) -> bool:
-    """Whether a step is a worker's component, or what is directly in one."""
-    kinds = step.urn.split("::")[2].split("$")
-    return any(_is_worker(kind) for kind in kinds)
+    """Whether a step is a worker's component, what is directly in one, or its registration."""
+    return bool(_worker(step))
+
+
+def _worker(step: Step) -> str:
+    """The worker that a step belongs to; empty where it is none's."""
+    *above, own = step.urn.split("::")[2].split("$")
+    if _is_worker(own):
+        return step.name
+    if any(_is_worker(kind) for kind in above):
+        return step.parent.rpartition("::")[2]
+    return step.name.removesuffix(_REGISTRATION) if step.name.endswith(_REGISTRATION) else ""
 
 
 def _nodes(preview: Preview) -> dict[str, tuple[str, str, bool]]:
@@ -212,8 +224,7 @@ def _nodes(preview: Preview) -> dict[str, tuple[str, str, bool]]:
         if _is_worker(step.type):
             steps.setdefault(step.name, [])
     for step in preview.steps:
-        if of_worker(step):
-            name = step.name if _is_worker(step.type) else step.parent.rpartition("::")[2]
+        if name := _worker(step):
             steps.setdefault(name, []).append(step)
     old, new = preview.old.get("nodes") or {}, preview.new.get("nodes") or {}
     return {
@@ -233,7 +244,7 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
         return "removed", _described(old), False
     changed = {step.name: step for step in steps if step.changes}
     registration = next(
-        (step for name, step in changed.items() if name.endswith("-registration")), None
+        (step for name, step in changed.items() if name.endswith(_REGISTRATION)), None
     )
     rest = [step for step in changed.values() if step is not registration]
     if changed and new.get("userDataSha256") == _UNKNOWN:
@@ -243,7 +254,7 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
             False,
         )
     kind = machine_change(
-        (new or old).get("hardware") == "nspawn",
+        _restarts((new or old).get("hardware")),
         _top(registration) if registration is not None else set(),
         {name for step in rest for name in _inputs(step)},
     )
@@ -263,21 +274,10 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
     return "untouched", "", False
 
 
-def machine_change(started_here: bool, registration: set[str], delivery: set[str]) -> str:
-    """What an edit of a worker means for its machine, one of EFFECTS or "untouched".
-
-    By the inputs that change of its registration and of its delivery; `started_here` where the
-    graph itself restarts the machine (nspawn).
-    """
-    if "stdin" in registration:
-        return "re-provisioned" if started_here else "to be provisioned anew"
-    if not started_here and "stdin" in delivery:
-        return "seed delivered anew"
-    if {"stdin", "triggers"} & delivery:
-        return "rebooted"
-    if registration:
-        return "registered again"
-    return "settings changed" if delivery else "untouched"
+def _restarts(hardware: object) -> bool:
+    """Whether the graph itself restarts machines of a type."""
+    kind = HARDWARE.get(str(hardware))
+    return kind is not None and kind.restarts_by_itself
 
 
 def _inputs(step: Step) -> set[str]:
@@ -357,7 +357,6 @@ _SECTIONS = {
     "admission": "Admission",
     "rotation": "Admission",
     "cilium": "Cilium",
-    "crd": "BGP and pools",
     "bgp": "BGP and pools",
 }
 _WHAT = {
@@ -371,7 +370,7 @@ _WHAT = {
     "admission-revoked": "what is revoked, read from the gate",
     "admission-bars": "the admission policy and its list of the barred",
     "rotation": "leave for nodes to renew their own client certificates",
-    "crd-gate": "wait for Cilium's custom resource definitions",
+    "bgp-crd-gate": "wait for Cilium's custom resource definitions",
 }
 
 
@@ -401,19 +400,15 @@ def _shortened(text: str) -> str:
 def _custom_resource(step: Step) -> Change:
     kind = step.type.rpartition(":")[2]
     body = step.new or step.old
+    name = body.get("metadata", {}).get("name", step.name)
     details = _values(step)
     if kind == "CiliumLoadBalancerIPPool":
         blocks = body.get("spec", {}).get("blocks", [])
         cidrs = [
             block.get("cidr") or f"{block.get('start')}-{block.get('stop')}" for block in blocks
         ]
-        return Change(step.op, f"pool {step.name} ({', '.join(cidrs)})", details)
-    return Change(step.op, f"{kind} {step.name}", details)
-
-
-def _block(block: dict[str, Any]) -> str:
-    """A pool's network, or its range."""
-    return str(block.get("cidr") or f"{block.get('start')}-{block.get('stop')}")
+        return Change(step.op, f"pool {name} ({', '.join(cidrs)})", details)
+    return Change(step.op, f"{kind} {name}", details)
 
 
 def _values(step: Step) -> list[str]:
@@ -421,7 +416,9 @@ def _values(step: Step) -> list[str]:
     if step.op not in ("update", "replace"):
         return []
     found: list[str] = []
-    for key in sorted({*step.old, *step.new}):
+    # By what the plugin says changes: where it reaches no API server it puts a namespace into the
+    # inputs of what may have none, and says that this changes nothing.
+    for key in sorted(_top(step) or {*step.old, *step.new}):
         found += _compared(key, step.old.get(key), step.new.get(key))
     shown_keys = {line.split(":")[0].split(".")[0].split("[")[0] for line in found}
     shown_keys |= {key for key, words in _INPUTS.items() if words in shown_keys}
@@ -474,22 +471,6 @@ def _shown(value: Any) -> str:
 
 # --- for a person, and for a program --------------------------------------------------------------
 
-EFFECTS = {
-    "added": ("create", "joins"),
-    "removed": ("delete", "certificate revoked, name barred, Node deleted"),
-    "re-provisioned": ("update", "starts and joins anew"),
-    "to be provisioned anew": (
-        "update",
-        "its certificate is revoked; start it from its new seed, by hand",
-    ),
-    "seed delivered anew": ("update", "keeps running, with what it joined with"),
-    "files delivered anew": ("update", "keeps running"),
-    "rebooted": ("update", "restarts, and keeps its certificate"),
-    "registered again": ("update", "keeps running"),
-    "settings changed": ("update", "keeps running"),
-    "seed changed, not delivered": ("update", "keeps running"),
-    "known only after the CA host ran": ("update", "re-provisioned only if that changes"),
-}
 _COLOURS = {"+": "\033[32m", "-": "\033[31m", "~": "\033[33m", "±": "\033[35m"}
 
 

@@ -148,7 +148,8 @@ def links_step(layout: Layout, tools: list[GoTool | GoFile]) -> Step:
 
 
 def is_program(tool: GoTool | GoFile) -> bool:
-    return isinstance(tool, GoTool) or tool.executable
+    """Whether it goes on PATH."""
+    return not pins.is_plugin(tool) and (isinstance(tool, GoTool) or tool.executable)
 
 
 def module_step(layout: Layout, name: str, module: str, lane: str = "machine") -> Step:

@@ -307,6 +307,11 @@ def requirements() -> Path:
     return CHECKOUT / "requirements.txt"
 
 
+def is_plugin(tool: GoTool | GoFile) -> bool:
+    """Whether the engine runs it: never from PATH, where it comes before an installed one."""
+    return tool.name.startswith("pulumi-resource-")
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where each pinned thing lies in the cache. One folder a thing, keyed by its own pins.
@@ -328,7 +333,8 @@ class Layout:
 
     @property
     def home(self) -> Path:
-        keys = [str(self.tool(tool)) for tool in (*GO_TOOLS, *GO_FILES)]
+        tools = [tool for tool in (*GO_TOOLS, *GO_FILES) if not is_plugin(tool)]
+        keys = [str(self.tool(tool)) for tool in tools]
         return self.cache / digest(*keys, str(self.venv))
 
     @property

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import pulumi
 
 from components.admission import policy as render
-from components.cilium.component import kubeconfig
 from components.join_gate import installation as join_gate
-from components.join_gate.component import JoinGate
+from components.join_gate.component import JoinGate, Registration
 from components.shell import remote
-from stack.models import Lab
+
+
+@dataclass
+class AdmissionArgs:
+    """The workers that the gate was told of, and how this program reaches their API server."""
+
+    gate: JoinGate
+    registrations: Sequence[Registration]
+    kubeconfig: str
 
 
 class Admission(pulumi.ComponentResource):
@@ -20,16 +30,11 @@ class Admission(pulumi.ComponentResource):
     barred any more, and the Node of the generation before is gone.
     """
 
-    def __init__(
-        self,
-        name: str,
-        lab: Lab,
-        gate: JoinGate,
-        registrations: list[pulumi.Resource],
-        opts: pulumi.ResourceOptions | None = None,
-    ):
+    def __init__(self, name: str, args: AdmissionArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("autojoin:index:Admission", name, None, opts)
-        generations = {worker: lab.workers[worker].generation for worker in sorted(lab.workers)}
+        gate, nodes = args.gate, [registration.node for registration in args.registrations]
+        generations = {node.node: node.settings.generation for node in nodes}
+        generations = dict(sorted(generations.items()))
         revoked = remote.run(
             f"{name}-revoked",
             gate.host,
@@ -38,14 +43,14 @@ class Admission(pulumi.ComponentResource):
             quiet=True,
             parent=self,
             # What a new registration supersedes is revoked then, and is to be barred.
-            depends_on=[gate.ready, *registrations],
+            depends_on=[gate.ready, *(it.done for it in args.registrations)],
         )
         self.ready = remote.run_here(
             f"{name}-bars",
             create=render.command("apply"),
             delete=render.command("remove"),
             stdin=revoked.stdout.apply(lambda text: render.command_input(generations, text)),
-            environment={"KUBECONFIG": kubeconfig(lab)},
+            environment={"KUBECONFIG": args.kubeconfig},
             parent=self,
         )
         self.register_outputs({"workers": generations})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pulumi
 import pulumi_kubernetes as kubernetes
 
@@ -11,29 +13,29 @@ from components.cilium.component import Cilium
 from stack.bgp import Bgp as Settings
 
 
+@dataclass
+class BgpArgs:
+    """What is told to whom, and the Cilium that does it."""
+
+    settings: Settings
+    cilium: Cilium
+
+
 class Bgp(pulumi.ComponentResource):
     """The custom resources of BGP, made once their CRDs are Established."""
 
-    def __init__(
-        self,
-        name: str,
-        settings: Settings,
-        cilium: Cilium,
-        provider: kubernetes.Provider,
-        opts: pulumi.ResourceOptions | None = None,
-    ):
+    def __init__(self, name: str, args: BgpArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("autojoin:index:Bgp", name, None, opts)
-        stages = render.stages(cilium.lab.cilium.version, settings)
+        self._prefix = name
+        stages = render.stages(args.cilium.version, args.settings)
         needed = render.definitions([resource for stage in stages for resource in stage])
-        gate = cilium.wait_for(needed, parent=self)
-        before = [gate, *self._secrets(settings, provider)]
+        gate = args.cilium.wait_for(f"{name}-crd-gate", needed, parent=self)
+        before = [gate, *self._secrets(args.settings)]
         for stage in stages:
-            before = [self._resource(resource, provider, before) for resource in stage]
-        self.register_outputs({"localAsn": settings.local_asn})
+            before = [self._resource(resource, before) for resource in stage]
+        self.register_outputs({"localAsn": args.settings.local_asn})
 
-    def _resource(
-        self, resource: render.Resource, provider: kubernetes.Provider, needs: list[pulumi.Resource]
-    ) -> pulumi.Resource:
+    def _resource(self, resource: render.Resource, needs: list[pulumi.Resource]) -> pulumi.Resource:
         kind, version = resource["kind"], resource["apiVersion"]
         # The version is in the URN. It is one object whatever the version, so it must be one URN:
         # else it were made under the new one, and then deleted under the old.
@@ -42,25 +44,23 @@ class Bgp(pulumi.ComponentResource):
             for each in sorted(cilium_versions.API_VERSIONS - {version})
         ]
         made: pulumi.Resource = kubernetes.apiextensions.CustomResource(
-            resource["metadata"]["name"],
+            f"{self._prefix}-{resource['metadata']['name']}",
             api_version=version,
             kind=kind,
             metadata=resource["metadata"],
             spec=resource["spec"],
-            opts=pulumi.ResourceOptions(
-                parent=self, provider=provider, depends_on=needs, aliases=before
-            ),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=needs, aliases=before),
         )
         return made
 
-    def _secrets(self, settings: Settings, provider: kubernetes.Provider) -> list[pulumi.Resource]:
+    def _secrets(self, settings: Settings) -> list[pulumi.Resource]:
         """The passwords of sessions, where the agents may read them."""
         return [
             kubernetes.core.v1.Secret(
-                secret["metadata"]["name"],
+                f"{self._prefix}-{secret['metadata']['name']}",
                 metadata=secret["metadata"],
                 string_data=pulumi.Output.secret(secret["stringData"]),
-                opts=pulumi.ResourceOptions(parent=self, provider=provider),
+                opts=pulumi.ResourceOptions(parent=self),
             )
             for secret in render.secrets(settings, show=True)
         ]

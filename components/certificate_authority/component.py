@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import dataclass
 
 import pulumi
 import pulumi_tls as tls
@@ -16,6 +17,13 @@ from components.shell import remote
 from stack.models import CertificateAuthority as Settings
 
 
+@dataclass
+class CertificateAuthorityArgs:
+    """The CA host, and where certificate and key come from."""
+
+    settings: Settings
+
+
 class CertificateAuthority(pulumi.ComponentResource):
     """CFSSL with its certdb on the CA host, on loopback only; OCSP and the CRL for everybody.
 
@@ -23,9 +31,14 @@ class CertificateAuthority(pulumi.ComponentResource):
     `pulumi up`. `ready` is the resource to depend on.
     """
 
-    def __init__(self, name: str, settings: Settings, opts: pulumi.ResourceOptions | None = None):
+    def __init__(
+        self,
+        name: str,
+        args: CertificateAuthorityArgs,
+        opts: pulumi.ResourceOptions | None = None,
+    ):
         super().__init__("autojoin:index:CertificateAuthority", name, None, opts)
-        self.settings = settings
+        self.settings = settings = args.settings
         self.host = from_lab.authority_host(settings)
         pair = self._pair(name)
         signer = certificate_request(f"{name}-ocsp", "OCSP signer", parent=self)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pulumi
 import pulumi_kubernetes as kubernetes
@@ -10,65 +12,78 @@ import pulumi_kubernetes as kubernetes
 from components import from_lab
 from components.cilium import prerequisites
 from components.cilium import values as render
-from stack.models import Lab
+from stack import models
 
 CRD_SECONDS = 300
 NAMESPACE = "kube-system"
 
 
+@dataclass
+class CiliumArgs:
+    """The cluster, the chart's settings, and what of the workers and of BGP decides its values."""
+
+    cluster: models.Cluster
+    settings: models.Cilium
+    bgp: bool = False
+    taints: tuple[str, ...] = ()
+
+
 class Cilium(pulumi.ComponentResource):
     """The chart's release. `release` is there as soon as Helm is done; pods may still start."""
 
-    def __init__(
-        self,
-        name: str,
-        lab: Lab,
-        provider: kubernetes.Provider,
-        opts: pulumi.ResourceOptions | None = None,
-    ):
+    def __init__(self, name: str, args: CiliumArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("autojoin:index:Cilium", name, None, opts)
-        self.lab = lab
+        cluster, settings = args.cluster, args.settings
+        self.version = settings.version
+        self.kubeconfig = kubeconfig(cluster)
         missing: pulumi.Output[frozenset[str]] = pulumi.Output.from_input(
-            prerequisites.missing(lab)
+            prerequisites.missing(cluster, settings)
         )
-        needs = prerequisites.resources(lab, provider, kubeconfig(lab), parent=self)
+
+        def values(lacking: frozenset[str]) -> dict[str, Any]:
+            decided = from_lab.cilium_settings(cluster, settings, args.bgp, args.taints, lacking)
+            return render.helm_values(decided)
+
+        needs = prerequisites.resources(name, settings, self.kubeconfig, parent=self)
         self.release = kubernetes.helm.v3.Release(
             f"{name}-release",
             name=name,
             namespace=NAMESPACE,
-            version=lab.cilium.version,
-            values=missing.apply(lambda them: render.helm_values(from_lab.cilium(lab, them))),
+            version=settings.version,
+            values=missing.apply(values),
             # In values of Helm's a null takes a default of the chart away.
             allow_null_values=True,
             # Waiting deadlocks: the ingress Service waits for a pool, the pool for its CRD.
             skip_await=True,
-            opts=pulumi.ResourceOptions(parent=self, provider=provider, depends_on=needs),
-            **chart(lab),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=needs),
+            **chart(settings),
         )
-        self.register_outputs({"version": lab.cilium.version})
+        self.register_outputs({"version": settings.version})
 
-    def wait_for(self, definitions: list[str], parent: pulumi.Resource) -> pulumi.Resource:
+    def wait_for(
+        self, name: str, definitions: list[str], parent: pulumi.Resource
+    ) -> pulumi.Resource:
         """A gate that opens once the operator has registered `definitions` (NAME/VERSION)."""
         return prerequisites.crd_gate(
-            "crd-gate",
-            kubeconfig(self.lab),
+            name,
+            self.kubeconfig,
             CRD_SECONDS,
             tuple(definitions),
             ["-o"],
             parent,
             depends_on=[self.release],
-            triggers=[self.lab.cilium.version],
+            triggers=[self.version],
         )
 
 
-def chart(lab: Lab) -> dict[str, object]:
+def chart(settings: models.Cilium) -> dict[str, object]:
     """Where the chart is: a path, or a name in a repository."""
-    if lab.cilium.chart_folder:
-        return {"chart": str(Path(lab.cilium.chart_folder).expanduser())}
-    repository = kubernetes.helm.v3.RepositoryOptsArgs(repo=lab.cilium.repository)
-    return {"chart": lab.cilium.chart, "repository_opts": repository}
+    if settings.chart_folder:
+        return {"chart": str(Path(settings.chart_folder).expanduser())}
+    repository = kubernetes.helm.v3.RepositoryOptsArgs(repo=settings.repository)
+    return {"chart": settings.chart, "repository_opts": repository}
 
 
-def kubeconfig(lab: Lab) -> str:
+def kubeconfig(cluster: models.Cluster) -> str:
     """The path of the kubeconfig with which this program reaches the API server."""
-    return str(Path(lab.cluster.kubeconfig).expanduser())
+    return str(Path(cluster.kubeconfig).expanduser())

@@ -13,7 +13,7 @@ import pulumi_kubernetes as kubernetes
 from components import from_lab
 from components.cilium import versions as cilium_versions
 from components.shell import kubectl, remote
-from stack.models import Lab
+from stack.models import Cilium, Cluster
 
 CRD_GATE = Path(__file__).parent / "crd-gate.sh"
 INSTALL_SECONDS = 60
@@ -36,11 +36,11 @@ class Need:
     source: str = ""
 
 
-def needs(lab: Lab) -> list[Need]:
+def needs(settings: Cilium) -> list[Need]:
     """Every need of the chart's values, whatever its mode."""
-    version = cilium_versions.of(lab.cilium.version)
-    modes = from_lab.cilium_modes(lab)
-    gateway, monitors = lab.cilium.gateway_api, lab.cilium.service_monitors
+    version = cilium_versions.of(settings.version)
+    modes = from_lab.cilium_modes(settings)
+    gateway, monitors = settings.gateway_api, settings.service_monitors
     return [
         Need(
             "gatewayApi",
@@ -71,19 +71,19 @@ def needs(lab: Lab) -> list[Need]:
             "dashboards",
             modes["dashboards"],
             ("hubble.metrics.dashboards",),
-            namespace=lab.cilium.dashboards.namespace,
+            namespace=settings.dashboards.namespace,
         ),
     ]
 
 
-async def missing(lab: Lab) -> frozenset[str]:
+async def missing(cluster: Cluster, settings: Cilium) -> frozenset[str]:
     """The sections on `auto` whose needs the cluster has not; each is a warning.
 
     Looked up when the program runs, in preview too, so that a preview tells what up will do; beside
     the program, since kubectl takes as long to start as many workers to declare.
     """
-    asked = [need for need in needs(lab) if need.mode == "auto"]
-    lacking = await asyncio.to_thread(_lacking, lab.cluster.kubeconfig, asked)
+    asked = [need for need in needs(settings) if need.mode == "auto"]
+    lacking = await asyncio.to_thread(_lacking, cluster.kubeconfig, asked)
     for need in asked:
         if need.section in lacking:
             pulumi.log.warn(
@@ -135,29 +135,34 @@ def served_versions(definitions: list[dict[str, Any]]) -> set[str]:
 
 
 def resources(
-    lab: Lab, provider: kubernetes.Provider, kubeconfig: str, parent: pulumi.Resource
+    name: str, settings: Cilium, kubeconfig: str, parent: pulumi.Resource
 ) -> list[pulumi.Resource]:
     """What must be done before the release: installed where asked, checked where required.
 
     What is installed stays when the stack is destroyed: others may use it by then.
     """
     found: list[pulumi.Resource] = []
-    for need in needs(lab):
+    for need in needs(settings):
         if need.definitions and need.mode in ("install", "present"):
             install = need.mode == "install"
             source = ["-a", _local(need.source)] if install else []
             seconds = INSTALL_SECONDS if install else PRESENT_SECONDS
             found.append(
-                crd_gate(need.resource, kubeconfig, seconds, need.definitions, source, parent)
+                crd_gate(
+                    f"{name}-{need.resource}",
+                    kubeconfig,
+                    seconds,
+                    need.definitions,
+                    source,
+                    parent,
+                )
             )
         elif need.namespace and need.mode == "install":
             found.append(
                 kubernetes.core.v1.Namespace(
-                    need.namespace,
+                    f"{name}-{need.resource}",
                     metadata={"name": need.namespace},
-                    opts=pulumi.ResourceOptions(
-                        parent=parent, provider=provider, retain_on_delete=True
-                    ),
+                    opts=pulumi.ResourceOptions(parent=parent, retain_on_delete=True),
                 )
             )
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import pulumi
 import pulumi_tls as tls
 
@@ -10,11 +12,30 @@ from components.certificate_authority.certificate_request import certificate_req
 from components.certificate_authority.component import CertificateAuthority
 from components.join_gate import installation as render
 from components.shell import remote
+from components.workers.hardware import Hardware
+from components.workers.marks import Marks
 from stack.models import JoinGate as Settings
 
 _COMMON_NAME = "autojoin join gate"
 # The PEM of the stack's secret, and that of the authority's certificate.
 SeedValues = tuple[str, str]
+
+
+@dataclass
+class JoinGateArgs:
+    """The authority that the gate stands in front of, and the gate's settings."""
+
+    authority: CertificateAuthority
+    settings: Settings = field(default_factory=Settings)
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A node that the gate was told of; `done` is the resource to depend on."""
+
+    node: Hardware
+    gate: JoinGate
+    done: pulumi.Resource
 
 
 class JoinGate(pulumi.ComponentResource):
@@ -26,16 +47,11 @@ class JoinGate(pulumi.ComponentResource):
     a hash over a join key's 256 random bits, a keyed digest. `ready` is the resource to depend on.
     """
 
-    def __init__(
-        self,
-        name: str,
-        authority: CertificateAuthority,
-        settings: Settings,
-        opts: pulumi.ResourceOptions | None = None,
-    ):
+    def __init__(self, name: str, args: JoinGateArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("autojoin:index:JoinGate", name, None, opts)
-        self.authority = authority
-        self.settings = settings
+        self.marks = Marks(name)
+        self.settings = args.settings
+        self.authority = authority = args.authority
         self.host = authority.settings.host
         self.url = render.url(authority.host)
         key, request = certificate_request(name, _COMMON_NAME, parent=self)
@@ -58,6 +74,24 @@ class JoinGate(pulumi.ComponentResource):
         self.seed_values = values.apply(lambda both: (both[0], both[1]))
         self.shown_seed_values = pulumi.Output.unsecret(self.seed_values)
         self.register_outputs({"url": self.url})
+
+    def register(self, name: str, node: Hardware) -> Registration:
+        """Admit `node`: a child of the gate, NAME-registration. Its removal revokes."""
+        hours = self.settings.join_key_hours
+        done = remote.run(
+            f"{name}-registration",
+            self.host,
+            create=render.register_command(self.authority.host, node.node),
+            stdin=self.seed_values.apply(
+                lambda values: node.register_input(node.emission(values), hours)
+            ),
+            delete=render.remove_node_command(self.authority.host, node.node),
+            quiet=True,
+            before_update=self.marks.of(name, type(node)),
+            parent=self,
+            depends_on=[self.ready],
+        )
+        return Registration(node, self, done)
 
     def _input(
         self, key: tls.PrivateKey, request: tls.CertRequest, renewed: pulumi.Output[str]

@@ -14,6 +14,8 @@ from components.machine_host.recipe import Book, recipe
 
 # Of the host's folder of nodes' files: what is no node's.
 RECORDS = ".autojoin"
+# Where the programs are that keep machines.
+PROGRAMS = "/usr/local/lib/autojoin"
 DELIVER_SCRIPT = Path(__file__).parent / "on_host" / "deliver.sh"
 
 

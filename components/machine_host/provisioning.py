@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import shlex
+from collections.abc import Sequence
 
 from components.archive import File
 from components.machine_host import delivery
 from components.machine_host.recipe import ASSEMBLE_SCRIPT, Book, book, recipe
-from components.workers import nspawn
-from components.workers.hardware import REDACTED
-from components.workers.hardware_types import HARDWARE, Hardware
-from stack.models import Lab, ProvisioningHost, Worker
+from components.workers.hardware import REDACTED, Hardware, Site
+from stack.models import ProvisioningHost, Worker
 
 _END_OF_PROGRAM = "# --"
 _INSTALL = (
@@ -31,16 +30,12 @@ _REMOVE = (
 
 
 class Provisioning:
-    """One provisioning host of a lab."""
+    """A provisioning host, and the nodes that it feeds."""
 
-    def __init__(self, lab: Lab, name: str):
-        self.lab = lab
-        self.name = name
-        self.host: ProvisioningHost = lab.provisioning[name]
-        # The types of hardware that it feeds.
-        self.kinds = sorted(
-            {each.hardware for each in lab.workers.values() if lab.provisioner_name(each) == name}
-        )
+    def __init__(self, host: ProvisioningHost, nodes: Sequence[Hardware]):
+        self.host = host
+        # One node of each type that it feeds, by the type's name.
+        self.kinds = {node.name: node for node in sorted(nodes, key=lambda it: it.name)}
         self._books: dict[tuple[str, str], Book] = {}
 
     def book(self, kind: str, authority_pem: str) -> Book:
@@ -62,8 +57,8 @@ class Provisioning:
         files: dict[str, File] = {}
         for kind in self.kinds:
             here = self.book(kind, authority_pem)
-            part, script = _program(kind)
-            files[f"{part}/{part}"] = script
+            part = self.kinds[kind].program
+            files[f"{part}/{part}"] = File(self.kinds[kind].program_file.read_bytes(), 0o755)
             files[f"{part}/books/{here.name}"] = File(here.text.encode(), 0o600)
         return f"{ASSEMBLE_SCRIPT.read_text()}{_END_OF_PROGRAM}\n{recipe(files)}"
 
@@ -73,26 +68,13 @@ class Provisioning:
 
     def _command(self, body: str) -> str:
         records = f"{self.host.directory}/{delivery.RECORDS}"
-        return f"sh -c {shlex.join((body, 'provisioning', records, nspawn.PROGRAMS))}"
+        return f"sh -c {shlex.join((body, 'provisioning', records, delivery.PROGRAMS))}"
 
     def _example(self, kind: str) -> Hardware:
         """A node of a type with nothing of its own: what it is made from is what all share."""
-        network = ipaddress.ip_network(self.lab.cluster.node_cidrs[0])
-        values = {
-            "hardware": kind,
-            "address": str(network.network_address + 1),
-            "provisioner": self.name,
-            "image": "/image",
-            "disk": "/dev/disk",
-            "mac": "02:00:00:00:00:01" if kind == "bare-metal" else None,
-        }
-        given = {name: value for name, value in values.items() if value}
-        workers = {"node": Worker.model_validate(given)}
-        return HARDWARE[kind](self.lab.model_copy(update={"workers": workers}), "node")
-
-
-def _program(kind: str) -> tuple[str, File]:
-    """The program that takes the nodes' files, by its name, which is its folder's too."""
-    if kind == nspawn.Nspawn.name:
-        return "machine", File(nspawn.MACHINE_SCRIPT.read_bytes(), 0o755)
-    return "deliver", File(delivery.DELIVER_SCRIPT.read_bytes(), 0o755)
+        made, site = type(self.kinds[kind]), self.kinds[kind].site
+        network = ipaddress.ip_network(site.cluster.node_cidrs[0])
+        values = {"hardware": kind, "address": str(network.network_address + 1), **made.example}
+        return made(
+            "node", Worker.model_validate(values), Site(site.cluster, site.gate_url, self.host)
+        )

@@ -8,6 +8,7 @@ does not run this program.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -32,10 +33,12 @@ def before_commands(
     `private_key` is the key to log in with, in the clear; None leaves it to the SSH agent.
     `before_update` are further hooks.
     """
-    if host.where not in _looks:
-        name = f"look at {host.where.removeprefix('autojoin:')}"
-        _looks[host.where] = pulumi.ResourceHook(name, _once(host, private_key))
-    hook = _looks[host.where]
+    # One for the same host with the same login, whoever asks; so two clusters share no other.
+    login = hashlib.sha256(repr((host.host_key, private_key)).encode()).hexdigest()[:8]
+    name = f"look at {host.where} ({host.user}@{host.address}:{host.port}, {login})"
+    if name not in _looks:
+        _looks[name] = pulumi.ResourceHook(name, _once(host, private_key))
+    hook = _looks[name]
     return pulumi.ResourceHookBinding(
         before_create=[hook], before_update=[hook, *(before_update or [])]
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from components.archive import File, text
 from components.workers import cloud_init
 from components.workers.hardware import Emission, Hardware
 from components.workers.seed import Cluster, Node
+from components.workers.worker import Worker
+from stack.models import Worker as Settings
+from stack.problem import Problem
 
 GUARD_SCRIPT = Path(__file__).parent / "on_node" / "install-guard.sh"
 # Where iPXE was booted from; its own setting, filled in by the machine.
@@ -25,11 +29,21 @@ class BareMetal(Hardware):
     name = "bare-metal"
     plain = True
     grow_root = False  # the installer has filled the disk
+    one_architecture = False
+    required = ("mac", "disk")
+    own = ("disk",)
+    example: ClassVar = {"disk": "/dev/disk", "mac": "02:00:00:00:00:01"}
+
+    @classmethod
+    def problems(cls, key: str, settings: Settings) -> Iterator[Problem]:
+        if not settings.os_release.startswith("ubuntu-"):
+            hint = "the installer is Ubuntu's; choose ubuntu-22.04 or ubuntu-24.04"
+            yield Problem(f"{key}.osRelease", "can't be installed", settings.os_release, hint)
 
     @property
     def seed_url(self) -> str:
         """Where the web root is served; ends in a slash."""
-        host = self.lab.provisioner(self.settings)
+        host = self.site.host
         return (host.seed_url if host else None) or BOOT_SERVER
 
     def own_files(self, emission: Emission) -> dict[str, File]:
@@ -99,3 +113,10 @@ class BareMetal(Hardware):
             "dhcp-userclass=set:ipxe,iPXE\n"
             f"dhcp-boot=tag:{self.node},tag:ipxe,{script}\n"
         )
+
+
+class BareMetalWorker(Worker):
+    """A worker on bare metal: its web root is filled; a person lets it boot from there."""
+
+    token = "autojoin:workers:BareMetalWorker"
+    hardware = BareMetal

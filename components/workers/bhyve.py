@@ -8,6 +8,7 @@ from typing import Any
 
 from components.archive import File, text
 from components.workers.hardware import Emission, Hardware
+from components.workers.worker import Worker
 
 NO_DIRECTORY = "SEED_DIRECTORY"
 
@@ -17,11 +18,12 @@ class Bhyve(Hardware):
 
     name = "bhyve"
     starts_from_disc = True
+    own = ("guest",)
 
     @property
     def mac(self) -> str:
         """Configured, or one of its own: bhyve's range of the locally administered ones."""
-        digest = hashlib.sha256(f"{self.lab.cluster.name} {self.node}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{self.site.cluster.name} {self.node}".encode()).hexdigest()
         return self.settings.mac or f"02:08:20:{digest[:2]}:{digest[2:4]}:{digest[4:6]}"
 
     @property
@@ -96,3 +98,10 @@ class Bhyve(Hardware):
             "virt_random": "yes",
         }
         return "".join(f'{key}="{value}"\n' for key, value in values.items())
+
+
+class BhyveWorker(Worker):
+    """A bhyve guest: its files are delivered; a person makes it from them."""
+
+    token = "autojoin:workers:BhyveWorker"
+    hardware = Bhyve

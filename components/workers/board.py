@@ -18,6 +18,9 @@ class Module(Hardware):
 
     architecture = "arm64"
     plain = True
+    required = ("slot",)
+    own = ("slot", "bmc")
+    example: ClassVar = {"slot": 1}
     # The label of the image's FAT partition that cloud-init takes the seed from.
     volume: ClassVar[str]
     # What the kernel's command line must hold, where it lies in cmdline.txt on that partition.
@@ -28,7 +31,7 @@ class Module(Hardware):
             "board.sh": File(BOARD_SCRIPT.read_bytes(), 0o755),
             "board.env": text(self.environment(), 0o644),
         }
-        board = self.lab.boards.get(self.settings.bmc or "")
+        board = self.site.board
         if board and board.password:
             shown = emission.keys.join_key != REDACTED
             password = board.password.get_secret_value() if shown else REDACTED
@@ -37,7 +40,7 @@ class Module(Hardware):
 
     def environment(self) -> str:
         """board.env: shell assignments."""
-        board = self.lab.boards.get(self.settings.bmc or "")
+        board = self.site.board
         values = {
             "NODE": self.node,
             "HARDWARE": self.name,

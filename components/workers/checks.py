@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from components.workers.hardware_types import HARDWARE
 from stack.models import Lab, Worker
 from stack.problem import Problem
 from stack.repeats import twins
@@ -14,16 +15,6 @@ from stack.types import Address, Network
 RESERVED_NAMES = {"ca", "cilium"}
 # What of cloud-init's user-data autojoin writes as lists; a user's own are appended.
 LISTS = ("bootcmd", "runcmd", "write_files", "users", "packages", "mounts", "fs_setup")
-_REQUIRED = {"bare-metal": ("mac", "disk"), "turing-rk1": ("slot",), "turing-cm4": ("slot",)}
-_ARCHITECTURES = {"turing-rk1": "arm64", "turing-cm4": "arm64", "bhyve": "amd64"}
-# What only one type of hardware heeds: to set it elsewhere is a mistake.
-_ONLY = {
-    "image": ("nspawn",),
-    "guest": ("bhyve",),
-    "disk": ("bare-metal",),
-    "slot": ("turing-rk1", "turing-cm4"),
-    "bmc": ("turing-rk1", "turing-cm4"),
-}
 
 
 def problems(lab: Lab, taken: dict[str, str]) -> Iterator[Problem]:
@@ -105,24 +96,23 @@ def _boards(lab: Lab) -> Iterator[Problem]:
 
 def _hardware(name: str, worker: Worker) -> Iterator[Problem]:
     key = f"autojoin:workers.{name}"
-    for attribute in _REQUIRED.get(worker.hardware, ()):
+    kind = HARDWARE[worker.hardware]
+    for attribute in kind.required:
         if getattr(worker, attribute) is None:
-            yield Problem(f"{key}.{attribute}", f"is required with hardware: {worker.hardware}")
-    if worker.hardware == "nspawn" and worker.image is None:
-        hint = "the root folder of its machines on the provisioning host"
-        yield Problem(f"{key}.image", "is required with hardware: nspawn", hint=hint)
-    for attribute, hardware in _ONLY.items():
-        if attribute in worker.model_fields_set and worker.hardware not in hardware:
-            found = f"hardware: {worker.hardware}"
-            hint = f"it is for {' and '.join(hardware)}; remove it"
+            wrong = f"is required with hardware: {kind.name}"
+            yield Problem(f"{key}.{attribute}", wrong, hint=kind.hints.get(attribute, ""))
+    # What only some types of hardware heed: to set it elsewhere is a mistake.
+    for attribute in sorted({each for other in HARDWARE.values() for each in other.own}):
+        if attribute in worker.model_fields_set and attribute not in kind.own:
+            names = [other.name for other in HARDWARE.values() if attribute in other.own]
+            hint = f"it is for {' and '.join(names)}; remove it"
+            found = f"hardware: {kind.name}"
             yield Problem(f"{key}.{attribute}", "means nothing here", found, hint)
-    needed = _ARCHITECTURES.get(worker.hardware)
-    if worker.architecture and needed and worker.architecture != needed:
-        wrong = f"can't be with hardware: {worker.hardware}"
-        yield Problem(f"{key}.architecture", wrong, worker.architecture, f"it is {needed}")
-    if worker.hardware == "bare-metal" and not worker.os_release.startswith("ubuntu-"):
-        hint = "the installer is Ubuntu's; choose ubuntu-22.04 or ubuntu-24.04"
-        yield Problem(f"{key}.osRelease", "can't be installed", worker.os_release, hint)
+    if worker.architecture and kind.one_architecture and worker.architecture != kind.architecture:
+        wrong = f"can't be with hardware: {kind.name}"
+        hint = f"it is {kind.architecture}"
+        yield Problem(f"{key}.architecture", wrong, worker.architecture, hint)
+    yield from kind.problems(key, worker)
 
 
 def _provisioner(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
@@ -133,8 +123,9 @@ def _provisioner(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
         yield Problem(f"{key}.provisioner", "is no provisioning host", worker.provisioner, hint)
     elif lab.provisioner(worker) is None:
         hint = "name one host in autojoin:provisioning, or the worker's provisioner"
-        if worker.hardware == "nspawn":
-            yield Problem(f"{key}.provisioner", "is required with hardware: nspawn", hint=hint)
+        if HARDWARE[worker.hardware].restarts_by_itself:
+            wrong = f"is required with hardware: {worker.hardware}"
+            yield Problem(f"{key}.provisioner", wrong, hint=hint)
         elif worker.await_join:
             yield Problem(f"{key}.provisioner", "is required with awaitJoin: true", hint=hint)
 

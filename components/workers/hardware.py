@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from components import from_lab
@@ -16,7 +17,10 @@ from components.machine_host import delivery
 from components.machine_host.recipe import Book
 from components.workers import cloud_init, identity, kubelet
 from components.workers.seed import Cluster, Node, Seed
-from stack.models import Host, Lab
+from stack import models
+from stack.models import Board, Host, ProvisioningHost
+from stack.models import Worker as Settings
+from stack.problem import Problem
 
 # What stands in the files where the stack's secret is not to be shown, or not known.
 REDACTED = "REDACTED"
@@ -30,6 +34,19 @@ class Keys:
     status_token: str = REDACTED
     # Of the whole stack: keys the digests that a preview shows.
     mark_key: str = REDACTED
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a worker stands: its cluster and the gate to it, and what holds or feeds its machine.
+
+    `host` is its provisioning host; None leaves the files to a person. `board` holds a module.
+    """
+
+    cluster: models.Cluster
+    gate_url: str
+    host: ProvisioningHost | None = None
+    board: Board | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +95,24 @@ class Hardware:
     # new identity (new join key, old certificate revoked); elsewhere only `generation` makes one,
     # so that editing a label never revokes a node that still runs from its old seed.
     restarts_by_itself: ClassVar[bool] = False
+    # The program that takes the files on the provisioning host, and its name there.
+    program: ClassVar[str] = "deliver"
+    program_file: ClassVar[Path] = delivery.DELIVER_SCRIPT
+    # Keys of a worker that this type needs, those that it heeds and not every other type does, and
+    # why the first are needed, where that is not plain.
+    required: ClassVar[tuple[str, ...]] = ()
+    own: ClassVar[tuple[str, ...]] = ()
+    hints: ClassVar[Mapping[str, str]] = {}
+    # Values for the required keys of an example.
+    example: ClassVar[Mapping[str, Any]] = {}
+    # Whether there is no other architecture than `architecture`.
+    one_architecture: ClassVar[bool] = True
 
-    def __init__(self, lab: Lab, node: str):
-        self.lab = lab
+    def __init__(self, node: str, settings: Settings, site: Site):
         self.node = node
-        self.settings = lab.workers[node]
-        self.gate_url = from_lab.gate_url(lab)
+        self.settings = settings
+        self.site = site
+        self._last: tuple[tuple[str, str], Emission] | None = None
 
     @property
     def mac(self) -> str | None:
@@ -99,6 +128,11 @@ class Hardware:
             # /etc/resolv.conf names the node's own resolver, at which a pod's would ask itself.
             values["resolvConf"] = "/run/systemd/resolve/resolv.conf"
         return values
+
+    @classmethod
+    def problems(cls, key: str, settings: Settings) -> Iterator[Problem]:
+        """What is wrong with settings of a worker that only this type can tell."""
+        yield from ()
 
     def own_files(self, emission: Emission) -> dict[str, File]:
         """The type's files beside the seed, by path relative to the node's folder."""
@@ -117,7 +151,7 @@ class Hardware:
 
         `marks` are shown in the command, and change nothing there.
         """
-        host = self.lab.provisioner(self.settings)
+        host = self.site.host
         if host is None:
             return None
         seconds = self.settings.join_timeout if self.settings.await_join else None
@@ -131,7 +165,7 @@ class Hardware:
         """All that goes to the provisioning host, by path. It holds the join key: a secret."""
         return delivery.parcel(
             self.delivered_files(emission),
-            gate_url=self.gate_url,
+            gate_url=self.site.gate_url,
             authority_pem=emission.authority_pem,
             status_token=emission.keys.status_token,
         )
@@ -159,12 +193,18 @@ class Hardware:
 
     def undelivered(self) -> dict[str, Any]:
         """Where the files are, for the stack's outputs, where nobody waited for the node."""
-        host = self.lab.provisioner(self.settings)
+        host = self.site.host
         if host is None:
             return {"files": "make render writes them: no provisioning host is configured"}
         return {"files": f"{host.user}@{host.address}:{host.directory}/{self.node}"}
 
     # --- what all share -------------------------------------------------------------------
+
+    def emission(self, values: tuple[str, str]) -> Emission:
+        """`emit`, rendered once for the same secret and the same authority's certificate."""
+        if self._last is None or self._last[0] != values:
+            self._last = values, self.emit(*values)
+        return self._last[1]
 
     def emit(self, secret_pem: str | None, authority_pem: str | None) -> Emission:
         """Everything of this worker. Without the stack's secret its keys are `REDACTED`; without
@@ -212,10 +252,10 @@ class Hardware:
     @property
     def directory(self) -> str | None:
         """The provisioning host's folder of nodes' files; None where there is no host."""
-        host = self.lab.provisioner(self.settings)
+        host = self.site.host
         return host.directory if host else None
 
-    def register_input(self, emission: Emission) -> str:
+    def register_input(self, emission: Emission, join_key_hours: int) -> str:
         """What the join gate is told of the worker. It holds the join key: a secret."""
         return join_gate.register_input(
             self.node,
@@ -224,13 +264,13 @@ class Hardware:
             emission.identity,
             emission.keys.join_key,
             emission.keys.status_token,
-            self.lab.join_gate.join_key_hours,
+            join_key_hours,
         )
 
     def _identity(self, authority_pem: str) -> str:
         digest = ""
         if self.restarts_by_itself:
-            cluster, node = from_lab.cluster(self.lab), self._node("")
+            cluster, node = from_lab.cluster(self.site.cluster), self._node("")
             data = self.user_data(cluster, node, authority_pem, "")
             blank = [data, cloud_init.network(cluster, node)]
             digest = hashlib.sha256(json.dumps(blank).encode()).hexdigest()
@@ -253,7 +293,7 @@ class Hardware:
 
     def seed(self, node_identity: str, authority_pem: str, join_key: str) -> Seed:
         """The seed as it is given to the machine."""
-        cluster, node = from_lab.cluster(self.lab), self._node(node_identity)
+        cluster, node = from_lab.cluster(self.site.cluster), self._node(node_identity)
         return cloud_init.texts(
             cluster, node, self.user_data(cluster, node, authority_pem, join_key)
         )
@@ -266,7 +306,7 @@ class Hardware:
             cluster,
             node,
             authority_pem=authority_pem,
-            gate_url=self.gate_url,
+            gate_url=self.site.gate_url,
             join_key=join_key,
             kubelet_overrides=kubelet.merged(self.kubelet_overrides(), self.settings.kubelet),
         )

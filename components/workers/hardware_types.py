@@ -1,16 +1,33 @@
-"""Workers: one hardware type is one file with one class."""
+"""The types of hardware: one is one file, with what it emits and its component."""
 
 from __future__ import annotations
 
-from components.workers.bare_metal import BareMetal
-from components.workers.bhyve import Bhyve
-from components.workers.hardware import Delivery, Emission, Hardware
-from components.workers.nspawn import Nspawn
-from components.workers.turing_cm4 import TuringCm4
-from components.workers.turing_rk1 import TuringRk1
+from components import from_lab
+from components.workers.bare_metal import BareMetalWorker
+from components.workers.bhyve import BhyveWorker
+from components.workers.hardware import Delivery, Emission, Hardware, Site
+from components.workers.nspawn import NspawnWorker
+from components.workers.turing_cm4 import TuringCm4Worker
+from components.workers.turing_rk1 import TuringRk1Worker
+from components.workers.worker import Worker
+from stack.models import Lab
 
-HARDWARE: dict[str, type[Hardware]] = {
-    kind.name: kind for kind in (Bhyve, TuringRk1, TuringCm4, BareMetal, Nspawn)
+WORKERS: dict[str, type[Worker]] = {
+    kind.hardware.name: kind
+    for kind in (BhyveWorker, TuringRk1Worker, TuringCm4Worker, BareMetalWorker, NspawnWorker)
 }
+HARDWARE: dict[str, type[Hardware]] = {name: kind.hardware for name, kind in WORKERS.items()}
 
-__all__ = ["HARDWARE", "Delivery", "Emission", "Hardware"]
+__all__ = ["HARDWARE", "WORKERS", "Delivery", "Emission", "Hardware", "Site", "of"]
+
+
+def of(lab: Lab, name: str) -> Hardware:
+    """What worker `name` of a lab is, by its type."""
+    settings = lab.workers[name]
+    site = Site(
+        lab.cluster,
+        from_lab.gate_url(lab),
+        lab.provisioner(settings),
+        lab.boards.get(settings.bmc or ""),
+    )
+    return HARDWARE[settings.hardware](name, settings, site)

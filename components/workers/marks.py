@@ -1,7 +1,7 @@
 """What an edit means for a worker's machine, said by a plain `pulumi preview` at the worker.
 
-One hook for all workers, and in previews only: `pulumi up` shows what happens as it does.
-`make preview` tells more, from the same rules (components/summary.py).
+In previews only: `pulumi up` shows what happens as it does. `make preview` tells more, from the
+same rules (effects.py).
 """
 
 from __future__ import annotations
@@ -10,51 +10,59 @@ from typing import Any
 
 import pulumi
 
-from components import summary
+from components.workers.effects import EFFECTS, machine_change
+from components.workers.hardware import Hardware
 
 _HARMLESS = ("registered again", "settings changed")
-_NAME = "what an edit means for a machine"
 
 
 class Marks:
-    """Marks the commands of workers: `of(node, …)` for each, then their `hooks`."""
+    """Marks the commands of one gate's workers: `of(name, …)` gives their hooks.
 
-    def __init__(self) -> None:
-        self._workers: dict[str, tuple[pulumi.Resource, bool]] = {}
+    One hook for all of them, called `name`: each hook is some more values to wait for.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = f"{name}: what an edit means for a machine"
+        self._kinds: dict[str, type[Hardware]] = {}
+        self._workers: dict[str, pulumi.Resource] = {}
         self._marked: set[str] = set()
         self._hook: pulumi.ResourceHook | None = None
 
-    def of(self, node: str, worker: pulumi.Resource, started_here: bool) -> list[Any]:
+    def of(self, name: str, kind: type[Hardware]) -> list[Any]:
         """The hooks for the commands of one worker, to run before an update; none but in preview.
 
-        The commands are named NODE-registration and NODE-machine.
+        The commands are named NAME-registration and NAME-machine.
         """
         if not pulumi.runtime.is_dry_run():
             return []
-        self._workers[node] = worker, started_here
+        self._kinds[name] = kind
         if self._hook is None:
             options = pulumi.ResourceHookOptions(on_dry_run=True, ignore_errors=True)
-            self._hook = pulumi.ResourceHook(_NAME, self._mark, options)
-            self._hook.__name__ = _NAME
+            self._hook = pulumi.ResourceHook(self._name, self._mark, options)
+            self._hook.__name__ = self._name
         return [self._hook]
 
+    def tell_at(self, name: str, worker: pulumi.Resource) -> None:
+        """Say it at the component of worker `name`."""
+        self._workers[name] = worker
+
     async def _mark(self, args: pulumi.ResourceHookArgs) -> None:
-        node, _, part = args.name.rpartition("-")
-        worker, started_here = self._workers[node]
+        name, _, part = args.name.rpartition("-")
         changed = await _changed(args.old_inputs or {}, args.new_inputs or {})
-        if changed is None or node in self._marked:
+        if changed is None or name in self._marked:
             return
-        self._marked.add(node)
+        self._marked.add(name)
         pair = (changed, set()) if part == "registration" else (set(), changed)
-        kind = summary.machine_change(started_here, *pair)
-        if kind not in summary.EFFECTS:
-            self._marked.discard(node)
+        kind = machine_change(self._kinds[name].restarts_by_itself, *pair)
+        if kind not in EFFECTS:
+            self._marked.discard(name)
             return
-        line = f"{kind}: {summary.EFFECTS[kind][1]}"
+        line = f"{kind}: {EFFECTS[kind][1]}"
         if kind == "seed delivered anew":
             line += "; cloud-init runs once: raise its generation where a joined node is to change"
         tell = pulumi.log.info if kind in _HARMLESS else pulumi.log.warn
-        tell(line, worker)
+        tell(line, self._workers.get(name))
 
 
 async def _changed(old: Any, new: Any) -> set[str] | None:
@@ -71,6 +79,3 @@ async def _changed(old: Any, new: Any) -> set[str] | None:
 
 async def _value(value: Any) -> Any:
     return await value.future() if isinstance(value, pulumi.Output) else value
-
-
-marks = Marks()

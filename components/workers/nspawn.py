@@ -9,7 +9,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from components.archive import File as File
 from components.archive import text
@@ -17,9 +17,9 @@ from components.machine_host import delivery
 from components.machine_host.recipe import Book, recipe
 from components.workers.hardware import Delivery, Emission, Hardware
 from components.workers.seed import Seed
+from components.workers.worker import Worker
 
-PROGRAMS = "/usr/local/lib/autojoin"
-PROGRAM = f"{PROGRAMS}/machine"
+PROGRAM = f"{delivery.PROGRAMS}/machine"
 # A machine shares its host's control groups, swap and memory: the kubelet has nothing to enforce,
 # and does not put itself before the host's own services. Where it may not, it would sleep 0.2 s.
 KUBELET_OVERRIDES: dict[str, Any] = {
@@ -37,12 +37,19 @@ class Nspawn(Hardware):
     interface = "host0"
     restarts_by_itself = True
     grow_root = False
+    one_architecture = False
+    program = "machine"
+    program_file = MACHINE_SCRIPT
+    required = ("image",)
+    own = ("image",)
+    hints: ClassVar = {"image": "the root folder of its machines on the provisioning host"}
+    example: ClassVar = {"image": "/image"}
 
     def kubelet_overrides(self) -> dict[str, Any]:
         return KUBELET_OVERRIDES
 
     def delivery(self, marks: Iterable[str] = ()) -> Delivery:
-        host = self.lab.provisioner(self.settings)
+        host = self.site.host
         assert host is not None, "components/checks.py lets no nspawn worker pass without one"
         return Delivery(
             host,
@@ -56,7 +63,7 @@ class Nspawn(Hardware):
             image=self.settings.image or "",
             bridge=self.settings.bridge,
             mac=self.settings.mac,
-            gate_url=self.gate_url,
+            gate_url=self.site.gate_url,
             authority_pem=emission.authority_pem,
             status_token=emission.keys.status_token,
         )
@@ -69,6 +76,13 @@ class Nspawn(Hardware):
         lines = output.strip().splitlines()
         summary = json.loads(lines[-1]) if lines else {}
         return {"readySeconds": summary.get("readySeconds"), "phases": summary.get("phases")}
+
+
+class NspawnWorker(Worker):
+    """An nspawn machine: the graph starts it, and waits until its node is Ready."""
+
+    token = "autojoin:workers:NspawnWorker"
+    hardware = Nspawn
 
 
 def apply_command(name: str, timeout_seconds: int, marks: Iterable[str] = ()) -> str:

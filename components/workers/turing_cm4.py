@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from components.workers.board import Module
+from components.workers.worker import Worker
 
 
 class TuringCm4(Module):
@@ -16,3 +17,10 @@ class TuringCm4(Module):
     volume = "system-boot"
     command_line = ("cgroup_enable=memory", "cgroup_memory=1")
     packages = ("linux-modules-extra-raspi",)
+
+
+class TuringCm4Worker(Worker):
+    """A CM4: its files and the script of its board are delivered; a person flashes it."""
+
+    token = "autojoin:workers:TuringCm4Worker"
+    hardware = TuringCm4

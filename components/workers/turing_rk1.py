@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from components.workers.board import Module
+from components.workers.worker import Worker
 
 
 class TuringRk1(Module):
@@ -14,3 +15,10 @@ class TuringRk1(Module):
 
     name = "turing-rk1"
     volume = "CIDATA"
+
+
+class TuringRk1Worker(Worker):
+    """An RK1: its files and the script of its board are delivered; a person flashes it."""
+
+    token = "autojoin:workers:TuringRk1Worker"
+    hardware = TuringRk1

@@ -1,129 +1,89 @@
-"""Workers in the graph. What each hardware type emits is decided in its file here."""
+"""A worker in the graph: what all types share. What a type emits is in its own file here."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import pulumi
 
-from components.join_gate import installation as join_gate
-from components.join_gate.component import JoinGate, SeedValues
-from components.machine_host.provisioning import Provisioning
+from components.join_gate.component import Registration, SeedValues
+from components.machine_host.component import MachineHost
 from components.shell import remote
-from components.workers.hardware_types import HARDWARE, Emission
-from components.workers.marks import marks
-from stack.models import Lab
+from components.workers.hardware import Hardware
 
 
-class MachineHost(pulumi.ComponentResource):
-    """A provisioning host: what its nodes' files share, and the programs that take them."""
+@dataclass
+class WorkerArgs:
+    """What a worker is made from.
 
-    def __init__(
-        self,
-        name: str,
-        lab: Lab,
-        authority_pem: pulumi.Output[str],
-        opts: pulumi.ResourceOptions | None = None,
-    ):
-        super().__init__("autojoin:workers:MachineHost", name, None, opts)
-        self.provisioning = provisioning = Provisioning(lab, name)
-        self.ready = remote.run(
-            f"{name}-machines",
-            provisioning.host,
-            create=provisioning.install_command(),
-            stdin=authority_pem.apply(provisioning.install_input),
-            delete=provisioning.remove_command(),
-            parent=self,
-        )
-        self.register_outputs({})
+    `registration` is the join gate's, and knows what the worker is; `host` brings it its files,
+    None leaves that to a person; `needs` are there before a machine may join.
+    """
+
+    registration: Registration
+    host: MachineHost | None = None
+    needs: list[pulumi.Resource] = field(default_factory=list)
 
 
 class Worker(pulumi.ComponentResource):
-    """One worker node: registered at the join gate; then (`join`) its files are delivered.
+    """One worker node. Its files are brought to where they make a node, once it is registered.
 
     Three resources at most (this component, its registration, its delivery), since each costs a
-    checkpoint of the whole state.
+    checkpoint of the whole state. `summary` is what a person wants to know of it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        lab: Lab,
-        gate: JoinGate,
-        opts: pulumi.ResourceOptions | None = None,
-    ):
-        settings = lab.workers[name]
-        kind = "".join(word.capitalize() for word in settings.hardware.split("-"))
-        super().__init__(f"autojoin:workers:{kind}", name, None, opts)
-        self.hardware = HARDWARE[settings.hardware](lab, name)
-        self._marks = marks.of(name, self, settings.hardware == "nspawn")
-        self._made: tuple[SeedValues, Emission] | None = None
-        # Many applies of one thing each keep the SDK busier than the rendering does.
-        self._values = gate.seed_values
-        self._shown_values = gate.shown_seed_values
-        self.registration = remote.run(
-            f"{name}-registration",
-            gate.host,
-            create=join_gate.register_command(gate.authority.host, name),
-            stdin=gate.seed_values.apply(self._registration_input),
-            delete=join_gate.remove_node_command(gate.authority.host, name),
-            quiet=True,
-            before_update=self._marks,
-            parent=self,
-            depends_on=[gate.ready],
-        )
+    token: ClassVar[str]
+    hardware: ClassVar[type[Hardware]]
+
+    def __init__(self, name: str, args: WorkerArgs, opts: pulumi.ResourceOptions | None = None):
+        super().__init__(self.token, name, None, opts)
+        registration = args.registration
+        node = registration.node
+        if not isinstance(node, self.hardware):
+            raise TypeError(f"{name}: {self.token} is not made of {node.name}")
+        registration.gate.marks.tell_at(name, self)
+        settings = node.settings
         self.summary: dict[str, pulumi.Input[Any]] = {
             "hardware": settings.hardware,
             "address": settings.address,
             "generation": settings.generation,
             # A hash over the join key's 256 random bits tells nothing of it.
-            "userDataSha256": gate.shown_seed_values.apply(
-                lambda values: self._emission(values).user_data_sha256
+            "userDataSha256": registration.gate.shown_seed_values.apply(
+                lambda values: node.emission(values).user_data_sha256
             ),
+            "joined": self._deliver(name, args),
         }
+        self.register_outputs({"address": settings.address})
 
-    def join(self, needs: list[pulumi.Resource], hosts: dict[str, MachineHost]) -> None:
-        """The second half: bring the files to where they make a node, once `needs` are there."""
-        name = self.hardware.lab.provisioner_name(self.hardware.settings)
-        host = hosts[name] if name else None
-        self.summary["joined"] = self._deliver([self.registration, *needs], host)
-        self.register_outputs({"address": self.summary["address"]})
-
-    def _deliver(self, needs: list[pulumi.Resource], host: MachineHost | None) -> pulumi.Input[Any]:
+    def _deliver(self, name: str, args: WorkerArgs) -> pulumi.Input[Any]:
         """What is known of the join."""
-        hardware = self.hardware
-        delivery = hardware.delivery()
+        registration, host = args.registration, args.host
+        node, gate = registration.node, registration.gate
+        delivery = node.delivery()
         if delivery is None or host is None:
-            return hardware.undelivered() | {"readySeconds": None}
+            return node.undelivered() | {"readySeconds": None}
+        provisioning = host.provisioning
+
+        def command(values: SeedValues) -> str:
+            marked = node.delivery(node.marks(node.emission(values)))
+            assert marked is not None
+            return marked.create
+
+        def files(values: SeedValues) -> str:
+            emission = node.emission(values)
+            return node.delivery_input(
+                emission, provisioning.book(node.name, emission.authority_pem)
+            )
+
         machine = remote.run(
-            f"{hardware.node}-machine",
+            f"{name}-machine",
             delivery.host,
-            create=self._shown_values.apply(self._delivery_command),
-            stdin=self._values.apply(
-                lambda values: self._delivery_input(values, host.provisioning)
-            ),
+            create=gate.shown_seed_values.apply(command),
+            stdin=gate.seed_values.apply(files),
             delete=delivery.delete,
-            before_update=self._marks,
+            before_update=registration.gate.marks.of(name, type(node)),
             parent=self,
-            depends_on=[*needs, host.ready],
+            depends_on=[registration.done, *args.needs, host.ready],
         )
-        return machine.stdout.apply(hardware.joined)
-
-    def _emission(self, values: SeedValues) -> Emission:
-        """Rendered once."""
-        if self._made is None or self._made[0] != values:
-            self._made = values, self.hardware.emit(*values)
-        return self._made[1]
-
-    def _registration_input(self, values: SeedValues) -> str:
-        return self.hardware.register_input(self._emission(values))
-
-    def _delivery_command(self, values: SeedValues) -> str:
-        delivery = self.hardware.delivery(self.hardware.marks(self._emission(values)))
-        assert delivery is not None
-        return delivery.create
-
-    def _delivery_input(self, values: SeedValues, host: Provisioning) -> str:
-        emission = self._emission(values)
-        book = host.book(self.hardware.name, emission.authority_pem)
-        return self.hardware.delivery_input(emission, book)
+        return machine.stdout.apply(node.joined)

@@ -11,7 +11,7 @@ from components.archive import File
 from components.load import from_stack_file
 from components.machine_host import delivery
 from components.workers import bare_metal, board, cloud_init
-from components.workers.hardware_types import HARDWARE
+from components.workers.hardware_types import of
 from tests.unit.components.examples import AUTHORITY_PEM
 
 STACK_FILE = Path(__file__).parent / "hardware.yaml"
@@ -36,7 +36,7 @@ def scripts_stand_for_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", ["bhyve", "rk1", "cm4", "metal", "machine"])
 def test_files(golden: Callable[[str, str], None], name: str) -> None:
     lab = from_stack_file(STACK_FILE)
-    worker = HARDWARE[lab.workers[name].hardware](lab, name)
+    worker = of(lab, name)
     files = worker.files(worker.emit(None, AUTHORITY_PEM))
     shown = {path: file for path, file in files.items() if path != "seed.iso"}
     golden(f"hardware/{name}.txt", "\n".join(section(path, shown[path]) for path in sorted(shown)))

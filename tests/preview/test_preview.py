@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Engine:
     """A throw-away backend and stack. Nothing answers at the addresses of its configuration."""
 
     folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
 
     def run(self, *words: str, folder: Path = CHECKOUT) -> subprocess.CompletedProcess[str]:
         environment = {
@@ -34,6 +35,7 @@ class Engine:
             "PULUMI_BACKEND_URL": f"file://{self.folder}",
             "PULUMI_CONFIG_PASSPHRASE": "test",
             "PULUMI_STACK": "off",
+            **self.environment,
         }
         command = ["pulumi", *words, "--non-interactive"]
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -89,7 +91,7 @@ def test_everything_is_to_be_created(engine: Engine) -> None:
     assert {step["op"] for step in found} == {"create"}
     assert not any(step["newState"].get("protect") for step in found)
     assert {"ca-cfssl", "ca-ocsp-key", "ca-ocsp-request"} <= names(found)
-    assert {"gate-service", "cilium-release", "crd-gate"} <= names(found)
+    assert {"gate-service", "cilium-release", "bgp-crd-gate"} <= names(found)
     assert {"machine", "machine-registration", "machine-machine"} <= names(found)
 
 
@@ -103,8 +105,9 @@ def test_children_belong_to_their_components(engine: Engine) -> None:
     assert parents["ca-cfssl"] == "ca"
     assert parents["gate-key"] == "gate"
     assert parents["cilium-release"] == "cilium"
-    assert parents["crd-gate"] == parents["ippool"] == "bgp"
-    assert parents["machine-machine"] == parents["machine-registration"] == "machine"
+    assert parents["bgp-crd-gate"] == parents["bgp-ippool"] == "bgp"
+    assert parents["machine-machine"] == "machine"
+    assert parents["machine-registration"] == "gate"
 
 
 @pytest.mark.parametrize("count", [1, 8])
@@ -126,7 +129,7 @@ def test_without_bgp_there_is_none(engine: Engine) -> None:
         del config["autojoin:bgp"]
 
     found = steps(engine.preview(remove))
-    assert not {"bgp", "crd-gate", "ippool"} & names(found)
+    assert not {"bgp", "bgp-crd-gate", "bgp-ippool"} & names(found)
     assert "cilium-release" in names(found)
 
 
@@ -152,11 +155,11 @@ def test_what_the_chart_needs_is_put_there_first(engine: Engine) -> None:
     made = {step["urn"].rpartition("::")[2]: step["newState"] for step in steps(answer)}
     release = made["cilium-release"]
     needs = [urn.rpartition("::")[2] for urn in release["dependencies"]]
-    assert sorted(needs) == ["boards", "gateway-api", "service-monitors"]
+    assert sorted(needs) == ["cilium-dashboards", "cilium-gateway-api", "cilium-service-monitors"]
     assert release["inputs"]["values"]["gatewayAPI"]["enabled"] is True
-    assert "-a https://" in made["gateway-api"]["inputs"]["create"]
-    assert "standard-install.yaml" in made["gateway-api"]["inputs"]["create"]
-    assert made["boards"]["retainOnDelete"] is True
+    assert "-a https://" in made["cilium-gateway-api"]["inputs"]["create"]
+    assert "standard-install.yaml" in made["cilium-gateway-api"]["inputs"]["create"]
+    assert made["cilium-dashboards"]["retainOnDelete"] is True
 
 
 def test_a_password_is_a_secret_of_the_cluster_and_is_not_shown(engine: Engine) -> None:
@@ -164,7 +167,7 @@ def test_a_password_is_a_secret_of_the_cluster_and_is_not_shown(engine: Engine) 
         config["autojoin:bgp"]["peers"][0]["password"] = "s3cret-of-9"
 
     found = steps(engine.preview(lock))
-    assert "cilium-peer-router-password" in names(found)
+    assert "bgp-cilium-peer-router-password" in names(found)
     assert "s3cret-of-9" not in json.dumps(found)
 
 
@@ -176,9 +179,9 @@ def test_bgp_is_made_in_the_order_in_which_it_is_read(engine: Engine) -> None:
         name: {urn.rpartition("::")[2] for urn in state.get("dependencies", [])}
         for name, state in made.items()
     }
-    assert needs["cilium-peer"] == needs["bgp-advertisements"] == {"crd-gate"}
-    assert needs["ippool"] == {"cilium-peer", "bgp-advertisements"}
-    assert needs["cilium-bgp"] == {"ippool"}
+    assert needs["bgp-cilium-peer"] == needs["bgp-bgp-advertisements"] == {"bgp-crd-gate"}
+    assert needs["bgp-ippool"] == {"bgp-cilium-peer", "bgp-bgp-advertisements"}
+    assert needs["bgp-cilium-bgp"] == {"bgp-ippool"}
 
 
 def test_without_workers_a_cluster_with_none(engine: Engine) -> None:

@@ -43,6 +43,7 @@ def home(layout: Layout) -> Path:
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     contents = [source.read_bytes() for source in sources]
     about = [(str(file), file.stat().st_mtime_ns) for file in given.files().values()]
+    about += [(str(layout.tool(tool)), 0) for tool in pins.GO_TOOLS if pins.is_plugin(tool)]
     return layout.cache / f"pulumi-home-{pins.digest(str(layout.home), str(about), *contents)}"
 
 

@@ -6,7 +6,7 @@ import subprocess
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from lab import arm64_image, emulation, hypervisor
+from lab import arm64_image, emulation, hypervisor, image
 from lab.place import Place, usual
 
 SHOW = """\
@@ -46,3 +46,31 @@ def test_programs_of_the_other_image_run_in_an_arm64_root(tmp_path: Path) -> Non
         assert answer.returncode == 0, answer.stderr
     with (layer / "usr/bin/kubelet").open("rb") as kubelet:
         assert kubelet.read(20)[18:] == b"\xb7\x00"  # EM_AARCH64
+
+
+def test_what_packages_set_up_in_the_machine_image_is_in_the_arm64_image() -> None:
+    native, root = image.root(), arm64_image.root()
+    for file in ("etc/passwd", "etc/group", "etc/shadow"):
+        assert (root / file).read_text() == (native / file).read_text()
+    for program in ("usr/lib/dbus-1.0/dbus-daemon-launch-helper", "usr/bin/ssh-agent"):
+        ours, theirs = (root / program).stat(), (native / program).stat()
+        assert (ours.st_mode, ours.st_gid) == (theirs.st_mode, theirs.st_gid)
+
+
+def test_nothing_in_the_arm64_image_is_of_another_processor() -> None:
+    found = set()
+    for path in arm64_image.walk(arm64_image.root()):
+        file = arm64_image.root() / path
+        if file.is_file() and not file.is_symlink():
+            with file.open("rb") as content:
+                start = content.read(20)
+            if start.startswith(b"\x7fELF"):
+                found.add(start[18:20])
+    assert found == {b"\xb7\x00"}  # EM_AARCH64
+
+
+def test_dpkg_finds_no_fault_in_the_arm64_image() -> None:
+    with emulation.arm64_programs():
+        command = ["chroot", str(arm64_image.root()), "dpkg", "--audit"]
+        answer = subprocess.run(command, capture_output=True, text=True)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")

@@ -1,9 +1,14 @@
+// Every tool that builds with the others' versions. To add one: GOFLAGS=-mod=mod go get -tool
+// PACKAGE@VERSION, with the versions of those that are here, which would be raised without.
 module autojoin/tools
 
 go 1.26.6
 
+// The engine's own replacement.
 replace github.com/atotto/clipboard => github.com/tgummerer/clipboard v0.0.0-20241001131231-d02d263e614e
 
+// k8s.io/kubernetes names these versions and no such exist. Only they are replaced, so that all
+// tools compile the required ones under one name.
 replace (
 	k8s.io/api v0.0.0 => k8s.io/api v0.34.2
 	k8s.io/apiextensions-apiserver v0.0.0 => k8s.io/apiextensions-apiserver v0.34.2

@@ -22,13 +22,13 @@ from pathlib import Path
 
 sys.path.insert(0, {checkout!r})
 from components import interrupt
-from components.shell import reach
+from components.certificate_authority import authority_host
 from components.certificate_authority.component import CertificateAuthority
+from components.certificate_authority.platforms import PLATFORMS
 from components.join_gate.component import JoinGate
+from components.shell import reach
 from stack.models import CertificateAuthority as Settings
 from stack.models import Host, JoinGate as GateSettings
-from components.certificate_authority import authority_host
-from components.certificate_authority.platforms import PLATFORMS
 
 reach.TRIES = 2
 authority_host.FILES = Path({files!r})

@@ -17,7 +17,7 @@ from components.machine_host import delivery
 from components.machine_host.provisioning import Provisioning
 from components.machine_host.recipe import ASSEMBLE_SCRIPT, Book, recipe
 from components.workers import nspawn
-from components.workers.hardware_types import HARDWARE, Hardware
+from components.workers.hardware_types import Hardware, of
 from stack.models import Lab
 from tests.unit.components.examples import AUTHORITY_PEM
 from tests.unit.components.machine_host.recipes import unpacked
@@ -37,13 +37,17 @@ def lab_of(directory: Path) -> Lab:
     return from_values(values)
 
 
+def host_of(lab: Lab) -> Provisioning:
+    return Provisioning(lab.provisioning["boot"], [of(lab, name) for name in lab.workers])
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What the machines' program does is tested in test_machine_script.py."""
     program = tmp_path_factory.mktemp("programs") / "machine.sh"
     program.write_text("#!/bin/sh\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nspawn, "MACHINE_SCRIPT", program)
+        patch.setattr(nspawn.Nspawn, "program_file", program)
         yield
 
 
@@ -51,14 +55,14 @@ def no_systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def host(tmp_path_factory: pytest.TempPathFactory) -> tuple[Provisioning, Path]:
     """A host on which everything was installed."""
     folder = tmp_path_factory.mktemp("host")
-    found = Provisioning(lab_of(folder / "nodes"), "boot")
+    found = host_of(lab_of(folder / "nodes"))
     run(found.install_command(), folder, found.install_input(AUTHORITY_PEM))
     return found, folder
 
 
 def run(command: str, folder: Path, stdin: str = "") -> None:
     """A command of the host, with the machines' programs in `folder`."""
-    command = command.replace(nspawn.PROGRAMS, str(folder / "programs"))
+    command = command.replace(delivery.PROGRAMS, str(folder / "programs"))
     done = subprocess.run(["dash", "-c", command], input=stdin, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -68,8 +72,8 @@ def test_the_host_makes_the_very_files_that_make_render_writes(
     host: tuple[Provisioning, Path], tmp_path: Path, name: str
 ) -> None:
     provisioning, folder = host
-    lab = provisioning.lab
-    hardware: Hardware = HARDWARE[lab.workers[name].hardware](lab, name)
+    lab = lab_of(folder / "nodes")
+    hardware: Hardware = of(lab, name)
     emission = hardware.emit(SECRET, AUTHORITY_PEM)
     text = hardware.delivery_input(emission, provisioning.book(hardware.name, AUTHORITY_PEM))
     programs = folder / "programs" if name == "machine" else folder / "nodes/.autojoin"
@@ -100,20 +104,21 @@ def test_no_secret_is_shared(host: tuple[Provisioning, Path]) -> None:
 
 
 def test_what_is_one_nodes_own_changes_nothing_of_the_host(tmp_path: Path) -> None:
-    before = Provisioning(lab_of(tmp_path), "boot")
-    values = copy.deepcopy(before.lab.model_dump(by_alias=True, exclude_unset=True))
+    lab = lab_of(tmp_path)
+    before = host_of(lab)
+    values = copy.deepcopy(lab.model_dump(by_alias=True, exclude_unset=True))
     values["workers"]["rk1"]["labels"] = {"zone": "attic"}
     values["workers"]["machine"]["generation"] = 2
     del values["workers"]["bhyve"]
-    after = Provisioning(from_values(values), "boot")
+    after = host_of(from_values(values))
     for kind in after.kinds:
         assert after.book(kind, AUTHORITY_PEM) == before.book(kind, AUTHORITY_PEM)
 
 
 def test_the_host_is_left_as_it_was(tmp_path: Path) -> None:
-    found = Provisioning(lab_of(tmp_path / "nodes"), "boot")
+    found = host_of(lab_of(tmp_path / "nodes"))
     run(found.install_command(), tmp_path, found.install_input(AUTHORITY_PEM))
-    fewer = Provisioning(found.lab.model_copy(update={"workers": {}}), "boot")
+    fewer = Provisioning(found.host, [])
     run(fewer.install_command(), tmp_path, fewer.install_input(AUTHORITY_PEM))
     assert not list(tmp_path.glob("**/books"))
     run(found.remove_command(), tmp_path)
@@ -156,7 +161,7 @@ def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
 
 def test_marks_name_each_file_and_tell_no_content() -> None:
     lab = lab_of(Path("/nodes"))
-    hardware = HARDWARE["turing-rk1"](lab, "rk1")
+    hardware = of(lab, "rk1")
     marks = hardware.marks(hardware.emit(SECRET, AUTHORITY_PEM))
     assert [mark.partition(":")[0] for mark in marks][-2:] == ["rk1/user-data", "rk1/vendor-data"]
     other = hardware.marks(hardware.emit(SECRET + "x", AUTHORITY_PEM))

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from components.load import from_values
 from components.workers.bare_metal import GUARD_SCRIPT
-from components.workers.hardware_types import HARDWARE, Emission, Hardware
+from components.workers.hardware_types import HARDWARE, Emission, Hardware, of
 from lab import image
+from stack import models
 from stack.problem import ConfigError
 from tests.unit.components.examples import AUTHORITY_PEM
 
@@ -37,7 +38,7 @@ def make(name: str, **changes: Any) -> tuple[Hardware, Emission]:
     values = copy.deepcopy(VALUES)
     values["workers"][name] |= changes
     lab = from_values(values)
-    hardware = HARDWARE[lab.workers[name].hardware](lab, name)
+    hardware = of(lab, name)
     return hardware, hardware.emit(SECRET, AUTHORITY_PEM)
 
 
@@ -55,6 +56,10 @@ def problems(name: str, **changes: Any) -> str:
     with pytest.raises(ConfigError) as error:
         make(name, **changes)
     return str(error.value)
+
+
+def test_the_schema_names_the_types_that_there_are() -> None:
+    assert set(get_args(models.Hardware)) == set(HARDWARE)
 
 
 # --- all of them ----------------------------------------------------------------------------
@@ -100,7 +105,7 @@ def test_secrets_are_for_root_alone_but_where_a_web_server_must_read_them(name: 
 @pytest.mark.parametrize("name", KINDS)
 def test_without_the_secret_nothing_is_derived(name: str) -> None:
     values = copy.deepcopy(VALUES)
-    hardware = HARDWARE[VALUES["workers"][name]["hardware"]](from_values(values), name)
+    hardware = of(from_values(values), name)
     redacted = hardware.emit(None, AUTHORITY_PEM)
     assert written(name, redacted)["/etc/autojoin/join-key"] == "REDACTED\n"
 
@@ -297,7 +302,7 @@ def test_without_a_provisioning_host_the_output_says_where_the_files_are() -> No
         worker.pop("provisioner", None)
     lab = from_values(values)
     for name in lab.workers:
-        hardware = HARDWARE[lab.workers[name].hardware](lab, name)
+        hardware = of(lab, name)
         assert hardware.delivery() is None
         assert "make render" in hardware.undelivered()["files"]
     hardware, _ = make("rk1", provisioner="boot")

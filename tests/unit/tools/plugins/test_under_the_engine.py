@@ -59,7 +59,7 @@ import pulumi
 import pulumi_tls as tls
 
 sys.path.insert(0, CHECKOUT)
-from components.certificate_request import certificate_request, renewal
+from components.certificate_authority.certificate_request import certificate_request, renewal
 
 parent = pulumi.ComponentResource("test:index:Parent", "parent")
 key, request = certificate_request("gate", "NAME", parent)
