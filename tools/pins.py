@@ -217,8 +217,10 @@ TEST_TOOLS: tuple[GoTool | GoFile, ...] = (
     GoTool("gobgp", "shared", "github.com/osrg/gobgp/v4/cmd/gobgp"),
     *_cilium_files("1.17", "cilium-1.17"),
     *_cilium_files("1.18", "shared"),
+    *_cilium_files("1.19", "cilium-1.19"),
     *_cilium_files("1.20", "cilium-1.20"),
     _gateway_api("1.2"),
+    _gateway_api("1.4"),
     _gateway_api("1.6"),
     GoFile(
         "servicemonitor-crd",

@@ -38,3 +38,8 @@ def test_a_new_generation_is_for_a_person_to_provision() -> None:
     found = shown(True, generation=2, userDataSha256="b" * 64)
     assert "guest: to be provisioned anew (generation 1 → 2" in found
     assert "by hand" in found and "revoked of guest" in found
+
+
+def test_a_second_address_is_told() -> None:
+    found = shown(True, generation=2, addresses=["10.0.0.1", "fd00::1"], userDataSha256="b" * 64)
+    assert "address 10.0.0.1 → 10.0.0.1 and fd00::1" in found
