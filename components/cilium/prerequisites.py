@@ -75,7 +75,7 @@ async def missing(cluster: Cluster, settings: Cilium) -> frozenset[str]:
     lacking = await asyncio.to_thread(_lacking, cluster.kubeconfig, asked)
     for reason in dict.fromkeys(lacking.values()):
         off = ", ".join(section for section in lacking if lacking[section] == reason)
-        pulumi.log.warn(f"autojoin:cilium: off are {off}: {reason}")
+        pulumi.log.warn(f"autojoin:cilium: {off} off: {reason}")
     return frozenset(lacking)
 
 
