@@ -179,12 +179,11 @@ def summarise(preview: Preview) -> Summary:
     """What the steps mean for nodes, certificates, BGP and the rest."""
     summary = Summary()
     nodes = _nodes(preview)
-    for name, (kind, why, renewed) in nodes.items():
+    for name, (kind, why) in nodes.items():
         summary.nodes.setdefault(kind, {})[name] = why
-        anew = kind in ANEW
-        if kind == "added" or anew or renewed:
+        if kind == "added" or kind in ANEW:
             summary.issued.append(name)
-        if kind == "removed" or anew or renewed:
+        if kind == "removed" or kind in ANEW:
             summary.revoked.append(name)
     # The engine deletes side by side, in an order of its own each time.
     for step in sorted(preview.steps, key=lambda it: (it.op == "delete") * it.urn):
@@ -195,8 +194,8 @@ def summarise(preview: Preview) -> Summary:
     return summary
 
 
-def nodes_changed(nodes: dict[str, tuple[str, str, bool]]) -> list[str]:
-    return [name for name, (kind, _, _) in nodes.items() if kind != "untouched"]
+def nodes_changed(nodes: dict[str, tuple[str, str]]) -> list[str]:
+    return [name for name, (kind, _) in nodes.items() if kind != "untouched"]
 
 
 def _is_worker(type_: str) -> bool:
@@ -218,8 +217,8 @@ def _worker(step: Step) -> str:
     return step.name.removesuffix(_REGISTRATION) if step.name.endswith(_REGISTRATION) else ""
 
 
-def _nodes(preview: Preview) -> dict[str, tuple[str, str, bool]]:
-    """Each node's kind of change, why, and whether its certificate is renewed besides."""
+def _nodes(preview: Preview) -> dict[str, tuple[str, str]]:
+    """Each node's kind of change, and why."""
     steps: dict[str, list[Step]] = {}
     for step in preview.steps:
         if _is_worker(step.type):
@@ -234,44 +233,45 @@ def _nodes(preview: Preview) -> dict[str, tuple[str, str, bool]]:
     }
 
 
-def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str, bool]:
+def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str]:
     components = [step for step in steps if _is_worker(step.type)]
     ops = {step.op for step in components}
-    if ops == {"create", "delete"}:
-        return "re-provisioned", _different(old, new) or "another type of hardware", False
     if "create" in ops:
-        return "added", _described(new), False
+        return "added", _described(new)
     if "delete" in ops:
-        return "removed", _described(old), False
+        return "removed", _described(old)
     changed = {step.name: step for step in steps if step.changes}
     registration = next(
         (step for name, step in changed.items() if name.endswith(_REGISTRATION)), None
     )
     rest = [step for step in changed.values() if step is not registration]
     if changed and new.get("userDataSha256") == _UNKNOWN:
-        return (
-            "known only after the CA host ran",
-            "the authority's certificate is asked for anew",
-            False,
-        )
+        why = "the authority's certificate is asked for anew"
+        return "known only after the CA host ran", why
     kind = effect(
         _restarts((new or old).get("hardware")),
-        any(identity(step.old) != identity(step.new) for step in changed.values()),
+        any(_is_anew(step) for step in changed.values()),
         _top(registration) if registration is not None else set(),
         {name for step in rest for name in _inputs(step)},
     )
     if kind in ANEW or kind == "made anew without a key":
-        return kind, _different(old, new) or "what it is made from changed", False
+        return kind, _different(old, new) or "what it is made from changed"
     if kind == "seed delivered anew":
         return _delivered(_seed(old, new))
     if registration is not None:
-        return "registered again", _named([registration]), False
+        return "registered again", _named([registration])
     if rest:
-        return "settings changed", _named(rest) or "outputs", False
+        return "settings changed", _named(rest) or "outputs"
     if new and old.get("userDataSha256") != new.get("userDataSha256"):
         why = f"{_seed(old, new)}; carry it there, or raise its generation"
-        return "seed changed, not delivered", why, False
-    return "untouched", "", False
+        return "seed changed, not delivered", why
+    return "untouched", ""
+
+
+def _is_anew(step: Step) -> bool:
+    """Whether a command of a worker is of another identity than before."""
+    old, new = identity(step.old), identity(step.new)
+    return None not in (old, new) and old != new
 
 
 def _restarts(hardware: object) -> bool:
@@ -285,12 +285,12 @@ def _inputs(step: Step) -> set[str]:
     return _top(step) | ({"triggers"} if step.op == "replace" else set())
 
 
-def _delivered(seed: str) -> tuple[str, str, bool]:
+def _delivered(seed: str) -> tuple[str, str]:
     """Files of a machine that a person starts: cloud-init reads a seed once, so a node that has
     joined keeps what it has."""
     if seed:
-        return "seed delivered anew", f"{seed}; raise its generation for a joined node", False
-    return "files delivered anew", "not its seed", False
+        return "seed delivered anew", f"{seed}; raise its generation for a joined node"
+    return "files delivered anew", "not its seed"
 
 
 def _top(step: Step) -> set[str]:
