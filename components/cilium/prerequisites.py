@@ -14,6 +14,7 @@ from components import from_lab
 from components.cilium import versions as cilium_versions
 from components.shell import kubectl, remote
 from stack.models import Cilium, Cluster
+from stack.problem import shortened
 
 CRD_GATE = Path(__file__).parent / "crd-gate.sh"
 INSTALL_SECONDS = 60
@@ -24,13 +25,12 @@ PRESENT_SECONDS = 5
 class Need:
     """One thing that some values need: CRDs as NAME/VERSION, or a namespace.
 
-    `section` is its key in autojoin:cilium, `values` what is off without it.
+    `section` is its key in autojoin:cilium.
     """
 
     section: str
     resource: str
     mode: str
-    values: tuple[str, ...]
     definitions: tuple[str, ...] = ()
     namespace: str = ""
     source: str = ""
@@ -46,7 +46,6 @@ def needs(settings: Cilium) -> list[Need]:
             "gatewayApi",
             "gateway-api",
             modes["gatewayApi"],
-            ("gatewayAPI",),
             definitions=version.gateway_definitions(),
             source=gateway.source or cilium_versions.gateway_api_source(version),
         ),
@@ -54,15 +53,6 @@ def needs(settings: Cilium) -> list[Need]:
             "serviceMonitors",
             "service-monitors",
             modes["serviceMonitors"],
-            tuple(
-                f"{part}.serviceMonitor"
-                for part in (
-                    "prometheus",
-                    "operator.prometheus",
-                    "hubble.metrics",
-                    "hubble.relay.prometheus",
-                )
-            ),
             definitions=(cilium_versions.SERVICE_MONITOR,),
             source=monitors.source or cilium_versions.SERVICE_MONITOR_SOURCE,
         ),
@@ -70,7 +60,6 @@ def needs(settings: Cilium) -> list[Need]:
             "dashboards",
             "dashboards",
             modes["dashboards"],
-            ("hubble.metrics.dashboards",),
             namespace=settings.dashboards.namespace,
         ),
     ]
@@ -84,12 +73,9 @@ async def missing(cluster: Cluster, settings: Cilium) -> frozenset[str]:
     """
     asked = [need for need in needs(settings) if need.mode == "auto"]
     lacking = await asyncio.to_thread(_lacking, cluster.kubeconfig, asked)
-    for need in asked:
-        if need.section in lacking:
-            pulumi.log.warn(
-                f"{', '.join(need.values)} of Cilium's chart are off: {lacking[need.section]}. "
-                f"autojoin:cilium.{need.section}.mode: install puts it there, off ends this warning"
-            )
+    for reason in dict.fromkeys(lacking.values()):
+        off = ", ".join(section for section in lacking if lacking[section] == reason)
+        pulumi.log.warn(f"autojoin:cilium: {off} off: {reason}")
     return frozenset(lacking)
 
 
@@ -102,7 +88,7 @@ def _lacking(kubeconfig: str, asked: list[Need]) -> dict[str, str]:
     try:
         found = kubectl.items(kubeconfig, *wanted, "--ignore-not-found")
     except kubectl.KubectlError as error:
-        reason = f"the cluster can't be asked for what they need ({error})"
+        reason = f"the cluster can't be asked ({shortened(str(error))})"
         return {need.section: reason for need in asked}
     namespaces = {each["metadata"]["name"] for each in found if each["kind"] == "Namespace"}
     served = served_versions([each for each in found if each["kind"] != "Namespace"])
@@ -114,9 +100,12 @@ def _reason(need: Need, served: set[str], namespaces: set[str]) -> str:
     """Why a need is not met, in words; empty where it is."""
     if need.namespace:
         there = need.namespace in namespaces
-        return "" if there else f"there is no namespace {need.namespace}"
+        return "" if there else f"no namespace {need.namespace}; mode: install makes it"
     lacking = [definition for definition in need.definitions if definition not in served]
-    return f"the cluster has no CRD {', '.join(lacking)}" if lacking else ""
+    if not lacking:
+        return ""
+    more = f" and {len(lacking) - 1} more" if lacking[1:] else ""
+    return f"no CRD {lacking[0]}{more}; mode: install adds what is missing"
 
 
 def served_versions(definitions: list[dict[str, Any]]) -> set[str]:

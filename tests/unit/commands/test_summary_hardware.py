@@ -10,15 +10,17 @@ PARENT = "urn:pulumi:x::autojoin::autojoin:workers:Bhyve::guest"
 COMMAND = f"{PARENT.rpartition('::')[0]}$command:remote:Command::guest"
 
 
-def shown(registered: bool, **changes: Any) -> str:
-    """The summary where the delivery's input changes, and with `registered` the registration's."""
+def shown(anew: bool, **changes: Any) -> str:
+    """The summary where the delivery's input changes, and with `anew` the identity."""
     old = {"hardware": "bhyve", "address": "10.0.0.1", "generation": 1, "userDataSha256": "a" * 64}
     steps = [
         Step("same", PARENT),
         Step("update", f"{COMMAND}-machine", parent=PARENT, diffs=("stdin",)),
     ]
-    if registered:
-        steps.append(Step("update", f"{COMMAND}-registration", parent=PARENT, diffs=("stdin",)))
+    if anew:
+        remove = [{"delete": f"gate remove guest guest-{each}"} for each in ("g1-a", "g2-b")]
+        urn = f"{COMMAND}-registration"
+        steps.append(Step("update", urn, *remove, parent=PARENT, diffs=("stdin", "delete")))
     before, after = {"nodes": {"guest": old}}, {"nodes": {"guest": {**old, **changes}}}
     return text(summarise(Preview(steps, before, after)))
 
