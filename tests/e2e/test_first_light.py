@@ -218,7 +218,7 @@ def test_the_kubelet_rotates_what_the_gate_gave_it(lab: Lab) -> None:
     )
     serial, end = pair("x509 -in PAIR -noout -serial"), pair("x509 -in PAIR -noout -enddate")
     lab.on_hypervisor(
-        f"leader=$(pgrep -P $(pgrep -of '^systemd-nspawn .*--machine={node} '));"
+        f"leader=$(pgrep -P $(pgrep -of '^systemd-nspawn .*--hostname={node} '));"
         " nsenter --all --target $leader systemctl restart kubelet"
     )
     assert until(60, lambda: pair("x509 -in PAIR -noout -serial") != serial), "not rotated"

@@ -199,7 +199,11 @@ def test_for_a_program(previews: dict[str, str]) -> None:
         "untouched": ["node-1"],
     }
     assert data["certificates"] == {"issued": ["node-2", "node-4"], "revoked": ["node-2", "node-3"]}
-    assert data["sections"] == {}
+    assert data["sections"] == {
+        "Provisioning hosts": [
+            {"op": "update", "what": "hypervisor", "details": ["- node-3", "+ node-4"]}
+        ]
+    }
 
 
 def test_a_replaced_command_is_removed_before_it_is_made_anew(stack: Deployed) -> None:
