@@ -23,7 +23,9 @@ from pathlib import Path
 sys.path.insert(0, {checkout!r})
 from components import interrupt
 from components.certificate_authority import authority_host
-from components.certificate_authority.component import CertificateAuthority, CertificateAuthorityArgs
+from components.certificate_authority.component import (
+    CertificateAuthority, CertificateAuthorityArgs
+)
 from components.certificate_authority.platforms import PLATFORMS
 from components.join_gate.component import JoinGate, JoinGateArgs
 from components.shell import reach
