@@ -218,7 +218,7 @@ def test_the_kubelet_rotates_what_the_gate_gave_it(lab: Lab) -> None:
     )
     serial, end = pair("x509 -in PAIR -noout -serial"), pair("x509 -in PAIR -noout -enddate")
     lab.on_hypervisor(
-        f"leader=$(pgrep -P $(pgrep -of '^systemd-nspawn .*--machine={node} '));"
+        f"leader=$(pgrep -P $(pgrep -of '^systemd-nspawn .*--hostname={node} '));"
         " nsenter --all --target $leader systemctl restart kubelet"
     )
     assert until(60, lambda: pair("x509 -in PAIR -noout -serial") != serial), "not rotated"
@@ -249,7 +249,8 @@ def test_editing_one_worker_changes_that_worker_only(lab: Lab) -> None:
     finally:
         lab.file.write_text(before)
     changed = [step["urn"].rpartition("::")[2] for step in steps]
-    assert sorted(changed) == ["worker-2-machine", "worker-2-registration"], changed
+    ours = ["joins-ready", "worker-2-machine", "worker-2-registration"]
+    assert sorted(changed) == ours, changed
 
 
 def test_an_edited_worker_joins_anew_and_disturbs_no_other(lab: Lab) -> None:
