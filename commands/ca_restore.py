@@ -13,6 +13,7 @@ from pathlib import Path
 from commands import backup_file
 from commands.stack_lab import open_lab
 from components import from_lab
+from components.certificate_authority import cfssl_program
 from components.certificate_authority import installation as certificate_authority
 from components.join_gate import installation as join_gate
 from components.shell import ssh
@@ -29,6 +30,9 @@ def restore(lab: Lab, source: Path, passphrase: str) -> str:
     content = backup_file.Backup.of(backup_file.decrypted(source, passphrase))
     settings = lab.certificate_authority
     host = from_lab.authority_host(settings)
+    cfssl_program.settle(
+        settings.host, host, lambda line: print(f"autojoin: {line}", file=sys.stderr)
+    )
     stdin = certificate_authority.restore_input(host, content.files, join_gate.files(host))
     command = certificate_authority.restore_command(host)
     ssh.run(settings.host, command, stdin=stdin.encode(), seconds=SECONDS)

@@ -23,6 +23,7 @@ def authority_host(settings: CertificateAuthority) -> AuthorityHost:
         subject=settings.subject.model_dump(by_alias=True, exclude_none=True),
         node_certificate_hours=settings.node_certificate_hours,
         setup=settings.setup,
+        cfssl=settings.cfssl,
     )
 
 

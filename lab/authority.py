@@ -12,7 +12,7 @@ import yaml
 from components.archive import File, text
 from components.machine_host.recipe import recipe
 from lab import hypervisor, pki
-from lab.facts import AUTHORITY_IMAGE, BRIDGE
+from lab.facts import BRIDGE, IMAGE
 from lab.place import Place
 from lab.remote import remote
 from tools.errors import LabError
@@ -57,7 +57,7 @@ def seed(place: Place) -> str:
         "seed/meta-data": text(yaml.safe_dump(meta_data)),
         "seed/network-config": text(network_config(place)),
         "seed/vendor-data": File(b""),
-        "machine.env": text(f"IMAGE={AUTHORITY_IMAGE}\nBRIDGE={BRIDGE}\n"),
+        "machine.env": text(f"IMAGE={IMAGE}\nBRIDGE={BRIDGE}\n"),
         f"files/{FOLDER}/ca.pem": File((keys / "ca.pem").read_bytes(), 0o644),
         f"files/{FOLDER}/ca-key.pem": File((keys / "ca-key.pem").read_bytes()),
     }

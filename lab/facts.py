@@ -8,7 +8,6 @@ from lab.place import Place, lock
 BRIDGE = "br0"
 IMAGE = "/var/lib/autojoin/image"  # paths in the hypervisor; the topmost folder comes first
 WORKER_IMAGE = f"/var/lib/autojoin/layers/worker:{IMAGE}"
-AUTHORITY_IMAGE = f"/var/lib/autojoin/layers/ca:{IMAGE}"
 
 
 def prepare(place: Place) -> None:

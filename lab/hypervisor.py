@@ -27,7 +27,7 @@ FILES = Path(__file__).resolve().parent / "files"
 MACHINE_SCRIPT = FILES.parents[1] / "components/machine_host/on_host/machine.sh"
 ASSEMBLE_SCRIPT = MACHINE_SCRIPT.with_name("assemble.sh")
 SERVICES = ("etcd", "kube-apiserver", "kube-controller-manager", "cilium-operator-generic")
-LAYERS: dict[str, tuple[str, ...]] = {"worker": ("kubelet",), "ca": ("cfssl", "cfssljson")}
+LAYERS: dict[str, tuple[str, ...]] = {"worker": ("kubelet",)}
 ARM64_KUBELET = "kubelet-arm64"
 # What an arm64 machine has of the other image: qemu-user knows neither what containerd's shim asks
 # of the kernel nor generic netlink, which systemd-networkd can't do without.

@@ -171,6 +171,13 @@ class CertificateAuthority(Section):
         "/etc/kubernetes-ca/ca-key.pem",
         default=None,
     )
+    cfssl: Literal["auto", "shipped"] | AbsolutePath = Field(
+        description="The CFSSL that signs. auto: the host's own where it does all that is asked of "
+        "it, which is tried before anything changes, else one is brought; shipped: one is brought; "
+        "or the path of one on the host",
+        examples=["shipped"],
+        default="auto",
+    )
     subject: Subject = Field(
         description="Further fields of the subject of a generated CA",
         examples=[{"country": "SE", "locality": "Stockholm"}],

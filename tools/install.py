@@ -130,7 +130,7 @@ def links_step(layout: Layout, tools: list[GoTool | GoFile]) -> Step:
 
     Through a symbolic link it would find neither the host nor the host's executor.
     """
-    wanted = {layout.binaries / tool.name: layout.tool(tool) for tool in tools}
+    wanted = {layout.binaries / tool.command: layout.tool(tool) for tool in tools}
 
     def done() -> bool:
         pairs = wanted.items()
@@ -254,6 +254,8 @@ def build(tool: GoTool, module: Path, target: Path, log: Path) -> None:
     }
     if tool.architecture:
         environment["GOARCH"] = tool.architecture
+    if tool.system:
+        environment["GOOS"] = tool.system
     flags = ["-trimpath", f"-ldflags=-s -w {tool.linker_flags}".rstrip()]
     if tool.tags:
         flags += ["-tags", tool.tags]
@@ -393,7 +395,11 @@ def install(wanted: str) -> None:
     except given.UnusablePlugin as error:
         raise SetupError(str(error)) from None
     layout = Layout()
-    every = steps(layout, wanted)
+    make(layout, steps(layout, wanted), wanted)
+
+
+def make(layout: Layout, every: list[Step], wanted: str) -> None:
+    """Make those of the steps that are not done yet."""
     if all(step.done() for step in every):
         return
     with only_one(layout.cache):
@@ -406,6 +412,17 @@ def install(wanted: str) -> None:
         logs.mkdir(exist_ok=True)
         Lanes(every, pending, logs).run()
         print(f"autojoin: set-up done in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def cfssl(system: str, architecture: str) -> Path:
+    """The CFSSL for CA hosts of a platform, made where it is not there yet."""
+    if (system, architecture) not in pins.CFSSL_PLATFORMS:
+        known = ", ".join("/".join(platform) for platform in pins.CFSSL_PLATFORMS)
+        raise SetupError(f"CFSSL is made for {known}, not for {system}/{architecture}")
+    layout = Layout()
+    tool = pins.cfssl(system, architecture)
+    make(layout, [go_tool_step(layout, tool)], "")
+    return layout.tool(tool)
 
 
 def search_path(layout: Layout) -> str:
@@ -423,6 +440,9 @@ def main() -> int:
     commands.add_parser("install").add_argument("set", choices=SETS, nargs="?", default="all")
     commands.add_parser("python", help="print the path of the virtual environment's Python")
     commands.add_parser("path", help="print PATH with the pinned tools first")
+    program = commands.add_parser("cfssl", help="make the CFSSL of a platform, print its path last")
+    program.add_argument("system", help="linux, illumos, freebsd, openbsd or netbsd")
+    program.add_argument("architecture", help="amd64 or arm64")
     arguments = parser.parse_args()
     layout = Layout()
     if arguments.command == "python":
@@ -432,6 +452,9 @@ def main() -> int:
         print(search_path(layout))
         return 0
     try:
+        if arguments.command == "cfssl":
+            print(cfssl(arguments.system, arguments.architecture))
+            return 0
         install(arguments.set)
     except SetupError as error:
         tell(error)

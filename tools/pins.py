@@ -51,7 +51,8 @@ class GoTool:
 
     `version` is what `version_arguments` must print for a binary that is already on PATH to be
     taken instead; tools whose print-out does not tell their version are always built.
-    `architecture` is Go's name of another than this machine's; the tool's name tells it too.
+    `system` and `architecture` are Go's names of others than this machine's; the tool's name tells
+    them too.
     """
 
     name: str
@@ -63,7 +64,14 @@ class GoTool:
     version: str = ""
     version_arguments: tuple[str, ...] = ()
     patch: Patch | None = None
-    architecture: str = field(default="", repr=False)  # no part of the keys of what is built
+    # No part of the keys of what is built.
+    system: str = field(default="", repr=False)
+    architecture: str = field(default="", repr=False)
+
+    @property
+    def command(self) -> str:
+        """Its name on PATH."""
+        return self.name.removesuffix(f"-{self.system}-{self.architecture}")
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,11 @@ class GoFile:
     source_module: str
     path: str
     executable: bool = False
+
+    @property
+    def command(self) -> str:
+        """Its name on PATH."""
+        return self.name
 
 
 def _kubernetes(name: str) -> GoTool:
@@ -88,10 +101,22 @@ def _kubernetes(name: str) -> GoTool:
     )
 
 
-def _cfssl(name: str) -> GoTool:
-    """CFSSL's sqlite driver is C; by the tags the standard library stays what it is without C."""
-    package = f"github.com/cloudflare/cfssl/cmd/{name}"
-    return GoTool(name, "shared", package, tags="netgo osusergo", cgo=True)
+CFSSL_VERSION = "1.6.5"
+CFSSL_PLATFORMS = (
+    ("linux", "amd64"),
+    ("linux", "arm64"),
+    ("illumos", "amd64"),
+    ("freebsd", "amd64"),
+    ("openbsd", "amd64"),
+    ("netbsd", "amd64"),
+)
+
+
+def cfssl(system: str, architecture: str) -> GoTool:
+    """The CFSSL that is brought to CA hosts of one platform, by Go's names of it."""
+    flags = f"-X github.com/cloudflare/cfssl/cli/version.version={CFSSL_VERSION}"
+    name = f"cfssl-{system}-{architecture}"
+    return GoTool(name, "cfssl", ".", flags, system=system, architecture=architecture)
 
 
 _PULUMI_KUBERNETES = "github.com/pulumi/pulumi-kubernetes/provider/v4"
@@ -133,7 +158,11 @@ KUBERNETES_PLUGIN = GoTool(
     patch=_FITTED,
 )
 
+# For CA hosts of this machine's platform: the lab's, and those of the tests.
+CFSSL = cfssl("linux", {"aarch64": "arm64"}.get(os.uname().machine, "amd64"))
+
 GO_TOOLS = (
+    CFSSL,
     GoTool(
         "pulumi",
         "shared",
@@ -147,8 +176,6 @@ GO_TOOLS = (
         "pulumi-language-python",
         "github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python",
     ),
-    _cfssl("cfssl"),
-    _cfssl("cfssljson"),
     GoTool(
         "etcd",
         "shared",
@@ -249,8 +276,6 @@ DEBIAN_PACKAGES = {
     "iproute2": "/usr/sbin/ip",
     "openssl": "/usr/bin/openssl",
     "curl": "/usr/bin/curl",
-    "gcc": "/usr/bin/gcc",  # cfssl's sqlite driver is C
-    "libc6-dev": "/usr/include/stdio.h",
     "procps": "/usr/bin/ps",
     "kmod": "/usr/sbin/depmod",
     "xz-utils": "/usr/bin/xz",
@@ -303,7 +328,7 @@ def digest(*parts: bytes | str) -> str:
 
 def module_digest(module: str, recipe: object) -> str:
     """The key of what is built by `recipe` from tools/go/`module`."""
-    files = (MODULES / module / "go.mod", MODULES / module / "go.sum")
+    files = sorted(file for file in (MODULES / module).iterdir() if file.suffix != ".md")
     return digest(repr(recipe), *(file.read_bytes() for file in files))
 
 

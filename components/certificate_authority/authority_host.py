@@ -6,7 +6,7 @@ import ipaddress
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components import archive
@@ -41,11 +41,14 @@ class AuthorityHost:
     subject: dict[str, str]
     node_certificate_hours: int
     setup: int = 1
+    cfssl: str = "auto"
 
 
 def platform(host: AuthorityHost) -> Platform:
-    """The host's platform. KeyError for one that there is not."""
-    return PLATFORMS[host.platform]
+    """The host's platform, with the CFSSL that is run there. KeyError for one that there is not."""
+    where = PLATFORMS[host.platform]
+    given = host.cfssl.startswith("/")
+    return replace(where, cfssl=host.cfssl if given else f"{where.programs}/cfssl")
 
 
 def bracketed(address: str) -> str:

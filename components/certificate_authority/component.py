@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime
 import hashlib
@@ -12,10 +13,12 @@ import pulumi_tls as tls
 from pulumi_command.remote import Command
 
 from components import from_lab
+from components.certificate_authority import cfssl_program, lifetime
 from components.certificate_authority import installation as render
-from components.certificate_authority import lifetime
 from components.certificate_authority.certificate_request import certificate_request
-from components.shell import remote
+from components.shell import reach, remote
+from components.shell.reach import once
+from components.shell.ssh import SshError
 from stack.models import CertificateAuthority as Settings
 
 
@@ -42,7 +45,10 @@ class CertificateAuthority(pulumi.ComponentResource):
         super().__init__("autojoin:index:CertificateAuthority", name, None, opts)
         self.settings = settings = args.settings
         self.host = from_lab.authority_host(settings)
-        pair = self._pair(name)
+        program = pulumi.ResourceHook(
+            f"{name}: CFSSL on {settings.host.address}", once(self._settle)
+        )
+        pair = self._pair(name, program)
         signer = certificate_request(f"{name}-ocsp", "OCSP signer", parent=self)
         self.ready = remote.run(
             f"{name}-cfssl",
@@ -51,6 +57,7 @@ class CertificateAuthority(pulumi.ComponentResource):
             stdin=self._input(*signer, pair.stdout),
             delete=render.remove_command(self.host),
             quiet=True,
+            before=[program],
             parent=self,
             depends_on=[pair],
         )
@@ -66,7 +73,22 @@ class CertificateAuthority(pulumi.ComponentResource):
         if said:
             pulumi.log.warn(said, self)
 
-    def _pair(self, name: str) -> Command:
+    async def _settle(self) -> None:
+        """Before the first command that needs it: a CFSSL that does what is asked of it."""
+        host = self.settings.host
+        there = reach.with_key(host, remote.private_key(host))
+
+        loop = asyncio.get_running_loop()
+
+        def tell(line: str) -> None:
+            loop.call_soon_threadsafe(pulumi.log.info, line, self)
+
+        try:
+            await asyncio.to_thread(cfssl_program.settle, there, self.host, tell)
+        except SshError as error:
+            raise pulumi.RunError(str(error)) from None
+
+    def _pair(self, name: str, program: pulumi.ResourceHook) -> Command:
         """The CA itself; with `source: generate` protected. There is no way to delete it."""
         return remote.run(
             f"{name}-pair",
@@ -74,6 +96,7 @@ class CertificateAuthority(pulumi.ComponentResource):
             create=render.pair_command(self.host),
             stdin=render.pair_input(self.host),
             quiet=True,
+            before=[program],
             parent=self,
             protect=self.settings.source == "generate",
         )

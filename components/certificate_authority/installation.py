@@ -22,7 +22,7 @@ from components.certificate_authority.authority_host import (
     script_command,
     settings,
 )
-from components.certificate_authority.platforms import Job, Platform, Service
+from components.certificate_authority.platforms import PLATFORMS, Job, Platform, Service
 
 __all__ = [
     "AuthorityHost",
@@ -67,6 +67,32 @@ def install_input(
     )
 
 
+def choose_command(host: AuthorityHost) -> str:
+    """The remote command that settles which CFSSL is run; tried, as everything that it needs.
+
+    It prints what machine the host is where one must be brought, by `take_command`.
+    """
+    return script_command(host, _SCRIPT, "choose")
+
+
+def take_command(host: AuthorityHost) -> str:
+    """The remote command that puts the CFSSL of `take_input` in place, once it is tried."""
+    return script_command(host, _SCRIPT, "take")
+
+
+def take_input(host: AuthorityHost, program: bytes | None = None) -> str:
+    """Standard input for `take_command`, and without a program for `choose_command`."""
+    brought = {"brought-cfssl": File(program, 0o755)} if program else {}
+    trial = {
+        name: file
+        for name, file in files(host).items()
+        if name in ("config.json", "db.json", "certdb.sql", "certificate-authority.env", _SCRIPT)
+    }
+    return archive.pack(
+        {**common_files(host), **trial, "try-cfssl.py": script("try-cfssl.py"), **brought}
+    )
+
+
 def pair_command(host: AuthorityHost) -> str:
     """The remote command that prints the CA's certificate, once its pair is found to be good.
 
@@ -84,7 +110,9 @@ def pair_input(host: AuthorityHost) -> str:
         {
             _SCRIPT: script(_SCRIPT),
             **common_files(host),
-            "certificate-authority.env": settings({**_settings(host), "setup": ""}),
+            "certificate-authority.env": settings(
+                {**_settings(host), "setup": "", "disabled": "", "cfssl_release": ""}
+            ),
             **_request(host),
         }
     )
@@ -172,6 +200,11 @@ def _settings(host: AuthorityHost) -> dict[str, str]:
     certificate, key = pair_paths(host)
     return {
         **common_settings(host),
+        "cfssl_choice": host.cfssl,
+        "own_cfssl": PLATFORMS[host.platform].cfssl,
+        "cfssl_version": cfssl.VERSION,
+        "cfssl_release": cfssl.release(),
+        "disabled": ",".join(cfssl.DISABLED),
         "source": host.source,
         "source_certificate": certificate,
         "source_key": key,

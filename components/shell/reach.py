@@ -25,12 +25,15 @@ _looks: dict[tuple[Any, ...], pulumi.ResourceHook] = {}
 
 
 def before_commands(
-    host: Host, private_key: str | None, before_update: list[Any] | None = None
+    host: Host,
+    private_key: str | None,
+    before: list[Any] | None = None,
+    before_update: list[Any] | None = None,
 ) -> pulumi.ResourceHookBinding:
     """Hooks for every command on `host`; they fail it with what is wrong, where and what to do.
 
     `private_key` is the key to log in with, in the clear; None leaves it to the SSH agent.
-    `before_update` are further hooks.
+    `before` and `before_update` are further hooks.
     """
     # One for the same host with the same login, whoever asks: two clusters share no other.
     key = (host.where, host.address, host.port, host.user, host.host_key, private_key)
@@ -38,30 +41,29 @@ def before_commands(
         name = f"look at {host.where.removeprefix('autojoin:')}"
         same = sum(where == host.where for where, *_ in _looks)
         name += f" ({same + 1})" if same else ""
-        _looks[key] = pulumi.ResourceHook(name, _once(host, private_key))
+        _looks[key] = pulumi.ResourceHook(name, once(lambda: _look(host, private_key)))
     hook = _looks[key]
     return pulumi.ResourceHookBinding(
-        before_create=[hook], before_update=[hook, *(before_update or [])]
+        before_create=[hook, *(before or [])],
+        before_update=[hook, *(before or []), *(before_update or [])],
     )
 
 
-def _once(
-    host: Host, private_key: str | None
-) -> Callable[[pulumi.ResourceHookArgs], Awaitable[None]]:
-    looks: list[asyncio.Task[None]] = []
+def once(work: Callable[[], Awaitable[None]]) -> Callable[[pulumi.ResourceHookArgs], Any]:
+    """A hook's function that does `work` for the first that calls it, and all wait for it."""
+    begun: list[asyncio.Future[None]] = []
 
-    async def look(_: pulumi.ResourceHookArgs) -> None:
-        if not looks:
-            looks.append(asyncio.ensure_future(_look(host, private_key)))
-        await asyncio.shield(looks[0])
+    async def hook(_: pulumi.ResourceHookArgs) -> None:
+        if not begun:
+            begun.append(asyncio.ensure_future(work()))
+        await asyncio.shield(begun[0])
 
-    return look
+    return hook
 
 
 async def _look(host: Host, private_key: str | None) -> None:
     """Try as the command plugin would. pulumi.RunError where the host can't be used."""
-    given = SecretStr(private_key) if private_key else None
-    there = host.model_copy(update={"private_key": given, "private_key_file": None})
+    there = with_key(host, private_key)
     delay = _DELAY_SECONDS
     for left in reversed(range(TRIES)):
         said = await asyncio.to_thread(ssh.trouble, there)
@@ -72,3 +74,9 @@ async def _look(host: Host, private_key: str | None) -> None:
             raise pulumi.RunError(ssh.refusal(host, said))
         await asyncio.sleep(delay)
         delay *= _FACTOR
+
+
+def with_key(host: Host, private_key: str | None) -> Host:
+    """`host`, with the key to log in with in the clear; None is the SSH agent."""
+    given = SecretStr(private_key) if private_key else None
+    return host.model_copy(update={"private_key": given, "private_key_file": None})

@@ -30,20 +30,33 @@ class SshError(Exception):
     """Why there is no answer, as a line for a person."""
 
 
-def run(host: Host, command: str, *, stdin: bytes = b"", seconds: float = _SECONDS) -> bytes:
-    """What `command` prints on `host`; SshError with what it said where it can't be had."""
+def run(
+    host: Host,
+    command: str,
+    *,
+    stdin: bytes = b"",
+    seconds: float = _SECONDS,
+    said: list[str] | None = None,
+) -> bytes:
+    """What `command` prints on `host`; SshError with what it said where it can't be had.
+
+    The lines that it says where it succeeds are added to `said`.
+    """
     try:
         answer = _ssh(host, command, stdin, seconds)
     except FileNotFoundError:
         raise SshError("ssh is not on PATH; install an OpenSSH client") from None
     except subprocess.TimeoutExpired:
         raise SshError(f"{host.address}: no answer within {seconds:.0f} s") from None
-    said = answer.stderr.decode(errors="replace").strip()
+    errors = answer.stderr.decode(errors="replace").strip()
     if answer.returncode == _NOT_CONNECTED:
-        raise SshError(refusal(host, said))
+        raise SshError(refusal(host, errors))
     if answer.returncode:
-        end = "\n".join(said.splitlines()[-_LINES:])
-        raise SshError(f"{host.address}: {end or f'exit status {answer.returncode}'}")
+        end = "\n".join(errors.splitlines()[-_LINES:]) or f"exit status {answer.returncode}"
+        at = f"{host.address}: "
+        raise SshError(end if end.startswith(at) else at + end)
+    if said is not None:
+        said += errors.splitlines()
     return answer.stdout
 
 

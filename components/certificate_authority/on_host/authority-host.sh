@@ -81,7 +81,6 @@ note() {
 check_packages() {
     missing=
     wanted=
-    unpackaged=
     for pair in $packages; do
         command=${pair%%=*}
         package=${pair#*=}
@@ -91,12 +90,22 @@ check_packages() {
         esac
         command=${command#python3:}
         missing="$missing ${command##*/}"
-        case " - $wanted " in *" $package "*) ;; *) wanted="$wanted $package" ;; esac
-        [ "$package" != - ] || unpackaged="; ${command##*/} has no package there: build it (with cgo) as ${pair%%=*}"
+        case " $wanted " in *" $package "*) ;; *) wanted="$wanted $package" ;; esac
     done
-    [ -z "$missing" ] && return
+    if [ -z "$missing" ]; then
+        check_python
+        return
+    fi
     [ -z "$wanted" ] || wanted="; install them there: $package_command$wanted"
-    fail "$address: missing:$missing$wanted$unpackaged"
+    fail "$address: missing:$missing$wanted"
+}
+
+# The platform's own Python may be too old for what is brought along.
+check_python() {
+    found=$("$python" -I -c 'import cryptography, sys
+print("Python", *sys.version_info[:2], "cryptography", cryptography.__version__)
+sys.exit(sys.version_info < (3, 9) or int(cryptography.__version__.split(".")[0]) < 3)') ||
+        fail "$address: $python is too old: found $found; Python 3.9 and cryptography 3 are the least"
 }
 
 check_root() {

@@ -1,6 +1,9 @@
 #!/bin/sh
 # Sets up CFSSL and the OCSP and CRL responder on the certificate authority's host, or removes them.
 # usage: certificate-authority.sh install FOLDER   FOLDER: what components/certificate_authority/installation.py packs
+#        certificate-authority.sh choose FOLDER    the CFSSL to run, tried; prints what machine this is
+#                                                  where one must be brought
+#        certificate-authority.sh take FOLDER      takes FOLDER/brought-cfssl, tried
 #        certificate-authority.sh pair FOLDER      checks the CA's pair; makes it, once, with generate
 #        certificate-authority.sh refresh          a new CRL; the OCSP signer's certificate where due
 #        certificate-authority.sh backup [keys]    a tar of certdb, configuration and public parts on
@@ -23,7 +26,7 @@ export PATH
 . "$here/platform.sh"
 # Set by certificate-authority.env and platform.sh:
 # shellcheck disable=SC2154
-: "$address" "$python" "$cfssl" "$programs" "$authority_user" "$configuration" "$authority" "$authority_state" \
+: "$address" "$python" "$cfssl" "$cfssl_choice" "$own_cfssl" "$cfssl_release" "$disabled" "$programs" "$authority_user" "$configuration" "$authority" "$authority_state" \
     "$gate" "$gate_state" "$gate_user" "$certdb" "$owner" "$owner_group" "$source" "$source_certificate" "$source_key" "$info_url" "$info_port" "$responder_url" \
     "$responder_port"
 
@@ -76,7 +79,7 @@ may_sign() {
     return 1
 }
 
-# What it will do all day, once, on a certdb of no consequence.
+# Whether the CA's own key can be signed with: one that is somewhere else than in its file can't.
 check_cfssl() {
     sqlite3 "$work/try.sqlite" <"$work/certdb.sql" >/dev/null
     printf '{"driver": "sqlite3", "data_source": "%s"}\n' "$work/try.sqlite" >"$work/try.json"
@@ -84,9 +87,6 @@ check_cfssl() {
     "$cfssl" sign -loglevel 3 -db-config "$work/try.json" -ca "$work/ca.pem" -ca-key "$source_key" \
         -config "$work/try-config.json" - <"$work/ocsp-request.pem" \
         >"$work/tried.json" 2>"$work/try.log" || :
-    if grep -q CGO_ENABLED "$work/try.log"; then
-        fail "$address: $cfssl is built without sqlite (CGO_ENABLED=0); install there one that has it"
-    fi
     field cert <"$work/tried.json" 2>/dev/null | openssl x509 -noout 2>/dev/null ||
         fail "$address: $cfssl cannot sign with $source_key: $(tail -n 1 "$work/try.log")"
 }
@@ -139,6 +139,64 @@ check_everything() {
     check_certdb
     check_port "$info_port" cfssl
     check_port "$responder_port" ocsp-responder
+}
+
+# --- the CFSSL that is run ------------------------------------------------------------------------
+
+# fits PROGRAM: it does all that is asked of it; what it lacks, behind its version, is in $unfit.
+fits() {
+    unfit=$("$python" -I "$work/try-cfssl.py" "$1" "$work" "$disabled")
+}
+
+# The host's own where it fits, one that was brought before, or a line that asks for one.
+choose_cfssl() {
+    check_root
+    check_packages
+    case $cfssl_choice in
+    /*)
+        fits "$cfssl" || fail "$where.cfssl: $cfssl does not do, version $unfit; \
+give another path, or auto to have one brought"
+        return
+        ;;
+    auto)
+        if [ -x "$own_cfssl" ]; then
+            if fits "$own_cfssl"; then
+                use_own
+                return
+            fi
+            say "$address: $own_cfssl does not do, version $unfit; CFSSL $cfssl_version is brought"
+        fi
+        ;;
+    esac
+    if [ ! -x "$cfssl" ] || [ -h "$cfssl" ] || [ "$(cat "$cfssl.release" 2>/dev/null)" != "$cfssl_release" ] ||
+        ! fits "$cfssl"; then
+        uname -m
+    fi
+}
+
+use_own() {
+    [ "$(readlink "$cfssl" 2>/dev/null)" != "$own_cfssl" ] || return 0
+    folder "$programs" 755 "$owner" "$owner_group"
+    rm -f "$cfssl.new"
+    ln -s "$own_cfssl" "$cfssl.new"
+    mv -f "$cfssl.new" "$cfssl"
+    rm -f "$cfssl.release"
+}
+
+take_cfssl() {
+    check_root
+    chmod 755 "$work/brought-cfssl"
+    fits "$work/brought-cfssl" ||
+        fail "$address: the CFSSL that was brought does not do here, version $unfit; install one there, \
+and give its path as certificateAuthority.cfssl"
+    check_space "$programs"
+    folder "$programs" 755 "$owner" "$owner_group"
+    rm -f "$cfssl.new"
+    cp "$work/brought-cfssl" "$cfssl.new"
+    chown "$owner:$owner_group" "$cfssl.new"
+    mv -f "$cfssl.new" "$cfssl"
+    printf '%s\n' "$cfssl_release" >"$cfssl.release"
+    say "$address: CFSSL $cfssl_version was brought: $cfssl"
 }
 
 # --- the CA's pair ----------------------------------------------------------------------------------
@@ -314,6 +372,8 @@ install_cfssl() {
     fit_configuration
     place "$work/config.json" "$authority/config.json" 640 "$owner" "$authority_user"
     place "$work/db.json" "$authority/db.json" 640 "$owner" "$authority_user"
+    openssl dgst -sha256 -r "$cfssl" >"$work/cfssl.sha256"
+    place "$work/cfssl.sha256" "$authority/cfssl.sha256" 640 "$owner" "$authority_user"
     install_service cfssl
     run_service cfssl
     check_health
@@ -516,6 +576,7 @@ remove_authority() {
         rm -f "${authority_state:?}/$file"
     done
     rm -f "$programs/certificate-authority.sh" "$programs/certificate-authority.env" "$programs/responder.py"
+    rm -f "$programs/cfssl" "$programs/cfssl.release"
     tidy
     say "$address: CFSSL removed; kept: $certdb (and user $authority_user, who owns it), $source_certificate, $source_key"
 }
@@ -535,6 +596,14 @@ install)
     work=$2
     install_authority
     ;;
+choose)
+    work=$2
+    choose_cfssl
+    ;;
+take)
+    work=$2
+    take_cfssl
+    ;;
 pair)
     work=$2
     pair
@@ -546,5 +615,5 @@ restore)
     restore
     ;;
 remove) remove_authority ;;
-*) fail "usage: certificate-authority.sh install FOLDER | pair FOLDER | refresh | backup [keys] | restore FOLDER | remove" ;;
+*) fail "usage: certificate-authority.sh install FOLDER | choose FOLDER | take FOLDER | pair FOLDER | refresh | backup [keys] | restore FOLDER | remove" ;;
 esac

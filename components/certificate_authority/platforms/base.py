@@ -9,9 +9,6 @@ from typing import Literal
 
 from components.archive import File
 
-# Of a command for which the platform has no package: it is built from source.
-NO_PACKAGE = "-"
-
 
 @dataclass(frozen=True)
 class Service:
@@ -49,6 +46,8 @@ class Job:
 @dataclass(frozen=True)
 class Platform(ABC):
     """Where things lie on one platform, and how its packages are named.
+
+    `cfssl` is where a package of the platform puts it.
 
     `packages` gives the package for each needed command (`python3:module` for a Python module).
     `path` is the PATH with which its programs are found, whatever the login shell or cron say.

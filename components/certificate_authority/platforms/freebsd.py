@@ -36,7 +36,6 @@ FREEBSD = FreeBsd(
     gate_user="joingate",
     package_command="pkg install -y",
     packages={
-        "/usr/local/bin/cfssl": "cfssl",
         "sqlite3": "sqlite3",
         "/usr/local/bin/python3": "python3",
         "python3:cryptography": "py311-cryptography",

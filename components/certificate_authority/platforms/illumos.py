@@ -5,7 +5,7 @@ from __future__ import annotations
 from components import archive
 from components.archive import File
 from components.certificate_authority.platforms import cron, smf
-from components.certificate_authority.platforms.base import NO_PACKAGE, Job, Platform, Service
+from components.certificate_authority.platforms.base import Job, Platform, Service
 
 
 class Illumos(Platform):
@@ -34,7 +34,6 @@ ILLUMOS = Illumos(
     gate_user="joingate",
     package_command="pkg install",
     packages={
-        "/opt/ooce/bin/cfssl": NO_PACKAGE,
         "sqlite3": "database/sqlite-3",
         "openssl": "library/security/openssl-3",
         "/usr/bin/python3": "runtime/python-312",

@@ -101,7 +101,6 @@ LINUX = Linux(
     gate_user="join-gate",
     package_command="apt-get install --yes",
     packages={
-        "/usr/bin/cfssl": "golang-cfssl",
         "sqlite3": "sqlite3",
         "openssl": "openssl",
         "useradd": "passwd",

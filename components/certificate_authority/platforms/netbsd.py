@@ -38,7 +38,6 @@ NETBSD = NetBsd(
     gate_user="_joingate",
     package_command="pkgin install",
     packages={
-        "/usr/pkg/bin/cfssl": "cfssl",
         "sqlite3": "sqlite3",
         "openssl": "openssl",
         "/usr/pkg/bin/python3.12": "python312",

@@ -37,7 +37,6 @@ OPENBSD = OpenBsd(
     gate_user="_joingate",
     package_command="pkg_add",
     packages={
-        "/usr/local/bin/cfssl": "cfssl",
         "sqlite3": "sqlite3",
         "/usr/local/bin/python3": "python3",
         "python3:cryptography": "py3-cryptography",

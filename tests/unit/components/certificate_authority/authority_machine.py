@@ -138,10 +138,10 @@ class Machine:
         if self.kind == "linux":
             base = LINUX
         packages = {
-            cfssl if command == base.cfssl else command.replace(base.python, PYTHON): package
+            command.replace(base.python, PYTHON): package
             for command, package in base.packages.items()
         }
-        if (self.root / "bin" / "cfssl").exists():
+        if (self.root / "bin" / "cfssl").exists():  # another one is its own
             cfssl = str(self.root / "bin" / "cfssl")
         if hasattr(base, "places"):
             stubs, state = self.root / "bin", str(self.state)
@@ -174,6 +174,7 @@ class Machine:
             key=str(self.source / "ca-key.pem"),
             subject={},
             node_certificate_hours=48,
+            cfssl=self.platform.cfssl,
         )
 
     def run(self, command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -198,6 +199,14 @@ class Machine:
         for name, text in self._files.items():
             files[name] = archive.text(text, 0o755)
         return archive.pack(files)
+
+    def choose_cfssl(self, choice: str) -> subprocess.CompletedProcess[str]:
+        host = replace(self.host, cfssl=choice)
+        return self.run(authority.choose_command(host), authority.take_input(host))
+
+    def take_cfssl(self, program: bytes) -> subprocess.CompletedProcess[str]:
+        host = replace(self.host, cfssl="auto")
+        return self.run(authority.take_command(host), authority.take_input(host, program))
 
     def replace_file(self, name: str, text: str) -> None:
         """From now on, install `text` for one of the files."""

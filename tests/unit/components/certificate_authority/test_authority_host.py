@@ -96,11 +96,6 @@ def full_disk(stack: AuthorityStack) -> AbstractContextManager[None]:
     return stub(stack, "df", "printf 'x\\nx 1 1 17 1 /\\n'")
 
 
-def without_sqlite(stack: AuthorityStack) -> AbstractContextManager[None]:
-    said = '{"message":"Binary was compiled with CGO_ENABLED=0, go-sqlite3 requires cgo"}'
-    return stub(stack, "cfssl", f"echo '{said}' >&2; exit 1")
-
-
 @contextmanager
 def locked(stack: AuthorityStack) -> Iterator[None]:
     script = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('BEGIN EXCLUSIVE');"
@@ -165,7 +160,6 @@ BAD: dict[str, tuple[Case, str]] = {
     ),
     "not root": (not_root, "127.0.0.1: must run as root, found user alice; log in as root"),
     "disk full": (full_disk, "has 17 KiB free, needs 20480; make room there"),
-    "cfssl without sqlite": (without_sqlite, "is built without sqlite .*; install there one"),
     "certdb locked": (locked, "certdb.sqlite is locked by another program; end that one"),
     "certdb of another CA": (certdb_of_another, r"holds \d certificates of another CA, not of"),
     "key mismatch": (another_key, r"certificateAuthority\.key: .*ca-key\.pem does not belong to"),

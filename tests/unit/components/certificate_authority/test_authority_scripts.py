@@ -124,6 +124,7 @@ def test_what_must_be_secret_is(machine: Machine) -> None:
     assert modes == {
         "ca.pem": "0o640",
         "ca-key.pem": "0o600",
+        "cfssl.sha256": "0o640",
         "config.json": "0o640",
         "db.json": "0o640",
         "gate.key": "0o640",
@@ -243,16 +244,6 @@ def port_taken(machine: Machine) -> None:
     machine.start([sys.executable, "-c", f"{script}; input()"])
 
 
-def without_sqlite(machine: Machine) -> None:
-    """What a CFSSL that was built without cgo says, read off one."""
-    machine.stub(
-        "cfssl",
-        'echo \'{"code":11000,"message":"Binary was compiled with'
-        " CGO_ENABLED=0, go-sqlite3 requires cgo to work. This is a stub\"}' >&2; exit 1",
-    )
-    PLATFORMS["linux"] = machine.platform
-
-
 def full_disk(machine: Machine) -> None:
     machine.stub("df", "printf 'x\\nx 1 1 17 1 /\\n'")
 
@@ -266,7 +257,6 @@ BAD: dict[str, tuple[Prepare, str]] = {
     "certdb locked": (locked, r"certdb.sqlite is locked by another program; end that one"),
     "certdb damaged": (garbage_certdb, "certdb.sqlite cannot be read: .*not a database"),
     "port in use": (port_taken, r"port 8889 is taken by another program, ocsp-responder needs it"),
-    "cfssl without sqlite": (without_sqlite, "is built without sqlite"),
     "disk full": (full_disk, "has 17 KiB free, needs 20480; make room there"),
     "not root": (not_root, "must run as root, found user alice; log in as root"),
 }
@@ -352,7 +342,7 @@ def test_missing_packages_are_named_all_at_once(
 
     packages = {
         **machine.platform.packages,
-        "/no/cfssl": "golang-cfssl",
+        "/no/openssl": "openssl",
         "no-sqlite3": "sqlite3",
         "python3:no_cryptography": "python3-cryptography",
     }
@@ -361,8 +351,8 @@ def test_missing_packages_are_named_all_at_once(
     result = machine.install_authority()
     assert result.returncode == 1
     assert result.stderr == (
-        f"{ADDRESS}: missing: cfssl no-sqlite3 no_cryptography; install them there: "
-        "apt-get install --yes golang-cfssl sqlite3 python3-cryptography\n"
+        f"{ADDRESS}: missing: openssl no-sqlite3 no_cryptography; install them there: "
+        "apt-get install --yes openssl sqlite3 python3-cryptography\n"
     )
     assert not machine.etc("").exists()
 

@@ -123,21 +123,6 @@ def test_what_ended_is_started_again_by_cron(machine: Machine) -> None:
     good(machine.run(f"{info} --retry 20 --retry-connrefused --retry-delay 0"))
 
 
-def test_a_command_without_a_package_is_to_be_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    machine = Machine(tmp_path, "illumos")
-    packages = {**machine.platform.packages, "/opt/none/cfssl": "-"}
-    monkeypatch.setitem(PLATFORMS, "illumos", replace(machine.platform, packages=packages))
-    result = machine.install_authority()
-    machine.close()
-    assert result.returncode == 1
-    assert result.stderr == (
-        "192.0.2.2: missing: cfssl; cfssl has no package there: build it (with cgo) as "
-        "/opt/none/cfssl\n"
-    )
-
-
 # --- SMF ------------------------------------------------------------------------------------------
 
 
