@@ -29,7 +29,7 @@ def restore(lab: Lab, source: Path, passphrase: str) -> str:
     """Restore `source` onto the CA's host; what was restored, as lines for a person."""
     content = backup_file.Backup.of(backup_file.decrypted(source, passphrase))
     settings = lab.certificate_authority
-    host = from_lab.authority_host(settings)
+    host = from_lab.authority_host(settings, lab.join_gate)
     cfssl_program.settle(
         settings.host, host, lambda line: print(f"autojoin: {line}", file=sys.stderr)
     )

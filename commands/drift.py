@@ -58,7 +58,7 @@ class Difference:
 
 def host_script(lab: Lab) -> str:
     """What the CA host is asked, for a POSIX shell: lines of `kind`, name, value, tabs between."""
-    host = from_lab.authority_host(lab.certificate_authority)
+    host = from_lab.authority_host(lab.certificate_authority, lab.join_gate)
     where = platform(host)
     certificates = [certificate_authority.pair_paths(host)[0], f"{where.gate}/tls.pem"]
     lines = [
@@ -89,7 +89,7 @@ def host_script(lab: Lab) -> str:
 
 def _host_paths(lab: Lab) -> list[str]:
     """Where the rendered files may lie on the host: a name is in one of these folders."""
-    where = platform(from_lab.authority_host(lab.certificate_authority))
+    where = platform(from_lab.authority_host(lab.certificate_authority, lab.join_gate))
     folders = (where.programs, where.authority, where.gate, where.services)
     return [f"{folder}/{name}" for folder in folders for name in documents.authority_files(lab)]
 

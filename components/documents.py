@@ -46,7 +46,7 @@ def worker_files(
 
 def authority_files(lab: Lab) -> dict[str, File]:
     """What goes to the CA host: scripts, configuration and service definitions, without secrets."""
-    host = from_lab.authority_host(lab.certificate_authority)
+    host = from_lab.authority_host(lab.certificate_authority, lab.join_gate)
     found = certificate_authority.files(host)
     gate = join_gate.files(host, allow_tls12=lab.join_gate.allow_tls12)
     for path, file in gate.items():

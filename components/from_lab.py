@@ -12,7 +12,9 @@ from stack import models
 from stack.models import CertificateAuthority, Lab, Worker
 
 
-def authority_host(settings: CertificateAuthority) -> AuthorityHost:
+def authority_host(
+    settings: CertificateAuthority, gate: models.JoinGate | None = None
+) -> AuthorityHost:
     """The CA host, as its installers need to know it."""
     return AuthorityHost(
         platform=settings.platform,
@@ -24,12 +26,14 @@ def authority_host(settings: CertificateAuthority) -> AuthorityHost:
         node_certificate_hours=settings.node_certificate_hours,
         setup=settings.setup,
         cfssl=settings.cfssl,
+        responder_port=settings.responder_port,
+        gate_port=(gate or models.JoinGate()).port,
     )
 
 
 def gate_url(lab: Lab) -> str:
     """Where nodes reach the join gate."""
-    return join_gate.url(authority_host(lab.certificate_authority))
+    return join_gate.url(authority_host(lab.certificate_authority, lab.join_gate))
 
 
 def cluster(settings: models.Cluster) -> Cluster:

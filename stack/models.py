@@ -95,13 +95,17 @@ class Cluster(Section):
         return urlsplit(self.api_server).port or 443
 
 
-class Host(Section):
-    """A machine reached over SSH. Its host key is pinned."""
+class Login(Section):
+    """How one machine is logged in to over SSH. Its host key is pinned."""
 
     address: HostText = key("Address or name", "192.168.10.2")
     port: int = key("Port of sshd", 22, default=22, ge=1, le=65535)
     user: str = key(
-        "User to log in as; what is done there needs root", "root", default="root", min_length=1
+        "User to log in as; one that is not root becomes it there by sudo or doas, without a "
+        "password",
+        "root",
+        default="root",
+        min_length=1,
     )
     host_key: HostKey = key(
         "Public host key, pinned; or its file, NAME.pub, on the machine that runs this program",
@@ -123,6 +127,36 @@ class Host(Section):
     def where(self) -> str:
         """Its key in the configuration, for messages."""
         return self._where
+
+
+class JumpHost(Login):
+    """A machine through which another is reached; nothing is done on it."""
+
+    user: str = key("User to log in as", "jump", default="root", min_length=1)
+    private_key: SecretStr | None = key(
+        "Private key to log in with, a secret; without it that of the host behind it is used",
+        {"secure": "…"},
+        default=None,
+    )
+
+
+class Host(Login):
+    """A machine on which things are done, over SSH."""
+
+    jump: JumpHost | None = key(
+        "Host through which it is reached",
+        {"address": "192.168.10.1", "user": "me", "hostKey": "ssh-ed25519 AAAA…"},
+        default=None,
+    )
+
+    def model_post_init(self, context: object, /) -> None:
+        self.be_at(self._where)
+
+    def be_at(self, where: str) -> None:
+        """Let it be known by its key in the configuration."""
+        self._where = where
+        if self.jump:
+            self.jump._where = f"{where}.jump"
 
 
 class Subject(Section):
@@ -170,6 +204,14 @@ class CertificateAuthority(Section):
         "Path of the key on the host; with generate it may be left out",
         "/etc/kubernetes-ca/ca-key.pem",
         default=None,
+    )
+    responder_port: int = Field(
+        description="Port of OCSP and the CRL. Certificates name it, those that are there the "
+        "former one until they are renewed",
+        examples=[8889],
+        default=8889,
+        ge=1,
+        le=65535,
     )
     cfssl: Literal["auto", "shipped"] | AbsolutePath = Field(
         description="The CFSSL that signs. auto: the host's own where it does all that is asked of "
@@ -232,6 +274,14 @@ class Dashboards(Section):
 class JoinGate(Section):
     """The join gate on the CA host: what nodes talk to."""
 
+    port: int = Field(
+        description="Port on which nodes reach it. It is told in every seed: another one has every "
+        "node join anew",
+        examples=[8443],
+        default=8443,
+        ge=1,
+        le=65535,
+    )
     join_key_hours: int = Field(
         description="Hours within which a registered node must have joined",
         examples=[24],
@@ -385,7 +435,7 @@ class Lab(Section):
 
     def model_post_init(self, context: object, /) -> None:
         for name, host in self.provisioning.items():
-            host._where = f"autojoin:provisioning.{name}"
+            host.be_at(f"autojoin:provisioning.{name}")
 
     def provisioner(self, worker: Worker) -> ProvisioningHost | None:
         """The provisioning host of a worker; the only one there is where it names none."""

@@ -42,6 +42,8 @@ class AuthorityHost:
     node_certificate_hours: int
     setup: int = 1
     cfssl: str = "auto"
+    responder_port: int = 8889
+    gate_port: int = 8443
 
 
 def platform(host: AuthorityHost) -> Platform:

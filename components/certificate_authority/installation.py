@@ -34,7 +34,6 @@ __all__ = [
     "remove_command",
 ]
 
-RESPONDER_PORT = 8889
 _SCRIPT = "certificate-authority.sh"
 _COMMON_NAME = "kubernetes-ca"
 _AUTHORITY_HOURS = 87600
@@ -162,7 +161,7 @@ def restore_input(host: AuthorityHost, backup: Mapping[str, File], gate: Mapping
 
 def status_url(host: AuthorityHost) -> str:
     """Where anybody learns which certificates are revoked: OCSP there, the CRL at /ca.crl."""
-    return f"http://{bracketed(host.address)}:{RESPONDER_PORT}"
+    return f"http://{bracketed(host.address)}:{host.responder_port}"
 
 
 def pair_paths(host: AuthorityHost) -> tuple[str, str]:
@@ -210,8 +209,8 @@ def _settings(host: AuthorityHost) -> dict[str, str]:
         "source_key": key,
         "info_port": str(cfssl.PORT),
         "info_url": f"http://{cfssl.ADDRESS}:{cfssl.PORT}/api/v1/cfssl/info",
-        "responder_port": str(RESPONDER_PORT),
-        "responder_url": f"http://127.0.0.1:{RESPONDER_PORT}",
+        "responder_port": str(host.responder_port),
+        "responder_url": f"http://127.0.0.1:{host.responder_port}",
     }
 
 
@@ -219,7 +218,7 @@ def responder_settings(host: AuthorityHost, where: Platform) -> dict[str, str | 
     """responder.json; components/certificate_authority/on_host/responder.py reads it."""
     return {
         "listen": listen_address(host),
-        "port": RESPONDER_PORT,
+        "port": host.responder_port,
         "authority": f"{where.authority}/responder-ca.pem",
         "certdb": where.certdb,
         "crl": f"{where.authority_state}/ca.crl",

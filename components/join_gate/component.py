@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pulumi
 import pulumi_tls as tls
@@ -53,13 +53,14 @@ class JoinGate(pulumi.ComponentResource):
         self.settings = args.settings
         self.authority = authority = args.authority
         self.host = authority.settings.host
-        self.url = render.url(authority.host)
+        self._place = replace(authority.host, gate_port=self.settings.port)
+        self.url = render.url(self._place)
         key, request = certificate_request(name, _COMMON_NAME, parent=self)
         renewed = renewal(name, _COMMON_NAME, key, cfssl.SERVER_HOURS, parent=self)
         self.ready = remote.run(
             f"{name}-service",
             self.host,
-            create=render.install_command(authority.host),
+            create=render.install_command(self._place),
             stdin=self._input(key, request, renewed),
             delete=render.remove_command(authority.host),
             parent=self,
@@ -100,7 +101,7 @@ class JoinGate(pulumi.ComponentResource):
     def _input(
         self, key: tls.PrivateKey, request: tls.CertRequest, renewed: pulumi.Output[str]
     ) -> pulumi.Output[str]:
-        host, allow_tls12 = self.authority.host, self.settings.allow_tls12
+        host, allow_tls12 = self._place, self.settings.allow_tls12
         values = pulumi.Output.all(key.private_key_pem, request.cert_request_pem, renewed)
         return values.apply(
             lambda known: render.install_input(host, *known, allow_tls12=allow_tls12)

@@ -27,7 +27,6 @@ from components.certificate_authority.authority_host import (
 )
 from components.certificate_authority.platforms import Job, Platform, Service
 
-PORT = 8443
 _SCRIPT = "join-gate.sh"
 FILES = Path(__file__).resolve().parent / "on_host"
 _SOURCE = Path(__file__).resolve().parent / "program"
@@ -38,7 +37,7 @@ _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 def url(host: AuthorityHost) -> str:
     """Where nodes reach the gate."""
-    return f"https://{bracketed(host.address)}:{PORT}"
+    return f"https://{bracketed(host.address)}:{host.gate_port}"
 
 
 def install_command(host: AuthorityHost) -> str:
@@ -183,7 +182,7 @@ def files(host: AuthorityHost, *, allow_tls12: bool = False) -> dict[str, File]:
     values = {
         **common_settings(host),
         "health_url": f"{url(host)}/healthz",
-        "gate_port": str(PORT),
+        "gate_port": str(host.gate_port),
     }
     return {
         _SCRIPT: script(_SCRIPT, FILES),
@@ -202,7 +201,7 @@ def gate_settings(
     """gate.json; program/settings.py reads it."""
     return {
         "listen": listen_address(host),
-        "port": PORT,
+        "port": host.gate_port,
         "minimumTls": "1.2" if allow_tls12 else "1.3",
         "certificate": f"{where.gate}/tls.pem",
         "key": f"{where.gate}/tls-key.pem",

@@ -36,7 +36,7 @@ def before_commands(
     `before` and `before_update` are further hooks.
     """
     # One for the same host with the same login, whoever asks: two clusters share no other.
-    key = (host.where, host.address, host.port, host.user, host.host_key, private_key)
+    key = (host.where, host.address, host.port, host.user, host.host_key, host.jump, private_key)
     if key not in _looks:
         name = f"look at {host.where.removeprefix('autojoin:')}"
         same = sum(where == host.where for where, *_ in _looks)

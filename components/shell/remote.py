@@ -11,7 +11,7 @@ import pulumi
 from pulumi_command import local, remote
 
 from components.shell import reach, ssh
-from stack.models import Host
+from stack.models import Host, Login
 
 # A machine that is just starting refuses a few times; wide parallel dials meet sshd's MaxStartups.
 _DIAL_ERROR_LIMIT = 10
@@ -44,8 +44,8 @@ def run(
     return remote.Command(
         name,
         connection=connection(host, login),
-        create=create,
-        delete=delete,
+        create=_as_root(host, create),
+        delete=None if delete is None else _as_root(host, delete),
         stdin=stdin,
         triggers=triggers,
         logging=remote.Logging.STDERR if quiet else remote.Logging.STDOUT_AND_STDERR,
@@ -90,24 +90,37 @@ def run_here(
     )
 
 
+def _as_root(host: Host, command: pulumi.Input[str]) -> pulumi.Input[str]:
+    if host.user == "root":
+        return command
+    return pulumi.Output.from_input(command).apply(lambda known: ssh.as_root(host, known))
+
+
 def connection(host: Host, key: str | None) -> remote.ConnectionArgs:
     """SSH to `host`, its host key pinned, with the private key `key`; None is the SSH agent."""
+    through = None
+    if host.jump:
+        through = remote.ProxyConnectionArgs(**_login(host.jump, private_key(host.jump) or key))
+    return remote.ConnectionArgs(**_login(host, key), proxy=through)
+
+
+def _login(host: Login, key: str | None) -> dict[str, Any]:
     try:
         host_key = ssh.host_key(host)
     except ssh.SshError as error:
         raise pulumi.RunError(str(error)) from None
-    return remote.ConnectionArgs(
-        host=host.address,
-        port=host.port,
-        user=host.user,
-        host_key=host_key,
-        private_key=pulumi.Output.secret(key) if key else None,
-        dial_error_limit=_DIAL_ERROR_LIMIT,
-        per_dial_timeout=_DIAL_SECONDS,
-    )
+    return {
+        "host": host.address,
+        "port": host.port,
+        "user": host.user,
+        "host_key": host_key,
+        "private_key": pulumi.Output.secret(key) if key else None,
+        "dial_error_limit": _DIAL_ERROR_LIMIT,
+        "per_dial_timeout": _DIAL_SECONDS,
+    }
 
 
-def private_key(host: Host) -> str | None:
+def private_key(host: Login) -> str | None:
     """The key to log in with; None leaves it to the SSH agent."""
     if host.private_key:
         return host.private_key.get_secret_value()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from stack.models import Host
+from stack.models import Host, Login
 from stack.types import PUBLIC_KEY_FILE, HostKey
 
 _DIAL_SECONDS = 10
@@ -23,7 +23,22 @@ _LINES = 10
 # What ssh itself ends with, whatever the command there would have.
 _NOT_CONNECTED = 255
 _HOST_KEY: TypeAdapter[str] = TypeAdapter(HostKey)
+# What the client says of the host behind a jump host that it did not get through.
+_BEHIND = "UNKNOWN port 65535"
 _FINGERPRINT = re.compile(r"SHA256:[\w+/]+")
+
+
+# Where sudo and doas come as packages, a login over SSH does not look for them.
+_BECOME_ROOT = """\
+[ "$(id -u)" != 0 ] || exec sh -c "$1"
+PATH=$PATH:/usr/local/bin:/usr/pkg/bin:/opt/ooce/bin
+for become in sudo doas; do
+    ! command -v $become >/dev/null 2>&1 || exec $become -n sh -c "$1"
+done
+echo "there is neither sudo nor doas" >&2
+exit 1
+"""
+_NOT_ROOT = "does not become root: "
 
 
 class SshError(Exception):
@@ -69,9 +84,10 @@ def trouble(host: Host) -> str:
         return ""
     except subprocess.TimeoutExpired:
         return f"no answer within {_SECONDS} s"
-    if answer.returncode != _NOT_CONNECTED:
-        return ""
-    return answer.stderr.decode(errors="replace").strip() or "no reason given"
+    said = answer.stderr.decode(errors="replace").strip() or "no reason given"
+    if answer.returncode and answer.returncode != _NOT_CONNECTED and host.user != "root":
+        return _NOT_ROOT + said.splitlines()[-1]
+    return said if answer.returncode == _NOT_CONNECTED else ""
 
 
 def _ssh(
@@ -82,18 +98,36 @@ def _ssh(
     log_level: str = "ERROR",
 ) -> subprocess.CompletedProcess[bytes]:
     with tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as folder:
-        words = ["ssh", *options(host, Path(folder)), "-o", f"LogLevel={log_level}"]
-        words += [f"{host.user}@{host.address}", command]
+        words = ["ssh", *options(host, Path(folder), log_level), as_root(host, command)]
         return subprocess.run(words, input=stdin, capture_output=True, timeout=seconds)
+
+
+def as_root(host: Host, command: str) -> str:
+    """`command` as root there, whoever logs in; unchanged where that is root by name."""
+    if host.user == "root":
+        return command
+    return shlex.join(("sh", "-c", _BECOME_ROOT, "autojoin", command))
 
 
 def is_final(said: str) -> bool:
     """Whether trying again is of no use: it is another host, or lets this user not in."""
-    return _is_another_host(said) or _is_refused(said)
+    return _is_another_host(said) or _is_refused(said) or said.startswith(_NOT_ROOT)
 
 
 def refusal(host: Host, said: str) -> str:
     """ssh's own failure in the words of the configuration: what, where, found, what to do."""
+    if said.startswith(_NOT_ROOT):
+        return (
+            f"{host.where}: {host.user} {said}; let sudo or doas on {host.address} do it for that "
+            "user without a password, or give user: root"
+        )
+    if host.jump and _BEHIND in said and "stdio forwarding failed" not in said:
+        before = "\n".join(line for line in said.splitlines() if _BEHIND not in line)
+        return _refusal(host.jump, before, _credential(host.jump, host))
+    return _refusal(host, said, _credential(host))
+
+
+def _refusal(host: Login, said: str, credential: str) -> str:
     there = f"{host.address} port {host.port}"
     last = said.splitlines()[-1] if said else "no reason given"
     if _is_another_host(said):
@@ -107,7 +141,7 @@ def refusal(host: Host, said: str) -> str:
         )
     if _is_refused(said):
         return (
-            f"{host.where}: {there} refuses the login of {host.user} with {_credential(host)} "
+            f"{host.where}: {there} refuses the login of {host.user} with {credential} "
             f"({last}); put its public half into that user's authorized_keys there, or give "
             "another user, privateKey or privateKeyFile"
         )
@@ -125,7 +159,9 @@ def _is_refused(said: str) -> bool:
     return "Permission denied" in said or "Too many authentication failures" in said
 
 
-def _credential(host: Host) -> str:
+def _credential(host: Login, behind: Login | None = None) -> str:
+    if behind and not (host.private_key or host.private_key_file):
+        return f"the one for {behind.address}, {_credential(behind)}"
     if host.private_key:
         return "privateKey"
     return f"privateKeyFile {host.private_key_file}" if host.private_key_file else "the SSH agent"
@@ -137,13 +173,29 @@ def fingerprint(host_key: str) -> str:
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
-def options(host: Host, folder: Path) -> list[str]:
-    """ssh's options; the pinned key, and a private key out of the configuration, go to `folder`."""
-    known = folder / "known_hosts"
-    name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
+def options(host: Host, folder: Path, log_level: str = "ERROR") -> list[str]:
+    """ssh's words for `host`, behind which the command stands.
+
+    Its configuration, the pinned keys, and private keys out of the configuration go to `folder`.
+    """
+    lines = _block("host", host, host, folder, log_level)
+    if host.jump:
+        lines += ["ProxyJump jump", *_block("jump", host.jump, host, folder, log_level)]
+    config = folder / "config"
+    config.write_text("\n".join(lines) + "\n")
+    return ["-F", str(config), "host"]
+
+
+def _block(name: str, host: Login, behind: Login, folder: Path, log_level: str) -> list[str]:
+    """ssh's settings for one login. Where it has no key of its own it has that of `behind`."""
     pinned = host_key(host)
+    known = folder / f"known_hosts_{name}"
     known.write_text(f"{name} {pinned}\n")
     settings = {
+        "HostName": host.address,
+        "Port": str(host.port),
+        "User": host.user,
+        "HostKeyAlias": name,
         "BatchMode": "yes",
         "StrictHostKeyChecking": "yes",
         "UserKnownHostsFile": str(known),
@@ -151,24 +203,22 @@ def options(host: Host, folder: Path) -> list[str]:
         "ConnectTimeout": str(_DIAL_SECONDS),
         # Only of the pinned key's type, or the server offers another, which then looks wrong.
         "HostKeyAlgorithms": pinned.split()[0],
-        "Port": str(host.port),
+        "LogLevel": log_level,
     }
-    words = ["-F", "none"]
-    for key, value in settings.items():
-        words += ["-o", f"{key}={value}"]
-    if host.private_key:
-        file = folder / "key"
+    login = host if host.private_key or host.private_key_file else behind
+    if login.private_key:
+        file = folder / f"key_{name}"
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as stream:
-            stream.write(host.private_key.get_secret_value().strip() + "\n")
-        words += ["-o", "IdentitiesOnly=yes", "-i", str(file)]
-    elif host.private_key_file:
-        path = Path(host.private_key_file).expanduser()
-        words += ["-o", "IdentitiesOnly=yes", "-i", str(path)]
-    return words
+            stream.write(login.private_key.get_secret_value().strip() + "\n")
+        settings |= {"IdentitiesOnly": "yes", "IdentityFile": str(file)}
+    elif login.private_key_file:
+        path = Path(login.private_key_file).expanduser()
+        settings |= {"IdentitiesOnly": "yes", "IdentityFile": str(path)}
+    return [f"Host {name}", *(f'{key} "{value}"' for key, value in settings.items())]
 
 
-def host_key(host: Host) -> str:
+def host_key(host: Login) -> str:
     """The pinned public key itself, `ssh-ed25519 AAAA…`; SshError where its file has none."""
     if not host.host_key.endswith(PUBLIC_KEY_FILE):
         return host.host_key

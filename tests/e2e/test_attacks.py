@@ -27,6 +27,7 @@ from cryptography.x509.oid import NameOID
 
 from components.admission import policy as admission
 from components.join_gate import installation as join_gate
+from stack.models import JoinGate
 from tests.e2e.conftest import Lab, table
 from tests.unit.components.join_gate import attacks, connection_attacks
 from tests.unit.components.join_gate.attacks import ATTACKS, Cast
@@ -44,7 +45,7 @@ class AuthorityHost(Gate):
         authority = folder / "ca.pem"
         authority.write_text(outputs["certificateAuthority"]["certificatePem"])
         host = lab.config["autojoin:certificateAuthority"]["host"]
-        super().__init__(host["address"], join_gate.PORT, authority)
+        super().__init__(host["address"], JoinGate().port, authority)
         known = folder / "known_hosts"
         known.write_text(f"{host['address']} {(lab.checkout / host['hostKey']).read_text()}")
         options = ["-F", "/dev/null", "-o", "BatchMode=yes", "-o", f"UserKnownHostsFile={known}"]

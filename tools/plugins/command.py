@@ -91,10 +91,13 @@ class RemoteCommand(Command):
         connection: Any = inputs.get("connection")
         if isinstance(connection, dict):
             # Without one the real plugin takes any host; this program never leaves it out.
-            missing = [name for name in ("host", "hostKey") if not connection.get(name)]
-            found |= {f"connection.{name}": "missing required property" for name in missing}
-            strange = [name for name in connection if name not in ssh.PROPERTIES]
-            found |= {f"connection.{name}": "not served by the lab's stand-in" for name in strange}
+            for place, login in (("", connection), ("proxy.", connection.get("proxy") or {})):
+                missing = [name for name in ("host", "hostKey") if login and not login.get(name)]
+                found |= {f"connection.{place}{name}": "missing required property"
+                          for name in missing}  # fmt: skip
+                strange = [name for name in login if name not in ssh.PROPERTIES]
+                found |= {f"connection.{place}{name}": "not served by the lab's stand-in"
+                          for name in strange}  # fmt: skip
         if inputs.get("addPreviousOutputInEnv") is not False:
             found["addPreviousOutputInEnv"] = "must be false with the lab's stand-in"
         return found

@@ -19,7 +19,7 @@ from tools.plugins.plugin import Failure, Request
 from tools.plugins.process import STOPPED, LineSink, Outcome, run
 
 DEFAULTS = {"user": "root", "port": 22, "dialErrorLimit": 10, "perDialTimeout": 15}
-PROPERTIES = frozenset({"host", "hostKey", "privateKey", *DEFAULTS})
+PROPERTIES = frozenset({"host", "hostKey", "privateKey", "proxy", *DEFAULTS})
 FIRST_DELAY, DELAY_FACTOR, LONGEST_DELAY = 0.1, 1.5, 5.0  # seconds between dials, as the real one
 CONNECTION_LOST = 255  # the client's own exit status, but a command's too
 _LOST = re.compile(r"closed by remote host|reset by peer|Timeout, server|Broken pipe")
@@ -71,8 +71,24 @@ def finished(outcome: Outcome, connection: dict[str, Any], messages: str) -> Out
 
 
 def settings(connection: dict[str, Any], folder: Path) -> list[str]:
-    """The client's configuration: this host key, this private key or the agent, nothing else."""
+    """The client's configuration: these host keys, these private keys or the agent, nothing else.
+
+    A jump host (`proxy`) is another client's, which this one starts with the same configuration.
+    """
     lines = [
+        *login("host", connection, folder),
+        "PermitLocalCommand yes",
+        f"LocalCommand : > {shlex.quote(str(folder / 'let-in'))}",
+    ]
+    if connection.get("proxy"):
+        jump = login("jump", {**DEFAULTS, **connection["proxy"]}, folder)
+        lines += ["ProxyJump jump", *jump]
+    return lines
+
+
+def login(name: str, connection: dict[str, Any], folder: Path) -> list[str]:
+    lines = [
+        f"Host {name}",
         f"HostName {word(connection['host'])}",
         f"User {word(connection['user'])}",
         f"Port {int(connection['port'])}",
@@ -83,25 +99,22 @@ def settings(connection: dict[str, Any], folder: Path) -> list[str]:
         "LogLevel INFO",
         "ServerAliveInterval 15",
         "ServerAliveCountMax 8",
-        "PermitLocalCommand yes",
-        f"LocalCommand : > {shlex.quote(str(folder / 'let-in'))}",
         "StrictHostKeyChecking yes",
         f"UserKnownHostsFile {folder / 'known-hosts'}",
         "GlobalKnownHostsFile /dev/null",
         "UpdateHostKeys no",
         "CheckHostIP no",
-        "HostKeyAlias host",
+        f"HostKeyAlias {name}",
         # As the real one: an RSA key as ssh-rsa alone, which a server of today refuses.
         f"HostKeyAlgorithms {connection['hostKey'].split()[0]}",
         "PreferredAuthentications publickey",
-        "IdentityFile none",
     ]
-    write(folder / "known-hosts", f"host {connection['hostKey']}\n")
-    if connection.get("privateKey"):
-        write(folder / "identity", connection["privateKey"].strip() + "\n")
-        lines[-1] = f"IdentityFile {folder / 'identity'}"
-        lines += ["IdentitiesOnly yes", "IdentityAgent none"]
-    return lines
+    write(folder / "known-hosts", f"{name} {connection['hostKey']}\n")
+    if not connection.get("privateKey"):
+        return [*lines, "IdentityFile none"]
+    write(folder / f"identity-{name}", connection["privateKey"].strip() + "\n")
+    identity = f"IdentityFile {folder / f'identity-{name}'}"
+    return [*lines, identity, "IdentitiesOnly yes", "IdentityAgent none"]
 
 
 def word(value: str) -> str:
@@ -116,7 +129,7 @@ def address(connection: dict[str, Any]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
         file.write(text)
 
 

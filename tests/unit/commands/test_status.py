@@ -130,5 +130,6 @@ def test_a_key_of_the_configuration_is_never_an_argument(tmp_path: Path) -> None
     )
     words = ssh.options(host, tmp_path)
     assert not any("SECRET" in word for word in words)
-    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / "known_hosts").read_text() == "[192.0.2.1]:2222 ssh-ed25519 AAAA\n"
+    assert (tmp_path / "key_host").stat().st_mode & 0o777 == 0o600
+    assert "SECRET" not in (tmp_path / "config").read_text()
+    assert (tmp_path / "known_hosts_host").read_text() == "host ssh-ed25519 AAAA\n"

@@ -1,0 +1,182 @@
+"""Hosts as people have them, over real sshds: a user with sudo, another port, a jump host."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from components.shell import ssh
+from components.shell.ssh import SshError
+from stack.models import Host, JumpHost
+from tests.unit.tools.plugins.plugin_engine import Project
+from tests.unit.tools.plugins.ssh_server import SshServer, free_port, generate_key
+from tools.pins import CHECKOUT
+
+USER = "autojoin-test"
+SUDOERS = Path("/etc/sudoers.d") / USER
+WHOLE = f"{USER} ALL=(ALL) NOPASSWD: ALL\n"
+
+PROGRAM = """
+import sys
+
+sys.path.insert(0, {checkout!r})
+import pulumi
+from components import interrupt
+from components.shell import reach, remote
+from stack.models import Host
+
+reach.TRIES = 2
+host = Host.model_validate_json({host!r})
+parent = pulumi.ComponentResource("test:index:Parent", "parent")
+remote.run("who", host, create="id -u; cat", stdin={stdin!r}, delete="id -u >{gone}", parent=parent)
+"""
+
+
+@dataclass
+class Place:
+    """A host that only the jump host reaches, with a user who may use sudo."""
+
+    folder: Path
+    target: SshServer
+    jump: SshServer
+
+    @property
+    def host(self) -> Host:
+        return Host(
+            address="127.0.0.1",
+            port=self.target.port,
+            user=USER,
+            host_key=self.target.host_key,
+            private_key_file=str(self.target.folder / "client_key"),
+            jump=JumpHost(
+                address="127.0.0.1",
+                port=self.jump.port,
+                user="root",
+                host_key=self.jump.host_key,
+                private_key_file=str(self.jump.folder / "client_key"),
+            ),
+        )
+
+    def passed(self) -> int:
+        """How often the jump host let somebody in."""
+        return self.jump.logins()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("ssh")
+    folder.chmod(0o755)  # sshd reads the keys as the user
+    for parent in folder.parents[:2]:
+        parent.chmod(0o755)
+    servers = []
+    # Without PAM sshd lets nobody in whose account is locked.
+    words = [
+        "useradd",
+        "--system",
+        "--shell",
+        "/bin/sh",
+        "--home-dir",
+        "/",
+        "--password",
+        "*",
+        USER,
+    ]
+    subprocess.run(words, check=True)
+    try:
+        for name in ("target", "jump"):
+            (folder / name).mkdir()
+            (folder / name).chmod(0o755)
+            servers.append(SshServer(folder / name))
+            (folder / name / "authorized_keys").chmod(0o644)
+            servers[-1].start()
+        with sudoers(WHOLE):
+            yield Place(folder, *servers)
+    finally:
+        for server in servers:
+            server.stop()
+        subprocess.run(["userdel", USER], check=True)
+
+
+@contextmanager
+def sudoers(text: str) -> Iterator[None]:
+    before = SUDOERS.read_text() if SUDOERS.exists() else ""
+    SUDOERS.write_text(text)
+    SUDOERS.chmod(0o440)
+    try:
+        yield
+    finally:
+        SUDOERS.write_text(before)
+        if not before:
+            SUDOERS.unlink()
+
+
+def test_what_is_done_is_done_as_root_through_the_jump_host(place: Place) -> None:
+    before = place.passed()
+    command = "id -un; printf '%s\\n' \"it's \\$HOME\"; cat; exit 3"
+    with pytest.raises(SshError, match=r"^127\.0\.0\.1: told$"):
+        ssh.run(place.host, "echo told >&2; exit 3")
+    answer = ssh.run(place.host, command.removesuffix("; exit 3"), stdin=b"a secret\n")
+    assert answer.decode() == "root\nit's $HOME\na secret\n"
+    assert place.passed() == before + 2
+
+
+def test_without_sudo_it_is_said_by_the_key_of_the_configuration(place: Place) -> None:
+    with sudoers(f"{USER} ALL=(ALL) ALL\n"):  # a password would be asked for
+        said = ssh.trouble(place.host)
+    assert ssh.is_final(said)
+    assert ssh.refusal(place.host, said) == (
+        f"autojoin:certificateAuthority.host: {USER} does not become root: sudo: a password is "
+        "required; let sudo or doas on 127.0.0.1 do it for that user without a password, or give "
+        "user: root"
+    )
+    assert ssh.trouble(place.host) == ""
+
+
+JUMP = "autojoin:certificateAuthority.host.jump"
+
+
+def test_trouble_with_the_jump_host_is_told_as_its_own(place: Place) -> None:
+    host = place.host
+    assert host.jump
+    stranger = str(place.folder / "stranger")
+    other = generate_key(Path(stranger))
+    cases = {
+        "port": (free_port(), f"{JUMP}: 127.0.0.1 port"),
+        "host_key": (other, f"{JUMP}.hostKey: 127.0.0.1 port {place.jump.port} shows another"),
+        "private_key_file": (stranger, f"{JUMP}: 127.0.0.1 port {place.jump.port} refuses the"),
+    }
+    for field, (value, said) in cases.items():
+        jump = host.jump.model_copy(update={field: value})
+        odd = host.model_copy(update={"jump": jump})
+        assert said in ssh.refusal(odd, ssh.trouble(odd)), field
+    behind = host.model_copy(update={"port": free_port()})
+    told = ssh.refusal(behind, ssh.trouble(behind))
+    assert told.startswith(f"{JUMP.removesuffix('.jump')}: 127.0.0.1 port {behind.port} can't be")
+
+
+def test_up_and_destroy_go_the_same_way(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    project = Project(tmp_path / "project")
+    gone = place.folder / "gone"
+    host = place.host.model_dump_json(by_alias=True, exclude_none=True)
+
+    def program(stdin: str) -> None:
+        text = PROGRAM.format(checkout=str(CHECKOUT), host=host, stdin=stdin, gone=gone)
+        project.program(text + 'pulumi.export("who", parent and "")\n')
+
+    program("one")
+    assert "who created" in project.up()
+    program("two")
+    assert "1 updated" in project.up()
+    state = project.run("stack", "export")
+    assert '"stdout": "0\\ntwo"' in state, "root's"
+    with sudoers(f"{USER} ALL=(ALL) ALL\n"):
+        program("three")
+        assert "does not become root: sudo: a password is required" in project.up(fails=True)
+    project.run("destroy", "--yes", "--skip-preview")
+    assert gone.read_text() == "0\n"
