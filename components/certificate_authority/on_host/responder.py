@@ -6,7 +6,7 @@ usage: responder.py SETTINGS   a JSON file, see components/certificate_authority
   GET /ca.crl           the CRL in DER, which a job of this host keeps fresh
 
 Both are signed, so they need no TLS, which could not be checked without them.
-Python 3.9 and `cryptography` 38 are enough.
+Python 3.9 is enough.
 """
 
 import base64
@@ -46,7 +46,7 @@ REASONS = {
 }
 OCSP_TYPE = "application/ocsp-response"
 CRL_TYPE = "application/pkix-crl"
-UTC = datetime.UTC
+UTC = datetime.timezone.utc  # by its older name, for Python 3.9
 
 
 class Signer:
