@@ -78,7 +78,8 @@ def venv_step(layout: Layout) -> Step:
         shutil.rmtree(layout.venv, ignore_errors=True)
         logged([sys.executable, "-m", "venv", str(layout.venv)], log)
         pip = [str(layout.venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        logged([*pip, "--require-hashes", "--requirement", str(pins.requirements())], log)
+        files = [word for file in pins.requirements() for word in ("--requirement", str(file))]
+        logged([*pip, "--require-hashes", *files], log)
         complete.touch()
 
     return Step(VENV_STEP, complete.exists, run)

@@ -333,9 +333,9 @@ def module_digest(module: str, recipe: object) -> str:
     return digest(repr(recipe), *(file.read_bytes() for file in files))
 
 
-def requirements() -> Path:
-    """The hash-pinned requirements of the virtual environment."""
-    return CHECKOUT / "requirements.txt"
+def requirements() -> tuple[Path, ...]:
+    """The hash-pinned requirements of the program, and of the work on it."""
+    return CHECKOUT / "requirements.txt", CHECKOUT / "requirements-work.txt"
 
 
 @dataclass(frozen=True)
@@ -355,7 +355,8 @@ class Layout:
         import sys
 
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return self.cache / f"venv-{digest(requirements().read_bytes(), python)}"
+        contents = [file.read_bytes() for file in requirements()]
+        return self.cache / f"venv-{digest(*contents, python)}"
 
     @property
     def home(self) -> Path:

@@ -123,7 +123,7 @@ def test_a_changed_pin_changes_one_folder_and_the_home(monkeypatch: pytest.Monke
 
 
 def test_no_pinned_file_holds_a_download_address() -> None:
-    listing = ["git", "ls-files", "tools/go", "requirements.txt", "requirements.in"]
+    listing = ["git", "ls-files", "tools/go", "requirements*"]
     names = subprocess.run(listing, cwd=CHECKOUT, check=True, capture_output=True, text=True)
     files = names.stdout.split()
     assert len(files) > 10
