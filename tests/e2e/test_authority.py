@@ -51,7 +51,8 @@ for number in range(int(sys.argv[1]), int(sys.argv[2])):
     pem = pathlib.Path("/root/issued/client-%03d.pem" % number).read_bytes()
     certificate = x509.load_pem_x509_certificate(pem)
     issuer = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-    subprocess.run(["runuser", "-u", "cfssl", "--", "/usr/local/lib/autojoin/cfssl", "revoke", "-db-config",
+    subprocess.run(["runuser", "-u", "cfssl", "--",
+                    "/usr/local/lib/autojoin/cfssl", "revoke", "-db-config",
                     "/etc/autojoin/cfssl/db.json", "-serial", str(certificate.serial_number),
                     "-aki", issuer.value.key_identifier.hex(), "-reason", "superseded"],
                    check=True, capture_output=True)

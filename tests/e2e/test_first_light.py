@@ -189,7 +189,8 @@ work=$(mktemp -d)
 trap 'rm -r "$work"' EXIT
 cat >"$work/request.pem"
 echo '{"signing": {"default": {"expiry": "5m40s", "usages": ["client auth"]}}}' >"$work/short.json"
-/usr/local/lib/autojoin/cfssl sign -loglevel 3 -ca /etc/autojoin/cfssl/ca.pem -ca-key /etc/autojoin/cfssl/ca-key.pem \\
+PATH=/usr/local/lib/autojoin:$PATH
+cfssl sign -loglevel 3 -ca /etc/autojoin/cfssl/ca.pem -ca-key /etc/autojoin/cfssl/ca-key.pem \\
     -config "$work/short.json" "$work/request.pem" |
     python3 -c 'import json, sys; print(json.load(sys.stdin)["cert"], end="")'
 """
