@@ -76,34 +76,61 @@ def needs(settings: Cilium) -> list[Need]:
     ]
 
 
-async def missing(cluster: Cluster, settings: Cilium) -> frozenset[str]:
-    """The sections on `auto` whose needs the cluster has not; each is a warning.
+@dataclass(frozen=True)
+class Answer:
+    """What the cluster says of the needs on `auto`: the sections whose needs it has not.
 
-    Looked up when the program runs, in preview too, so that a preview tells what up will do; beside
-    the program, since kubectl takes as long to start as many workers to declare.
+    `silence` is why it said nothing, in words; then `kept` are the paths of the chart's values that
+    nobody may decide anew.
+    """
+
+    missing: frozenset[str] = frozenset()
+    silence: str = ""
+    kept: tuple[str, ...] = ()
+
+    @property
+    def refusal(self) -> str:
+        """Why no release is made or changed from this."""
+        return (
+            f"the cluster can't be asked what of {', '.join(self.kept)} it can serve "
+            f"({self.silence}), so the release is left as it is. Bring the API server of "
+            "autojoin:cluster.apiServer back and run this again; mode: install, present or off "
+            "under autojoin:cilium needs no answer"
+        )
+
+
+async def ask(cluster: Cluster, settings: Cilium) -> Answer:
+    """Ask the cluster for the needs of the sections on `auto`; what is not there is a warning.
+
+    When the program runs, in preview too, so that a preview tells what up will do; beside the
+    program, since kubectl takes as long to start as many workers to declare.
     """
     asked = [need for need in needs(settings) if need.mode == "auto"]
-    lacking = await asyncio.to_thread(_lacking, cluster.kubeconfig, asked)
+    try:
+        lacking = await asyncio.to_thread(_lacking, cluster.kubeconfig, asked)
+    except kubectl.KubectlError as error:
+        kept = tuple(value for need in asked for value in need.values)
+        pulumi.log.warn(
+            f"the cluster can't be asked what it has ({error}): {', '.join(kept)} of Cilium's "
+            "chart stay as the release has them; a new release waits until `pulumi up` can ask"
+        )
+        return Answer(frozenset(need.section for need in asked), str(error), kept)
     for need in asked:
         if need.section in lacking:
             pulumi.log.warn(
                 f"{', '.join(need.values)} of Cilium's chart are off: {lacking[need.section]}. "
                 f"autojoin:cilium.{need.section}.mode: install puts it there, off ends this warning"
             )
-    return frozenset(lacking)
+    return Answer(frozenset(lacking))
 
 
 def _lacking(kubeconfig: str, asked: list[Need]) -> dict[str, str]:
-    """What of each need is not there, as far as the cluster says, in words by section."""
+    """What of each need is not there, in words by section. KubectlError where nobody says."""
     wanted = [f"crd/{name.partition('/')[0]}" for need in asked for name in need.definitions]
     wanted += [f"namespace/{need.namespace}" for need in asked if need.namespace]
     if not wanted:
         return {}
-    try:
-        found = kubectl.items(kubeconfig, *wanted, "--ignore-not-found")
-    except kubectl.KubectlError as error:
-        reason = f"the cluster can't be asked for what they need ({error})"
-        return {need.section: reason for need in asked}
+    found = kubectl.items(kubeconfig, *wanted, "--ignore-not-found")
     namespaces = {each["metadata"]["name"] for each in found if each["kind"] == "Namespace"}
     served = served_versions([each for each in found if each["kind"] != "Namespace"])
     reasons = {need.section: _reason(need, served, namespaces) for need in asked}

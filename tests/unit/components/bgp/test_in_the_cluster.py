@@ -35,20 +35,23 @@ import json
 import sys
 from pathlib import Path
 
+import pulumi
 import pulumi_kubernetes as kubernetes
 
 sys.path.insert(0, {checkout!r})
-from components.bgp.component import Bgp
-from components import interrupt
-from components.cilium.component import Cilium, kubeconfig
+from components import from_lab, interrupt
+from components.bgp.component import Bgp, BgpArgs
+from components.cilium.component import Cilium, CiliumArgs, kubeconfig
 from components.load import from_values
 from components.workers.rotation import allow_rotation
 
 lab = from_values(json.loads(Path("lab.json").read_text()))
-provider = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab))
+provider = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab.cluster))
 allow_rotation("rotation", provider)
-cilium = Cilium("cilium", lab, provider)
-Bgp("bgp", lab.bgp, cilium, provider)
+in_cluster = pulumi.ResourceOptions(provider=provider)
+args = CiliumArgs(lab.cluster, lab.cilium, True, from_lab.taints(lab))
+cilium = Cilium("cilium", args, in_cluster)
+Bgp("bgp", BgpArgs(lab.bgp, cilium), in_cluster)
 """
 Values = dict[str, Any]
 

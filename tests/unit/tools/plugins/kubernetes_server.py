@@ -140,12 +140,13 @@ class ApiServer:
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         }
 
-    def _run(self, name: str, arguments: list[str]) -> None:
+    def _run(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
             [tool(name), *arguments], stdout=log, stderr=log, start_new_session=True
         )
         self._processes.append(process)
+        return process
 
     def _start_etcd(self) -> None:
         client = f"http://127.0.0.1:{self._etcd_port}"
@@ -165,7 +166,7 @@ class ApiServer:
 
     def start_api_server(self) -> None:
         folder = self.folder
-        self._run(
+        self._api_server = self._run(
             "kube-apiserver",
             [
                 f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
@@ -210,6 +211,16 @@ class ApiServer:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Meanwhile it takes connections and says nothing."""
+        self._api_server.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._api_server.send_signal(signal.SIGCONT)
+            self._await()
 
     def request(
         self, method: str, path: str, body: Object | None = None, content_type: str = ""
