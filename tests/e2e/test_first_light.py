@@ -23,7 +23,7 @@ WORKER_ROOT = "/var/lib/autojoin/machines/{}/disk/root"
 
 
 def test_up_ends_with_every_worker_ready(lab: Lab) -> None:
-    rows = table(lab.first_output)  # type: ignore[attr-defined]
+    rows = table(lab.first_output)
     assert tuple(rows) == WORKERS
     for row in rows.values():
         assert row["HARDWARE"] == "nspawn"
@@ -32,7 +32,7 @@ def test_up_ends_with_every_worker_ready(lab: Lab) -> None:
 
 
 def test_up_streams_the_phases_of_each_node(lab: Lab) -> None:
-    output = lab.first_output  # type: ignore[attr-defined]
+    output = lab.first_output
     for name in WORKERS:
         for phase in ("clock", "authority", "certificate", "runtime", "kubelet", "node", "ready"):
             assert re.search(rf"{name}: {phase} done", output), f"{name}: {phase}"
