@@ -31,7 +31,9 @@ bgp = Bgp("bgp", BgpArgs(lab.bgp, cilium), in_cluster) if lab.bgp else None
 
 nodes = {name: hardware_types.of(lab, name) for name in lab.workers}
 registered = {name: gate.register(name, node) for name, node in nodes.items()}
-admission_args = AdmissionArgs(gate, list(registered.values()), kubeconfig(lab.cluster))
+admission_args = AdmissionArgs(
+    gate, list(registered.values()), kubeconfig(lab.cluster), lab.rollout.drain_timeout
+)
 admission = Admission("admission", admission_args)
 hosts = {}
 for name in lab.provisioners():

@@ -1,5 +1,7 @@
 """Bars nodes that were removed from the stack, and certificates that were revoked; deletes Nodes.
 
+A removed node that still works is drained first: while it may write, its pods can end in order.
+
 usage: admission.py apply|remove, with command_input of policy.py on standard input,
 KUBECONFIG naming the cluster, and what the run before printed in PULUMI_COMMAND_STDOUT. Prints
 the workers with their generations, and who is barred, for the next run. Needs kubectl and nothing
@@ -40,6 +42,9 @@ def main():
 
 
 def bar(given, workers, barred, removed, changed):
+    if sys.argv[1] == "apply":  # of a whole cluster there is nowhere to go
+        for name in removed:
+            drain(name, given["drainSeconds"])
     # The list before the policy that needs it, and the bars before the Nodes go: a kubelet that
     # still runs would make its Node again.
     write_list(given, barred, workers)
@@ -51,6 +56,28 @@ def bar(given, workers, barred, removed, changed):
         delete_node(name)
     for name in removed:
         print(f"{name}: barred, its Node deleted", file=sys.stderr)
+
+
+def drain(name, seconds):
+    """Have the pods of a node that is Ready leave it; one at a time, by kubectl's own rules."""
+    if not seconds or not ready(name):
+        return
+    words = ["--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={seconds}s"]
+    try:
+        kubectl(["drain", name, *words])
+    except Failed as failure:
+        kubectl(["uncordon", name])
+        raise Failed(
+            f"{name} can't be drained in {seconds} s, so nothing was removed: {failure}. Make room "
+            "for its pods, loosen their PodDisruptionBudget, or set autojoin:rollout.drainTimeout: "
+            "0 to remove it as it is"
+        ) from None
+
+
+def ready(name):
+    answer = kubectl(["get", "node", name, "--ignore-not-found", "--output", "json"])
+    conditions = json.loads(answer)["status"].get("conditions", []) if answer.strip() else []
+    return any(it["type"] == "Ready" and it["status"] == "True" for it in conditions)
 
 
 def write_list(given, barred, workers):
@@ -132,7 +159,7 @@ def delete_node(name):
 
 
 def kubectl(words, value=None):
-    """What kubectl prints; Failed with its last line where it fails."""
+    """What kubectl prints; Failed with what it can't do, or its last line, where it fails."""
     data = "" if value is None else json.dumps(value)
     command = ["kubectl", "--request-timeout=30s", *words]
     try:
@@ -140,8 +167,10 @@ def kubectl(words, value=None):
     except FileNotFoundError:
         raise Failed("kubectl is not on PATH; it is needed where `pulumi up` runs") from None
     if answer.returncode:
-        lines = answer.stderr.strip().splitlines() or [f"kubectl ended with {answer.returncode}"]
-        raise Failed(f"kubectl {words[0]}: {lines[-1][:500]}")
+        said = answer.stderr.strip().splitlines() or [f"kubectl ended with {answer.returncode}"]
+        # It repeats a reason as long as it tries.
+        causes = [line for line in said if "annot " in line] or said[-1:]
+        raise Failed(f"kubectl {words[0]}: {'; '.join(dict.fromkeys(causes))[:500]}")
     return answer.stdout
 
 

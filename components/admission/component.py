@@ -15,11 +15,15 @@ from components.shell import remote
 
 @dataclass
 class AdmissionArgs:
-    """The workers that the gate was told of, and how this program reaches their API server."""
+    """The workers that the gate was told of, and how this program reaches their API server.
+
+    `drain_seconds` is how long a removed node may take to be drained; 0 leaves that away.
+    """
 
     gate: JoinGate
     registrations: Sequence[Registration]
     kubeconfig: str
+    drain_seconds: int
 
 
 class Admission(pulumi.ComponentResource):
@@ -45,11 +49,14 @@ class Admission(pulumi.ComponentResource):
             # What a new registration supersedes is revoked then, and is to be barred.
             depends_on=[gate.ready, *(it.done for it in args.registrations)],
         )
+        seconds = args.drain_seconds
         self.ready = remote.run_here(
             f"{name}-bars",
             create=render.command("apply"),
             delete=render.command("remove"),
-            stdin=revoked.stdout.apply(lambda text: render.command_input(generations, text)),
+            stdin=revoked.stdout.apply(
+                lambda text: render.command_input(generations, text, seconds)
+            ),
             environment={"KUBECONFIG": args.kubeconfig},
             parent=self,
         )

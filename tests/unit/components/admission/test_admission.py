@@ -39,11 +39,12 @@ class Cluster(ApiServer):
         *,
         revoked: list[dict[str, str]] | None = None,
         action: str = "apply",
+        drain: int = 5,
         environment: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             admission.command(action),
-            input=admission.command_input(workers, json.dumps({"revoked": revoked or []})),
+            input=admission.command_input(workers, json.dumps({"revoked": revoked or []}), drain),
             cwd=CHECKOUT,
             env={
                 "PATH": os.environ["PATH"],
@@ -167,6 +168,35 @@ def test_a_removed_worker_can_write_nothing_and_its_node_is_gone(cluster: Cluste
         assert cluster.create(name, lease(name)) == ""
         assert cluster.get("node", name)
         good(cluster.as_node(name, "annotate", "node", name, "probe=yes"))
+
+
+def test_a_removed_worker_is_drained_first(cluster: Cluster) -> None:
+    cluster.ready_node("emptied")
+    cluster.run_pod("web", "emptied")
+    before = good(cluster.bar({"emptied": 1}))
+    good(cluster.bar({}, before))
+    assert cluster.get("pod", "web") is None
+    assert cluster.get("node", "emptied") is None
+
+
+def test_what_a_budget_keeps_on_a_removed_worker_keeps_the_worker(cluster: Cluster) -> None:
+    cluster.ready_node("full")
+    cluster.run_pod("database", "full")
+    cluster.keep("database")
+    before = good(cluster.bar({"full": 1}))
+    result = cluster.bar({}, before)
+    assert result.returncode == 1
+    assert "full can't be drained in 5 s, so nothing was removed" in result.stderr
+    assert "disruption budget" in result.stderr and "drainTimeout" in result.stderr
+    assert "node.full" not in cluster.listed()
+    node = cluster.get("node", "full")
+    assert node and "unschedulable" not in node["spec"]
+    # Who says so has it removed as it is; and with the whole stack it goes in any case.
+    good(cluster.bar({}, before, drain=0))
+    assert cluster.get("node", "full") is None
+    cluster.ready_node("full")
+    good(cluster.bar({"full": 1}, before, action="remove"))
+    assert cluster.get("node", "full") is None
 
 
 def test_registered_again_it_joins_but_not_with_its_old_certificate(cluster: Cluster) -> None:

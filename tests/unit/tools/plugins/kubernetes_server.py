@@ -254,6 +254,52 @@ class ApiServer:
         text = self.kubectl("get", "--ignore-not-found", "--output=json", *words)
         return json.loads(text) if text else None
 
+    def ready_node(self, name: str) -> None:
+        """A Node that says it is Ready."""
+        manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+        self.kubectl("apply", "--filename=-", stdin=manifest)
+        self.say("node", name, {"conditions": [{"type": "Ready", "status": "True"}]})
+
+    def run_pod(self, name: str, node: str) -> None:
+        """A pod of a controller that says it runs; no kubelet does, so it ends at once."""
+        owner = {
+            "apiVersion": "apps/v1",
+            "kind": "ReplicaSet",
+            "name": name,
+            "uid": f"{name}-uid",
+            "controller": True,
+        }
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": {"app": name}, "ownerReferences": [owner]},
+            "spec": {
+                "nodeName": node,
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "main", "image": "none"}],
+                "tolerations": [{"operator": "Exists"}],
+            },
+        }
+        self.kubectl("apply", "--filename=-", stdin=pod)
+        # What is not yet running may be evicted against every budget.
+        running = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        self.say("pod", name, running)
+
+    def keep(self, name: str) -> None:
+        """A budget that lets no pod of `run_pod` be evicted."""
+        budget = {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": name},
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": name}}},
+        }
+        self.kubectl("apply", "--filename=-", stdin=budget)
+
+    def say(self, kind: str, name: str, status: Object) -> None:
+        """What a kubelet would tell of a node or a pod."""
+        patch = json.dumps({"status": status})
+        self.kubectl("patch", kind, name, "--subresource=status", f"--patch={patch}")
+
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[ApiServer]:
