@@ -4,7 +4,7 @@ A removed node that still works is drained first: while it may write, its pods c
 
 usage: admission.py apply|remove, with command_input of policy.py on standard input,
 KUBECONFIG naming the cluster, and what the run before printed in PULUMI_COMMAND_STDOUT. Prints
-the workers with their generations, and who is barred, for the next run. Needs kubectl and nothing
+the workers with their identities, and who is barred, for the next run. Needs kubectl and nothing
 but the standard library. Safe to repeat: each run states the whole truth, so that one which was
 interrupted costs nothing.
 """
@@ -31,7 +31,7 @@ def main():
     workers = given["workers"] if sys.argv[1] == "apply" else {}
     earlier = before.get("workers", {})
     removed = sorted(set(earlier) - set(workers))
-    changed = sorted(name for name in workers if earlier.get(name, workers[name]) != workers[name])
+    changed = sorted(name for name in workers if is_another(name, earlier, workers[name]))
     barred = sorted({*removed, *before.get("barred", [])} - set(workers))
     try:
         bar(given, workers, barred, removed, changed)
@@ -39,6 +39,14 @@ def main():
         sys.exit(f"barring removed workers: {failure}")
     if sys.argv[1] == "apply":
         print(json.dumps({"workers": workers, "barred": barred}))
+
+
+def is_another(name, earlier, identity):
+    """Whether a worker was there before and is another machine now."""
+    before = earlier.get(name, identity)
+    if isinstance(before, int):  # a state of before identities: its generation
+        return not identity.startswith(f"{name}-g{before}-")
+    return before != identity
 
 
 def bar(given, workers, barred, removed, changed):

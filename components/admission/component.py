@@ -29,21 +29,22 @@ class AdmissionArgs:
 class Admission(pulumi.ComponentResource):
     """The admission policy and its list of the barred: two resources, however many workers.
 
-    Both take the workers' names and generations and nothing else of them, so that any other edit
-    of a worker leaves them alone. `ready` is what a join waits for: from then on the name is not
-    barred any more, and the Node of the generation before is gone.
+    Both take the workers' identities and nothing else of them, so that an edit that reaches no
+    machine leaves them alone. `ready` is what a join waits for: from then on the name is not barred
+    any more, and the Node of the identity before is gone.
     """
 
     def __init__(self, name: str, args: AdmissionArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("autojoin:index:Admission", name, None, opts)
         gate, nodes = args.gate, [registration.node for registration in args.registrations]
-        generations = {node.node: node.settings.generation for node in nodes}
-        generations = dict(sorted(generations.items()))
+        identities: pulumi.Output[dict[str, str]] = gate.shown_seed_values.apply(
+            lambda values: {node.node: node.emission(values).identity for node in nodes}
+        )
         revoked = remote.run(
             f"{name}-revoked",
             gate.host,
             create=join_gate.revoked_command(gate.authority.host),
-            stdin=join_gate.revoked_input(generations),
+            stdin=identities.apply(join_gate.revoked_input),
             quiet=True,
             parent=self,
             # What a new registration supersedes is revoked then, and is to be barred.
@@ -54,10 +55,10 @@ class Admission(pulumi.ComponentResource):
             f"{name}-bars",
             create=render.command("apply"),
             delete=render.command("remove"),
-            stdin=revoked.stdout.apply(
-                lambda text: render.command_input(generations, text, seconds)
+            stdin=pulumi.Output.all(identities, revoked.stdout).apply(
+                lambda known: render.command_input(known[0], known[1], seconds)
             ),
             environment={"KUBECONFIG": args.kubeconfig},
             parent=self,
         )
-        self.register_outputs({"workers": generations})
+        self.register_outputs({"workers": identities})

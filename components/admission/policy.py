@@ -107,15 +107,16 @@ def command(action: str) -> list[str]:
     return ["python3", "-I", _SCRIPT, action]
 
 
-def command_input(generations: Mapping[str, int], revoked: str, drain_seconds: int) -> str:
+def command_input(identities: Mapping[str, str], revoked: str, drain_seconds: int) -> str:
     """Standard input of `command`: the workers there are, and what the gate has revoked.
 
-    `revoked` is what the gate's command of that name printed; it holds no secret. A removed node
-    has `drain_seconds` to be drained; 0 leaves that away.
+    `identities` are those of the workers by name; `revoked` is what the gate's command of that name
+    printed, which holds no secret. A removed node has `drain_seconds` to be drained; 0 leaves that
+    away.
     """
     return json.dumps(
         {
-            "workers": dict(sorted(generations.items())),
+            "workers": dict(sorted(identities.items())),
             "revoked": json.loads(revoked)["revoked"],
             "drainSeconds": drain_seconds,
             "namespace": NAMESPACE,

@@ -249,7 +249,8 @@ def test_editing_one_worker_changes_that_worker_only(lab: Lab) -> None:
     finally:
         lab.file.write_text(before)
     changed = [step["urn"].rpartition("::")[2] for step in steps]
-    assert sorted(changed) == ["worker-2-machine", "worker-2-registration"], changed
+    of_all = ["admission-bars", "admission-revoked"]
+    assert sorted(changed) == [*of_all, "worker-2-machine", "worker-2-registration"], changed
 
 
 def test_an_edited_worker_joins_anew_and_disturbs_no_other(lab: Lab) -> None:

@@ -34,7 +34,7 @@ class Cluster(ApiServer):
 
     def bar(
         self,
-        workers: dict[str, int],
+        workers: dict[str, int | str],
         before: str = "",
         *,
         revoked: list[dict[str, str]] | None = None,
@@ -42,9 +42,15 @@ class Cluster(ApiServer):
         drain: int = 5,
         environment: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
+        # A number is a worker's generation.
+        identities = {
+            name: f"{name}-g{it}-0" if isinstance(it, int) else it for name, it in workers.items()
+        }
         return subprocess.run(
             admission.command(action),
-            input=admission.command_input(workers, json.dumps({"revoked": revoked or []}), drain),
+            input=admission.command_input(
+                identities, json.dumps({"revoked": revoked or []}), drain
+            ),
             cwd=CHECKOUT,
             env={
                 "PATH": os.environ["PATH"],
@@ -159,7 +165,7 @@ def test_a_removed_worker_can_write_nothing_and_its_node_is_gone(cluster: Cluste
     for name in (stays, goes, foreign):
         assert cluster.create(name, node_object(name)) == ""
     after = good(cluster.bar({"stays": 1}, before))
-    assert json.loads(after) == {"workers": {"stays": 1}, "barred": ["goes"]}
+    assert json.loads(after) == {"workers": {"stays": "stays-g1-0"}, "barred": ["goes"]}
     assert cluster.get("node", "goes") is None
     message = "goes is barred: it was removed from its autojoin stack"
     for value in (node_object(goes), lease(goes), signing_request(goes)):
@@ -233,12 +239,32 @@ def test_a_raised_generation_deletes_the_node_and_bars_the_old_certificate(
     assert "node.again" not in cluster.listed()
 
 
+def test_another_identity_deletes_the_node_whatever_made_it_another(cluster: Cluster) -> None:
+    cluster.node("labelled")
+    before = good(cluster.bar({"labelled": "labelled-g1-aa"}))
+    assert cluster.create("labelled", node_object("labelled")) == ""
+    good(cluster.bar({"labelled": "labelled-g1-aa"}, before))
+    assert cluster.get("node", "labelled")
+    good(cluster.bar({"labelled": "labelled-g1-bb"}, before))
+    assert cluster.get("node", "labelled") is None
+
+
+def test_a_state_that_knows_generations_deletes_no_node(cluster: Cluster) -> None:
+    cluster.node("older")
+    assert cluster.create("older", node_object("older")) == ""
+    before = json.dumps({"workers": {"older": 1}, "barred": []})
+    good(cluster.bar({"older": 1}, before))
+    assert cluster.get("node", "older")
+    good(cluster.bar({"older": 2}, before))
+    assert cluster.get("node", "older") is None
+
+
 def test_an_interrupted_run_is_made_good_by_the_next(cluster: Cluster) -> None:
     """The engine died after the command: the next run gets the old list, and bars once more."""
     cluster.node("lost")
     before = good(cluster.bar({"lost": 1, "other": 1}))
     for _ in range(2):
-        assert json.loads(good(cluster.bar({"other": 1}, before)))["workers"] == {"other": 1}
+        assert set(json.loads(good(cluster.bar({"other": 1}, before)))["workers"]) == {"other"}
         assert cluster.listed()["node.lost"].startswith("removed ")
     assert "lost is barred" in cluster.create("lost", lease("lost"))
 
