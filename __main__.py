@@ -14,6 +14,7 @@ from components.cilium.component import Cilium, CiliumArgs, kubeconfig
 from components.join_gate.component import JoinGate, JoinGateArgs
 from components.machine_host.component import MachineHost, MachineHostArgs
 from components.workers import hardware_types
+from components.workers.joins import Joins, JoinsArgs
 from components.workers.rotation import allow_rotation
 from components.workers.worker import WorkerArgs
 from stack.from_pulumi import load
@@ -37,13 +38,16 @@ admission_args = AdmissionArgs(
 admission = Admission("admission", admission_args)
 hosts = {}
 for name in lab.provisioners():
-    fed = [node for node in nodes.values() if node.site.host is lab.provisioning[name]]
-    hosts[name] = MachineHost(name, MachineHostArgs(lab.provisioning[name], gate, fed))
+    host = lab.provisioning[name]
+    there = [node for node in nodes.values() if node.is_at(host)]
+    host_args = MachineHostArgs(host, lab.cluster, gate, there, [admission.ready])
+    hosts[name] = MachineHost(name, host_args)
 workers = {}
 for name, settings in lab.workers.items():
-    host = hosts.get(lab.provisioner_name(settings) or "")
-    args = WorkerArgs(registered[name], host, [admission.ready, cilium.release])
+    at = hosts.get(lab.provisioner_name(settings) or "")
+    args = WorkerArgs(registered[name], at, [admission.ready, cilium.release])
     workers[name] = hardware_types.WORKERS[settings.hardware](name, args)
+joins = Joins("joins", JoinsArgs(gate, workers))
 
 pulumi.export(
     "certificateAuthority",
@@ -53,7 +57,7 @@ pulumi.export(
         "fingerprint": authority.fingerprint,
     },
 )
-pulumi.export("nodes", {name: worker.summary for name, worker in workers.items()})
+pulumi.export("nodes", joins.nodes)
 pulumi.export("cilium", {"version": lab.cilium.version, "release": cilium.release.status})
 pulumi.export("bgp", {"localAsn": lab.bgp.local_asn if lab.bgp else None})
 pulumi.run(pace.begin_registrations)

@@ -34,6 +34,7 @@ from tests.e2e.conftest import COPIES, Lab, copy_checkout
 
 _LONGEST_SECONDS = 180.0
 _FIRST_ADDRESS = 100
+_CLUSTER = "dev"
 _GOALS = {"join proper": 0.5, "machine start to Ready": 0.8}
 
 
@@ -73,7 +74,7 @@ class NodeWatch(threading.Thread):
 
     def _used(self, name: str) -> float:
         """Processor seconds of a machine so far."""
-        group = self.machines / f"autojoin-machine@{name}.service"
+        (group,) = self.machines.glob(f"system-autojoin*/autojoin-machine*@{name}.service")
         for line in (group / "cpu.stat").read_text().splitlines():
             if line.startswith("usage_usec "):
                 return int(line.split()[1]) / 1e6
@@ -120,9 +121,11 @@ class Bed:
     # A name that joined and was removed comes back with a higher one.
     generations: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    @property
-    def machines(self) -> Path:
-        return self.where.state / "machines"
+    def home(self, name: str) -> Path:
+        """A machine's folder: one of the stack's, or one that was started by hand."""
+        machines = self.where.state / "machines"
+        ours = machines / _CLUSTER / name
+        return ours if ours.exists() else machines / name
 
     def address(self, number: int) -> str:
         return str(self.where.network[_FIRST_ADDRESS + number])
@@ -157,8 +160,7 @@ def bed(folder: Path) -> Iterator[Bed]:
 
 def machines_group(where: Place) -> Path:
     """The control group of the lab's machines."""
-    slice_ = "payload/system.slice/system-autojoin\\x2dmachine.slice"
-    return cgroup.folder(where.identifier) / slice_
+    return cgroup.folder(where.identifier) / "payload/system.slice"
 
 
 def without_workers(config: dict[str, Any]) -> None:
@@ -182,7 +184,7 @@ def ours(bed: Bed, count: int) -> list[Join]:
         join(
             bed,
             name,
-            birth(bed.machines / name / "disk/upper/var/log/autojoin-join.log"),
+            birth(bed.home(name) / "disk/upper/var/log/autojoin-join.log"),
             nodes[name]["joined"]["phases"],
         )
         for name in names
@@ -212,7 +214,7 @@ def theirs(bed: Bed, count: int) -> list[Join]:
             raise BenchError(f"{', '.join(missing)} did not join by kubeadm: {said}")
         time.sleep(0.05)
     joins = [
-        join(bed, name, float((bed.machines / name / "disk/upper" / kubeadm.START).read_text()))
+        join(bed, name, float((bed.home(name) / "disk/upper" / kubeadm.START).read_text()))
         for name in names
     ]
     for name in names:
@@ -222,7 +224,7 @@ def theirs(bed: Bed, count: int) -> list[Join]:
 
 
 def join(bed: Bed, name: str, first_line: float, phases: dict[str, float] | None = None) -> Join:
-    started = float((bed.machines / name / "started").read_text())
+    started = float((bed.home(name) / "started").read_text())
     watch = bed.watch
     times = watch.appeared[name], watch.ready[name], watch.processor_seconds[name]
     return Join(started, first_line, *times, phases or {})

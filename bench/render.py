@@ -61,12 +61,14 @@ def render_all(count: int, authority_pem: str) -> float:
     yaml_text.forget()
     started = time.perf_counter()
     nodes = [of(lab, name) for name in lab.workers]
-    host = Provisioning(lab.provisioning[lab.provisioners()[0]], nodes)
+    host = Provisioning(
+        lab.provisioning[lab.provisioners()[0]], lab.cluster.name, "bench/bench/host", nodes
+    )
     host.install_input(authority_pem)
     for hardware in nodes:
         emission = hardware.emit(secret_pem, authority_pem)
         hardware.register_input(emission, lab.join_gate.join_key_hours)
-        hardware.delivery(hardware.marks(emission))
+        hardware.delivery(emission.identity, hardware.marks(emission))
         hardware.delivery_input(emission, host.book(hardware.name, authority_pem))
     return time.perf_counter() - started
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.workers.effects import EFFECTS, machine_change
+from components.workers.effects import ANEW, EFFECTS, effect, identity
 from components.workers.hardware_types import HARDWARE
 from stack import wording
 
@@ -30,7 +30,7 @@ _QUIET = {"same", "refresh", "read", "read-replacement", "discard", "discard-rep
 _MARKS = {"create": "+", "delete": "-", "update": "~", "replace": "±"}
 _WORDS = {"create": "new", "delete": "removed", "update": "changed", "replace": "replaced"}
 # Follow each change of the workers, and say nothing that their own lines don't.
-FOLLOWERS = {"admission-revoked", "admission-bars"}
+FOLLOWERS = {"admission-revoked", "admission-bars", "joins-ready"}
 _MOST_DETAILS = 8
 _LONGEST_VALUE = 160
 _INPUTS = {
@@ -178,12 +178,11 @@ def summarise(preview: Preview) -> Summary:
     """What the steps mean for nodes, certificates, BGP and the rest."""
     summary = Summary()
     nodes = _nodes(preview)
-    for name, (kind, why, renewed) in nodes.items():
+    for name, (kind, why) in nodes.items():
         summary.nodes.setdefault(kind, {})[name] = why
-        anew = kind in ("re-provisioned", "to be provisioned anew")
-        if kind == "added" or anew or renewed:
+        if kind == "added" or kind in ANEW:
             summary.issued.append(name)
-        if kind == "removed" or anew or renewed:
+        if kind == "removed" or kind in ANEW:
             summary.revoked.append(name)
     # The engine deletes side by side, in an order of its own each time.
     for step in sorted(preview.steps, key=lambda it: (it.op == "delete") * it.urn):
@@ -194,8 +193,8 @@ def summarise(preview: Preview) -> Summary:
     return summary
 
 
-def nodes_changed(nodes: dict[str, tuple[str, str, bool]]) -> list[str]:
-    return [name for name, (kind, _, _) in nodes.items() if kind != "untouched"]
+def nodes_changed(nodes: dict[str, tuple[str, str]]) -> list[str]:
+    return [name for name, (kind, _) in nodes.items() if kind != "untouched"]
 
 
 def _is_worker(type_: str) -> bool:
@@ -217,8 +216,8 @@ def _worker(step: Step) -> str:
     return step.name.removesuffix(_REGISTRATION) if step.name.endswith(_REGISTRATION) else ""
 
 
-def _nodes(preview: Preview) -> dict[str, tuple[str, str, bool]]:
-    """Each node's kind of change, why, and whether its certificate is renewed besides."""
+def _nodes(preview: Preview) -> dict[str, tuple[str, str]]:
+    """Each node's kind of change, and why."""
     steps: dict[str, list[Step]] = {}
     for step in preview.steps:
         if _is_worker(step.type):
@@ -233,45 +232,45 @@ def _nodes(preview: Preview) -> dict[str, tuple[str, str, bool]]:
     }
 
 
-def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str, bool]:
+def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str]:
     components = [step for step in steps if _is_worker(step.type)]
     ops = {step.op for step in components}
-    if ops == {"create", "delete"}:
-        return "re-provisioned", _different(old, new) or "another type of hardware", False
     if "create" in ops:
-        return "added", _described(new), False
+        return "added", _described(new)
     if "delete" in ops:
-        return "removed", _described(old), False
+        return "removed", _described(old)
     changed = {step.name: step for step in steps if step.changes}
     registration = next(
         (step for name, step in changed.items() if name.endswith(_REGISTRATION)), None
     )
     rest = [step for step in changed.values() if step is not registration]
     if changed and new.get("userDataSha256") == _UNKNOWN:
-        return (
-            "known only after the CA host ran",
-            "the authority's certificate is asked for anew",
-            False,
-        )
-    kind = machine_change(
+        why = "the authority's certificate is asked for anew"
+        return "known only after the CA host ran", why
+    kind = effect(
         _restarts((new or old).get("hardware")),
+        any(_is_anew(step) for step in changed.values()),
         _top(registration) if registration is not None else set(),
         {name for step in rest for name in _inputs(step)},
     )
-    if kind in ("re-provisioned", "to be provisioned anew"):
-        return kind, _different(old, new) or "what it is made from changed", False
+    if kind in ANEW or kind == "made anew without a key":
+        return kind, _different(old, new) or "what it is made from changed"
     if kind == "seed delivered anew":
         return _delivered(_seed(old, new))
-    if kind == "rebooted":
-        return kind, _different(old, new) or "its machine changed", False
     if registration is not None:
-        return "registered again", _named([registration]), False
+        return "registered again", _named([registration])
     if rest:
-        return "settings changed", _named(rest) or "outputs", False
+        return "settings changed", _named(rest) or "outputs"
     if new and old.get("userDataSha256") != new.get("userDataSha256"):
         why = f"{_seed(old, new)}; carry it there, or raise its generation"
-        return "seed changed, not delivered", why, False
-    return "untouched", "", False
+        return "seed changed, not delivered", why
+    return "untouched", ""
+
+
+def _is_anew(step: Step) -> bool:
+    """Whether a command of a worker is of another identity than before."""
+    old, new = identity(step.old), identity(step.new)
+    return None not in (old, new) and old != new
 
 
 def _restarts(hardware: object) -> bool:
@@ -285,12 +284,12 @@ def _inputs(step: Step) -> set[str]:
     return _top(step) | ({"triggers"} if step.op == "replace" else set())
 
 
-def _delivered(seed: str) -> tuple[str, str, bool]:
+def _delivered(seed: str) -> tuple[str, str]:
     """Files of a machine that a person starts: cloud-init reads a seed once, so a node that has
     joined keeps what it has."""
     if seed:
-        return "seed delivered anew", f"{seed}; raise its generation for a joined node", False
-    return "files delivered anew", "not its seed", False
+        return "seed delivered anew", f"{seed}; raise its generation for a joined node"
+    return "files delivered anew", "not its seed"
 
 
 def _top(step: Step) -> set[str]:
@@ -356,6 +355,7 @@ _SECTIONS = {
     "gate": "Join gate",
     "admission": "Admission",
     "rotation": "Admission",
+    "joins": "Join gate",
     "cilium": "Cilium",
     "bgp": "BGP and pools",
 }
@@ -369,6 +369,7 @@ _WHAT = {
     "gate-join-secret": "the secret from which join keys derive",
     "admission-revoked": "what is revoked, read from the gate",
     "admission-bars": "the admission policy and its list of the barred",
+    "joins-ready": "wait until the workers are Ready",
     "rotation": "leave for nodes to renew their own client certificates",
     "bgp-crd-gate": "wait for Cilium's custom resource definitions",
 }
@@ -495,9 +496,9 @@ def text(summary: Summary, *, colours: bool = False) -> str:
 
 def _node_lines(summary: Summary) -> list[str]:
     lines = []
-    for kind, (op, effect) in EFFECTS.items():
+    for kind, (op, meaning) in EFFECTS.items():
         for name, why in summary.nodes.get(kind, {}).items():
-            lines.append(f"  {_MARKS[op]} {name}: {kind} ({why}): {effect}")
+            lines.append(f"  {_MARKS[op]} {name}: {kind} ({why}): {meaning}")
     untouched = list(summary.nodes.get("untouched", {}))
     if untouched:
         lines.append(f"  = {len(untouched)} untouched: {_listed(untouched)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,11 +45,13 @@ class Admission(pulumi.ComponentResource):
             f"{name}-revoked",
             gate.host,
             create=join_gate.revoked_command(gate.authority.host),
-            stdin=identities.apply(join_gate.revoked_input),
+            # What a new registration supersedes is revoked then, and is to be barred.
+            stdin=pulumi.Output.all(
+                identities, _after([it.done for it in args.registrations])
+            ).apply(lambda known: join_gate.revoked_input(known[0])),
             quiet=True,
             parent=self,
-            # What a new registration supersedes is revoked then, and is to be barred.
-            depends_on=[gate.ready, *(it.done for it in args.registrations)],
+            depends_on=[gate.ready],
         )
         seconds = args.drain_seconds
         self.ready = remote.run_here(
@@ -62,3 +65,17 @@ class Admission(pulumi.ComponentResource):
             parent=self,
         )
         self.register_outputs({"workers": identities})
+
+
+def _after(resources: Sequence[pulumi.Resource]) -> pulumi.Output[None]:
+    """Is there once `resources` are, and is no dependency on them.
+
+    With one, every machine would depend on every registration through `ready`, and the engine
+    deletes nothing that a resource depends on whose own delete failed: a dead provisioning host
+    would keep the registrations of its workers, and with them their certificates.
+    """
+
+    async def done() -> None:
+        await asyncio.gather(*(resource.urn.future() for resource in resources))
+
+    return pulumi.Output.from_input(done())

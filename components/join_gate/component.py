@@ -85,7 +85,11 @@ class JoinGate(pulumi.ComponentResource):
             stdin=self.seed_values.apply(
                 lambda values: node.register_input(node.emission(values), hours)
             ),
-            delete=render.remove_node_command(self.authority.host, node.node),
+            delete=self.shown_seed_values.apply(
+                lambda values: render.remove_node_command(
+                    self.authority.host, node.node, node.emission(values).identity
+                )
+            ),
             quiet=True,
             before_update=self.marks.of(name, type(node)),
             parent=self,

@@ -108,9 +108,30 @@ def register_input(
     )
 
 
-def remove_node_command(host: AuthorityHost, name: str) -> str:
-    """The remote command that forgets a node and revokes its certificates; safe to repeat."""
-    return installed_command(*_gate(platform(host)), "remove", name)
+def remove_node_command(host: AuthorityHost, name: str, identity: str) -> str:
+    """The remote command that forgets a node and revokes its certificates; safe to repeat.
+
+    Where the name is another identity's by then it does nothing.
+    """
+    return installed_command(*_gate(platform(host)), "remove", name, identity)
+
+
+def await_command(host: AuthorityHost) -> str:
+    """The remote command that follows the joins of `await_input`'s nodes, all at once.
+
+    It fails with the cause of each that failed; its last line is JSON of those that are Ready:
+    `{NAME: {"readySeconds": …, "phases": {PHASE: seconds}}}`.
+    """
+    return shlex.join((*_gate(platform(host)), "await"))
+
+
+def await_input(nodes: Mapping[str, tuple[str, int]]) -> str:
+    """Standard input for `await_command`: the identity of each node, and seconds to wait."""
+    wanted = {
+        name: {"identity": identity, "seconds": seconds}
+        for name, (identity, seconds) in sorted(nodes.items())
+    }
+    return json.dumps({"nodes": wanted})
 
 
 def status_command(host: AuthorityHost) -> str:

@@ -1,41 +1,44 @@
-"""Files of a node brought to a provisioning host over SSH, and the wait for its join there."""
+"""Files of a node brought to a provisioning host over SSH."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from components.archive import File, pack, text
+from components.certificate_authority.authority_host import installed_command
 from components.machine_host.recipe import Book, recipe
 
-# Of the host's folder of nodes' files: what is no node's.
+# Of the host's folder of nodes' files: what is no node's, a folder for each cluster.
 RECORDS = ".autojoin"
-# Where the programs are that keep machines.
-PROGRAMS = "/usr/local/lib/autojoin"
+# Where the programs are that keep machines, a folder for each cluster.
+PROGRAMS = "/usr/local/lib/autojoin/clusters"
 DELIVER_SCRIPT = Path(__file__).parent / "on_host" / "deliver.sh"
 
 
-def apply_command(
-    node: str, directory: str, await_seconds: int | None, marks: Iterable[str] = ()
-) -> str:
+def records(directory: str, cluster: str) -> str:
+    """The folder of a cluster's records and programs in the folder of nodes' files."""
+    return f"{directory}/{RECORDS}/{cluster}"
+
+
+def programs(cluster: str) -> str:
+    """The folder of the programs that keep a cluster's machines."""
+    return f"{PROGRAMS}/{cluster}"
+
+
+def apply_command(node: str, directory: str, where: str, marks: Iterable[str] = ()) -> str:
     """Puts the files of `apply_input` (standard input) in place in `directory` on the host.
 
-    With `await_seconds` it then follows the node's join until it is Ready, and ends with a line
-    of JSON; see `joined`. Needs what provisioning.py installs there. `marks` change nothing.
+    Needs what provisioning.py installs in `where`. `marks` change nothing.
     """
-    script = shlex.quote(_script(directory))
-    where = shlex.join((node, directory))
+    script = f"{where}/deliver"
     body = (
-        f"set -eu; [ -e {script} ] || {{ echo {shlex.quote(_script(directory))} is not there: the "
-        "step of this host, NAME-machines, brings it >&2; exit 1; }; "
-        f'sh {script} apply {where} "$@"'
+        f"set -eu; [ -e {shlex.quote(script)} ] || {{ echo {shlex.quote(script)} is not there: "
+        "the step of this host, NAME-machines, brings it >&2; exit 1; }; "
+        f'exec sh {shlex.join((script, "apply", node, directory))} "$@"'
     )
-    if await_seconds is not None:
-        body += f"; sh {script} await {where} {int(await_seconds)}"
     return with_marks(f"sh -c {shlex.quote(body)} deliver", marks)
 
 
@@ -44,28 +47,18 @@ def with_marks(command: str, marks: Iterable[str]) -> str:
     return " \\\n  ".join([command, *map(shlex.quote, marks)])
 
 
-def remove_command(node: str, directory: str) -> str:
-    """Removes the node's files; nothing where there are none."""
-    script = shlex.quote(_script(directory))
-    body = f"[ ! -e {script} ] || exec sh {script} remove {shlex.join((node, directory))}"
-    return f"sh -c {shlex.quote(body)}"
+def remove_command(node: str, directory: str, where: str, identity: str) -> str:
+    """Removes the node's files, if they are of that identity; nothing where there are none."""
+    return installed_command(f"{where}/deliver", "remove", node, directory, identity)
 
 
-def _script(directory: str) -> str:
-    return f"{directory}/{RECORDS}/deliver"
-
-
-def parcel(
-    files: Mapping[str, File], *, gate_url: str, authority_pem: str, status_token: str
-) -> dict[str, File]:
+def parcel(files: Mapping[str, File], identity: str) -> dict[str, File]:
     """All that goes to the host for one node. It holds the join key: a secret.
 
     The first parts of the paths of `files` are folders of this node alone.
     """
     members = {f"files/{path}": file for path, file in files.items()}
-    members["await/gate-url"] = text(gate_url.rstrip("/") + "\n")
-    members["await/ca.pem"] = text(authority_pem)
-    members["await/status-token"] = text(status_token + "\n")
+    members["identity"] = text(f"{identity}\n")
     return members
 
 
@@ -76,10 +69,3 @@ def apply_input(parcel: Mapping[str, File], book: Book | None = None) -> str:
     """
     digest = hashlib.sha256(pack(parcel).encode()).hexdigest()
     return recipe({**parcel, "sum": text(digest + "\n")}, book)
-
-
-def joined(output: str) -> dict[str, Any]:
-    """The summary with which a wait ends: seconds to Ready, phase by phase."""
-    lines = output.strip().splitlines()
-    summary = json.loads(lines[-1]) if lines else {}
-    return {"readySeconds": summary.get("readySeconds"), "phases": summary.get("phases")}

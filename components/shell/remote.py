@@ -24,7 +24,8 @@ def run(
     *,
     create: pulumi.Input[str],
     stdin: pulumi.Input[str] | None = None,
-    delete: str | None = None,
+    delete: pulumi.Input[str] | None = None,
+    triggers: list[Any] | None = None,
     quiet: bool = False,
     protect: bool = False,
     before_update: list[Any] | None = None,
@@ -35,7 +36,8 @@ def run(
 
     Secrets belong in `stdin`, which is never shown. `create` must be safe to run again. What it
     prints is streamed; `quiet` keeps its standard output, meant for the program alone, out of it.
-    `protect` keeps it from being deleted or replaced. `before_update`: further hooks.
+    `triggers` replace it: what was there is deleted first, where it was. `protect` keeps it from
+    being deleted or replaced. `before_update`: further hooks.
     """
     login = private_key(host)
     return remote.Command(
@@ -44,6 +46,7 @@ def run(
         create=create,
         delete=delete,
         stdin=stdin,
+        triggers=triggers,
         logging=remote.Logging.STDERR if quiet else remote.Logging.STDOUT_AND_STDERR,
         # Nothing reads them, and sshd's AcceptEnv refuses them, which is four lines of warning.
         add_previous_output_in_env=False,

@@ -1,7 +1,16 @@
-"""What an edit means for a worker's machine: the one table that previews tell it from."""
+"""What an edit means for a worker's machine: the one table that previews tell it from.
+
+It follows from the node's identity, which is in the commands that remove it: where that changes the
+machine is another one. Whatever else changes reaches no machine that runs.
+"""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+# What happens -> what the engine's sign for it is, and what becomes of the machine.
 EFFECTS = {
     "added": ("create", "joins"),
     "removed": ("delete", "certificate revoked, name barred, Node deleted"),
@@ -10,28 +19,41 @@ EFFECTS = {
         "update",
         "its certificate is revoked; start it from its new seed, by hand",
     ),
+    "made anew without a key": (
+        "replace",
+        "its machine goes and its join key is used: raise its generation instead",
+    ),
     "seed delivered anew": ("update", "keeps running, with what it joined with"),
     "files delivered anew": ("update", "keeps running"),
-    "rebooted": ("update", "restarts, and keeps its certificate"),
-    "registered again": ("update", "keeps running"),
+    "registered again": ("update", "keeps running, with its certificate"),
     "settings changed": ("update", "keeps running"),
     "seed changed, not delivered": ("update", "keeps running"),
     "known only after the CA host ran": ("update", "re-provisioned only if that changes"),
 }
+ANEW = ("re-provisioned", "to be provisioned anew")
+HARMLESS = ("registered again", "settings changed")
 
 
-def machine_change(started_here: bool, registration: set[str], delivery: set[str]) -> str:
+def identity(inputs: Mapping[str, Any]) -> str | None:
+    """The identity that a worker's command has, by its inputs; None where it is not known yet."""
+    words = shlex.split(str(inputs.get("delete") or ""))
+    if len(words) > 2 and words[:2] == ["sh", "-c"]:
+        words = shlex.split(words[2].removesuffix("; fi"))
+    return words[-1] if words else None
+
+
+def effect(started_here: bool, anew: bool, registration: set[str], delivery: set[str]) -> str:
     """What an edit of a worker means for its machine, one of EFFECTS or "untouched".
 
-    By the inputs that change of its registration and of its delivery; `started_here` where the
-    graph itself restarts the machine (nspawn).
+    `started_here` where the graph itself restarts the machine, `anew` where its identity changes;
+    then the inputs that change of its registration and of its delivery.
     """
-    if "stdin" in registration:
+    if anew:
         return "re-provisioned" if started_here else "to be provisioned anew"
-    if not started_here and "stdin" in delivery:
+    if started_here and "triggers" in delivery:
+        return "made anew without a key"
+    if not started_here and {"stdin", "triggers"} & delivery:
         return "seed delivered anew"
-    if {"stdin", "triggers"} & delivery:
-        return "rebooted"
     if registration:
         return "registered again"
     return "settings changed" if delivery else "untouched"

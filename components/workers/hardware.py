@@ -91,9 +91,9 @@ class Hardware:
     starts_from_disc: ClassVar[bool] = False
     # Whether the root file system is smaller than its disk at first.
     grow_root: ClassVar[bool] = True
-    # Whether a changed seed reaches the machine without a person. Where it does, the change is a
-    # new identity (new join key, old certificate revoked); elsewhere only `generation` makes one,
-    # so that editing a label never revokes a node that still runs from its old seed.
+    # Whether the graph starts the machine. Where it does, whatever reaches the machine is a new
+    # identity (new join key, old certificate revoked); elsewhere only generation, address and
+    # hardware are, so that editing a label never revokes a node that still runs from its old seed.
     restarts_by_itself: ClassVar[bool] = False
     # The program that takes the files on the provisioning host, and its name there.
     program: ClassVar[str] = "deliver"
@@ -146,29 +146,39 @@ class Hardware:
         files = self.files(emission, with_disc=self.starts_from_disc)
         return {f"{self.node}/{path}": file for path, file in files.items()}
 
-    def delivery(self, marks: Iterable[str] = ()) -> Delivery | None:
+    def delivery(self, identity: str, marks: Iterable[str] = ()) -> Delivery | None:
         """The commands that bring the files to the machine; None leaves that to a person.
 
-        `marks` are shown in the command, and change nothing there.
+        They are of one identity. `marks` are shown in the command, and change nothing there.
         """
         host = self.site.host
         if host is None:
             return None
-        seconds = self.settings.join_timeout if self.settings.await_join else None
+        where = delivery.records(host.directory, self.site.cluster.name)
         return Delivery(
             host,
-            delivery.apply_command(self.node, host.directory, seconds, marks),
-            delivery.remove_command(self.node, host.directory),
+            delivery.apply_command(self.node, host.directory, where, marks),
+            delivery.remove_command(self.node, host.directory, where, identity),
         )
+
+    def is_at(self, host: ProvisioningHost) -> bool:
+        """Whether `host` is that of its machine or its files, by whatever name or address."""
+        own = self.site.host
+        return own is not None and own.host_key == host.host_key
+
+    def place(self) -> list[str]:
+        """What says where its machine or its files are: elsewhere, these go before others come."""
+        host = self.site.host
+        where = [host.host_key, host.directory] if host else []
+        return [self.name, self.site.cluster.name, *where]
+
+    def reaches_machine(self) -> list[Any]:
+        """What of the worker reaches its machine beside its seed, where the graph starts it."""
+        return []
 
     def parcel(self, emission: Emission) -> dict[str, File]:
         """All that goes to the provisioning host, by path. It holds the join key: a secret."""
-        return delivery.parcel(
-            self.delivered_files(emission),
-            gate_url=self.site.gate_url,
-            authority_pem=emission.authority_pem,
-            status_token=emission.keys.status_token,
-        )
+        return delivery.parcel(self.delivered_files(emission), emission.identity)
 
     def delivery_input(self, emission: Emission, book: Book | None = None) -> str:
         """Standard input of the delivery. It holds the join key: a secret.
@@ -185,11 +195,12 @@ class Hardware:
             for path, file in sorted(self.parcel(emission).items())
         ]
 
-    def joined(self, output: str) -> dict[str, Any]:
-        """What the output of the delivery tells of the join, for the stack's outputs."""
-        if self.settings.await_join:
-            return delivery.joined(output)
-        return self.undelivered() | {"readySeconds": None}
+    @property
+    def awaited(self) -> bool:
+        """Whether `pulumi up` waits until the node is Ready."""
+        wish = self.settings.await_join
+        there = self.site.host is not None
+        return there and (self.restarts_by_itself if wish is None else wish)
 
     def undelivered(self) -> dict[str, Any]:
         """Where the files are, for the stack's outputs, where nobody waited for the node."""
@@ -211,7 +222,7 @@ class Hardware:
         the authority's certificate a placeholder stands for it, which nothing can verify against.
         """
         authority_pem = authority_pem or cloud_init.UNKNOWN_AUTHORITY
-        name = self._identity(authority_pem)
+        name = self._identity(secret_pem, authority_pem)
         keys = Keys()
         if secret_pem is not None:
             keys = Keys(
@@ -267,13 +278,19 @@ class Hardware:
             join_key_hours,
         )
 
-    def _identity(self, authority_pem: str) -> str:
-        digest = ""
+    def _identity(self, secret_pem: str | None, authority_pem: str) -> str:
+        """Of whatever reaches the machine; where a person starts it, of what makes it another."""
+        facts: list[Any] = [self.name]
         if self.restarts_by_itself:
             cluster, node = from_lab.cluster(self.site.cluster), self._node("")
-            data = self.user_data(cluster, node, authority_pem, "")
-            blank = [data, cloud_init.network(cluster, node)]
-            digest = hashlib.sha256(json.dumps(blank).encode()).hexdigest()
+            facts += [
+                self.user_data(cluster, node, authority_pem, ""),
+                cloud_init.network(cluster, node),
+                identity.secret_digest(secret_pem) if secret_pem is not None else REDACTED,
+                self.site.host.host_key if self.site.host else "",
+                *self.reaches_machine(),
+            ]
+        digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         addresses = [self.settings.address]
         return identity.identity(self.node, self.settings.generation, addresses, digest)
 

@@ -17,8 +17,8 @@ def identity(name: str, generation: int, addresses: Sequence[str], digest: str =
     """The name of one node in one generation, such as `worker-1-g1-3f2a9c1d`.
 
     It changes with whatever makes the machine another one: the generation, the addresses, and
-    `digest`, any text that stands for the rest of its definition. It is the instance-id of
-    cloud-init and what the node's secrets are bound to.
+    `digest`, any text that stands for the rest of what reaches the machine. It is cloud-init's
+    instance-id and what the node's secrets are bound to.
     """
     facts = json.dumps([name, generation, list(addresses), digest], separators=(",", ":"))
     return f"{name}-g{generation}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
@@ -32,6 +32,12 @@ def join_key(secret_pem: str, identity: str) -> str:
 def status_token(secret_pem: str, identity: str) -> str:
     """What reads the node's status at the gate: 64 hexadecimal digits. It cannot join anything."""
     return _derived(secret_pem, f"autojoin status token {identity}")
+
+
+@lru_cache(maxsize=8)
+def secret_digest(secret_pem: str) -> str:
+    """Tells one stack's secret from another, and nothing else of it."""
+    return _derived(secret_pem, "autojoin which secret it is")
 
 
 @lru_cache(maxsize=8)

@@ -10,10 +10,8 @@ from typing import Any
 
 import pulumi
 
-from components.workers.effects import EFFECTS, machine_change
+from components.workers.effects import EFFECTS, HARMLESS, effect, identity
 from components.workers.hardware import Hardware
-
-_HARMLESS = ("registered again", "settings changed")
 
 
 class Marks:
@@ -49,33 +47,26 @@ class Marks:
 
     async def _mark(self, args: pulumi.ResourceHookArgs) -> None:
         name, _, part = args.name.rpartition("-")
-        changed = await _changed(args.old_inputs or {}, args.new_inputs or {})
-        if changed is None or name in self._marked:
+        old, new = await _values(args.old_inputs), await _values(args.new_inputs)
+        if new.get("stdin") is None:
+            return  # known only after the CA host ran
+        changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
+        parts = (changed, set()) if part == "registration" else (set(), changed)
+        anew = identity(old) != identity(new)
+        kind = effect(self._kinds[name].restarts_by_itself, anew, *parts)
+        if kind not in EFFECTS or name in self._marked:
             return
         self._marked.add(name)
-        pair = (changed, set()) if part == "registration" else (set(), changed)
-        kind = machine_change(self._kinds[name].restarts_by_itself, *pair)
-        if kind not in EFFECTS:
-            self._marked.discard(name)
-            return
         line = f"{kind}: {EFFECTS[kind][1]}"
         if kind == "seed delivered anew":
             line += "; cloud-init runs once: raise its generation where a joined node is to change"
-        tell = pulumi.log.info if kind in _HARMLESS else pulumi.log.warn
+        tell = pulumi.log.info if kind in HARMLESS else pulumi.log.warn
         tell(line, self._workers.get(name))
 
 
-async def _changed(old: Any, new: Any) -> set[str] | None:
-    """The names of the inputs that differ; None where that is known only after the CA host ran."""
-    found = set()
-    for name in {*old, *new}:
-        before, after = await _value(old.get(name)), await _value(new.get(name))
-        if name == "stdin" and after is None:
-            return None
-        if before != after:
-            found.add(name)
-    return found
-
-
-async def _value(value: Any) -> Any:
-    return await value.future() if isinstance(value, pulumi.Output) else value
+async def _values(inputs: Any) -> dict[str, Any]:
+    """The inputs' values; None for what is not known yet."""
+    return {
+        name: await value.future() if isinstance(value, pulumi.Output) else value
+        for name, value in (inputs or {}).items()
+    }

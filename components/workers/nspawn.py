@@ -5,7 +5,6 @@ What is sent to the provisioning host, and the commands there.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import Any, ClassVar
 
 from components.archive import File as File
 from components.archive import text
+from components.certificate_authority.authority_host import installed_command
 from components.machine_host import delivery
 from components.machine_host.recipe import Book, recipe
 from components.workers.hardware import Delivery, Emission, Hardware
 from components.workers.seed import Seed
 from components.workers.worker import Worker
 
-PROGRAM = f"{delivery.PROGRAMS}/machine"
 # A machine shares its host's control groups, swap and memory: the kubelet has nothing to enforce,
 # and does not put itself before the host's own services. Where it may not, it would sleep 0.2 s.
 KUBELET_OVERRIDES: dict[str, Any] = {
@@ -31,7 +30,7 @@ MACHINE_SCRIPT = Path(delivery.__file__).parent / "on_host" / "machine.sh"
 
 
 class Nspawn(Hardware):
-    """Started by the graph from its seed alone; `up` follows the join until the node is Ready."""
+    """Started by the graph from its seed alone."""
 
     name = "nspawn"
     interface = "host0"
@@ -48,14 +47,22 @@ class Nspawn(Hardware):
     def kubelet_overrides(self) -> dict[str, Any]:
         return KUBELET_OVERRIDES
 
-    def delivery(self, marks: Iterable[str] = ()) -> Delivery:
+    def delivery(self, identity: str, marks: Iterable[str] = ()) -> Delivery:
         host = self.site.host
-        assert host is not None, "components/checks.py lets no nspawn worker pass without one"
+        assert host is not None, "workers/checks.py lets no nspawn worker pass without one"
+        program = f"{delivery.programs(self.site.cluster.name)}/machine"
         return Delivery(
             host,
-            apply_command(self.node, self.settings.join_timeout, marks),
-            remove_command(self.node),
+            apply_command(program, self.node, marks),
+            remove_command(program, self.node, identity),
         )
+
+    def place(self) -> list[str]:
+        host = self.site.host
+        return [self.name, self.site.cluster.name, host.host_key if host else ""]
+
+    def reaches_machine(self) -> list[Any]:
+        return [self.settings.image, self.settings.bridge, self.settings.mac]
 
     def parcel(self, emission: Emission) -> dict[str, File]:
         return parcel(
@@ -66,16 +73,11 @@ class Nspawn(Hardware):
             gate_url=self.site.gate_url,
             authority_pem=emission.authority_pem,
             status_token=emission.keys.status_token,
+            identity=emission.identity,
         )
 
     def delivery_input(self, emission: Emission, book: Book | None = None) -> str:
         return recipe(self.parcel(emission), book)
-
-    def joined(self, output: str) -> dict[str, Any]:
-        """The summary with which `machine await` ends: seconds to Ready, phase by phase."""
-        lines = output.strip().splitlines()
-        summary = json.loads(lines[-1]) if lines else {}
-        return {"readySeconds": summary.get("readySeconds"), "phases": summary.get("phases")}
 
 
 class NspawnWorker(Worker):
@@ -85,15 +87,9 @@ class NspawnWorker(Worker):
     hardware = Nspawn
 
 
-def apply_command(name: str, timeout_seconds: int, marks: Iterable[str] = ()) -> str:
-    """Makes machine `name` run from the input, and follows its join for `timeout_seconds`.
-
-    `marks` change nothing. The last line of its output is JSON:
-    `{"node", "readySeconds", "phases": {phase: seconds}}`.
-    """
-    machine = shlex.quote(name)
-    apply = delivery.with_marks(f"{PROGRAM} apply {machine}", marks)
-    return f"{apply} && {PROGRAM} await {machine} {int(timeout_seconds)}"
+def apply_command(program: str, name: str, marks: Iterable[str] = ()) -> str:
+    """Makes machine `name` run from the input; `marks` change nothing."""
+    return delivery.with_marks(shlex.join((program, "apply", name)), marks)
 
 
 def parcel(
@@ -105,18 +101,22 @@ def parcel(
     authority_pem: str,
     status_token: str,
     mac: str | None = None,
+    identity: str = "",
     files: Mapping[str, File] | None = None,
 ) -> dict[str, File]:
     """All that a machine is made from. It holds the join key and the status token: a secret.
 
-    `image` is a list of folders, the topmost first, with colons between; `files` are the
+    Another `identity` is another machine; without one, any other content is. `image` is a list of
+    folders, the topmost first, with colons between; `files` are the
     machine's own by absolute path.
     Raises ValueError where a value would break the format.
     """
     members = {f"seed/{file}": text(content) for file, content in seed.files().items()}
     own_mac = f"MAC={_plain(mac)}\n" if mac else ""
     members["machine.env"] = text(f"IMAGE={_plain(image)}\nBRIDGE={_plain(bridge)}\n{own_mac}")
-    members["await.env"] = text(f"GATE_URL={_plain(gate_url.rstrip('/'))}\n")
+    if identity:
+        members["identity"] = text(f"{_plain(identity)}\n")
+    members["gate.env"] = text(f"GATE_URL={_plain(gate_url.rstrip('/'))}\n")
     members["ca.pem"] = text(authority_pem)
     members["status-token"] = text(status_token + "\n")
     for path, file in (files or {}).items():
@@ -124,9 +124,9 @@ def parcel(
     return members
 
 
-def remove_command(name: str) -> str:
-    """Stops machine `name` and deletes all that belongs to it. Repeating it does nothing."""
-    return f"{PROGRAM} remove {shlex.quote(name)}"
+def remove_command(program: str, name: str, identity: str) -> str:
+    """Stops machine `name` and deletes all that belongs to it, if it has that identity."""
+    return installed_command(program, "remove", name, identity)
 
 
 def _plain(value: str) -> str:

@@ -10,7 +10,7 @@ import pulumi
 from components.join_gate.component import Registration, SeedValues
 from components.machine_host.component import MachineHost
 from components.shell import remote
-from components.workers.hardware import Hardware
+from components.workers.hardware import Delivery, Hardware
 
 
 @dataclass
@@ -30,45 +30,47 @@ class Worker(pulumi.ComponentResource):
     """One worker node. Its files are brought to where they make a node, once it is registered.
 
     Three resources at most (this component, its registration, its delivery), since each costs a
-    checkpoint of the whole state. `summary` is what a person wants to know of it.
+    checkpoint of the whole state. `summary` is what a person wants to know of it; whether it has
+    joined is for Joins to say.
     """
 
     token: ClassVar[str]
     hardware: ClassVar[type[Hardware]]
 
     def __init__(self, name: str, args: WorkerArgs, opts: pulumi.ResourceOptions | None = None):
+        opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(aliases=_other_types()))
         super().__init__(self.token, name, None, opts)
-        registration = args.registration
-        node = registration.node
+        self.registration = registration = args.registration
+        self.node = node = registration.node
         if not isinstance(node, self.hardware):
             raise TypeError(f"{name}: {self.token} is not made of {node.name}")
         registration.gate.marks.tell_at(name, self)
-        settings = node.settings
+        shown = registration.gate.shown_seed_values
+        self.identity = shown.apply(lambda values: node.emission(values).identity)
         self.summary: dict[str, pulumi.Input[Any]] = {
-            "hardware": settings.hardware,
-            "address": settings.address,
-            "generation": settings.generation,
+            "hardware": node.settings.hardware,
+            "address": node.settings.address,
+            "generation": node.settings.generation,
+            "identity": self.identity,
             # A hash over the join key's 256 random bits tells nothing of it.
-            "userDataSha256": registration.gate.shown_seed_values.apply(
-                lambda values: node.emission(values).user_data_sha256
-            ),
-            "joined": self._deliver(name, args),
+            "userDataSha256": shown.apply(lambda values: node.emission(values).user_data_sha256),
+            "joined": node.undelivered() | {"readySeconds": None},
         }
-        self.register_outputs({"address": settings.address})
+        self.machine = self._deliver(name, args)
+        self.register_outputs({"address": node.settings.address})
 
-    def _deliver(self, name: str, args: WorkerArgs) -> pulumi.Input[Any]:
-        """What is known of the join."""
-        registration, host = args.registration, args.host
-        node, gate = registration.node, registration.gate
-        delivery = node.delivery()
-        if delivery is None or host is None:
-            return node.undelivered() | {"readySeconds": None}
-        provisioning = host.provisioning
+    def _deliver(self, name: str, args: WorkerArgs) -> pulumi.Resource | None:
+        """Its files on its host, or its machine there; None where a person carries them."""
+        node, gate = self.node, args.registration.gate
+        if args.host is None or node.site.host is None:
+            return None
+        provisioning = args.host.provisioning
 
-        def command(values: SeedValues) -> str:
-            marked = node.delivery(node.marks(node.emission(values)))
-            assert marked is not None
-            return marked.create
+        def commands(values: SeedValues) -> Delivery:
+            emission = node.emission(values)
+            found = node.delivery(emission.identity, node.marks(emission))
+            assert found is not None
+            return found
 
         def files(values: SeedValues) -> str:
             emission = node.emission(values)
@@ -76,14 +78,25 @@ class Worker(pulumi.ComponentResource):
                 emission, provisioning.book(node.name, emission.authority_pem)
             )
 
-        machine = remote.run(
+        machine: pulumi.Resource = remote.run(
             f"{name}-machine",
-            delivery.host,
-            create=gate.shown_seed_values.apply(command),
+            node.site.host,
+            create=gate.shown_seed_values.apply(lambda values: commands(values).create),
             stdin=gate.seed_values.apply(files),
-            delete=delivery.delete,
-            before_update=registration.gate.marks.of(name, type(node)),
+            delete=gate.shown_seed_values.apply(lambda values: commands(values).delete),
+            # The old machine goes, where it is, before one comes elsewhere with its address.
+            triggers=node.place(),
+            before_update=gate.marks.of(name, type(node)),
             parent=self,
-            depends_on=[registration.done, *args.needs, host.ready],
+            # Not of its registration, which stands before `needs` anyway: where a host is dead, the
+            # registration's removal must not wait for the machine's.
+            depends_on=[*args.needs, args.host.ready],
         )
-        return machine.stdout.apply(node.joined)
+        return machine
+
+
+def _other_types() -> list[pulumi.Alias]:
+    """A worker whose hardware is edited is the same worker of another type."""
+    from components.workers.hardware_types import WORKERS
+
+    return [pulumi.Alias(type_=kind.token) for kind in WORKERS.values()]

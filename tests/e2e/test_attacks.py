@@ -33,7 +33,7 @@ from tests.unit.components.join_gate.attacks import ATTACKS, Cast
 from tests.unit.components.join_gate.gate_host import ADDRESS, Gate, TestNode, pem
 
 GATE = "/usr/local/lib/autojoin/gate"
-DISK = "/var/lib/autojoin/machines/{}/disk/root"
+DISK = "/var/lib/autojoin/machines/dev/{}/disk/root"
 
 
 class AuthorityHost(Gate):

@@ -19,6 +19,7 @@ import pytest
 from tests.e2e.conftest import Lab, table
 
 WAIT_SECONDS = 6
+MACHINES = "/var/lib/autojoin/machines/dev"
 API_DOWN_SECONDS = 10
 # Longer than the API server waits for a sign of life before it calls a node Unknown.
 REJOIN_SECONDS = 90
@@ -126,9 +127,6 @@ def test_what_keeps_a_node_from_joining_is_named(up: Lab) -> None:
         output = up.make("up", expect=1)
     finally:
         up.file.write_text(before)
-        # What failed to be made is in no state, so no later `up` removes it.
-        removals = (f"/usr/local/lib/autojoin/machine remove {name}" for name in FAULTS)
-        up.on_hypervisor("; ".join(removals))
     for name, (_, told) in FAULTS.items():
         told = told.replace("HYPERVISOR", re.escape(hypervisor))
         found = re.search(rf"{name} did not join: {told}", output)
@@ -137,9 +135,15 @@ def test_what_keeps_a_node_from_joining_is_named(up: Lab) -> None:
         )
 
 
+def test_a_machine_whose_join_failed_goes_with_its_worker(up: Lab) -> None:
+    assert set(FAULTS) <= set(up.on_hypervisor(f"ls {MACHINES}").split())
+    up.make("up")
+    assert set(FAULTS).isdisjoint(up.on_hypervisor(f"ls {MACHINES}").split())
+
+
 def test_an_api_server_that_is_down_and_a_resolver_that_is(up: Lab) -> None:
     add(up, PATIENT, 40)
-    unit = "autojoin-machine@patient-api.service"
+    unit = "autojoin-machine-dev@patient-api.service"
 
     def down_for_a_while() -> None:
         up.on_hypervisor(

@@ -19,7 +19,7 @@ from tests.e2e.conftest import CommandLines, Lab, table
 from tools.pins import Layout
 
 WORKERS = ("worker-1", "worker-2", "worker-3")
-WORKER_ROOT = "/var/lib/autojoin/machines/{}/disk/root"
+WORKER_ROOT = "/var/lib/autojoin/machines/dev/{}/disk/root"
 
 
 def test_up_ends_with_every_worker_ready(lab: Lab) -> None:
@@ -328,7 +328,7 @@ def test_no_secret_is_shown_anywhere(lab: Lab, command_lines: CommandLines) -> N
     state = lab.run("pulumi", "stack", "export")
     preview = lab.run("pulumi", "preview", "--json", "--non-interactive")
     logs = lab.on_authority("journalctl --no-pager -o cat 2>/dev/null | tail -n 5000")
-    consoles = lab.on_hypervisor("cat /var/lib/autojoin/machines/*/console.log")
+    consoles = lab.on_hypervisor("find /var/lib/autojoin/machines -name console.log -exec cat {} +")
     shown = {
         "output": "\n".join(lab.output),
         "state": state,

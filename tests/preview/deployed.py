@@ -32,6 +32,7 @@ from tests.unit.tools.plugins.ssh_server import SshServer
 from tools.pins import CHECKOUT, Layout
 
 Config = dict[str, Any]
+JOINED = {"readySeconds": 4.2, "phases": {}}
 Change = Callable[[Config], None]
 
 
@@ -40,33 +41,44 @@ def answers() -> dict[str, str]:
     return {
         "*pair*work*": certificate(),
         "*revoked": json.dumps({"revoked": []}),
-        "*apply*await*": json.dumps({"readySeconds": 4.2, "phases": {}}),
+        "*await": json.dumps({f"node-{it}": JOINED for it in range(1, 10)}),
     }
 
 
 class Deployed:
     """A stack `lab` in a backend of its own, brought up with `config`."""
 
-    def __init__(self, folder: Path, config: Config):
+    def __init__(self, folder: Path, config: Config, failing: dict[str, str] | None = None):
         self.folder = folder
         self.config = config
         shutil.copy(CHECKOUT / "Pulumi.yaml", folder)
         (folder / "host").mkdir()
-        host = SshServer(folder / "host")
-        host.answers(answers())
+        self.host = host = SshServer(folder / "host")
+        host.answers(answers(), failing)
         self._name(host)
         self.file = self._write("Pulumi.lab.yaml", config)
         self._pulumi("stack", "init", "lab", folder=folder)
-        with running(folder) as api, agent(folder / "host/client_key") as socket:
+        answer = self.up(config)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+
+    def up(self, config: Config, *words: str) -> subprocess.CompletedProcess[str]:
+        """`pulumi up` with `config`, on hosts and an API server that are there as long."""
+        folder = self.folder / "api"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        with (
+            running(folder) as api,
+            agent(self.folder / "host/client_key") as socket,
+        ):
             config["autojoin:cluster"]["kubeconfig"] = str(api.kubeconfig)
             self.file = self._write("Pulumi.lab.yaml", config)
             serve_definitions(api)
-            host.start()
+            self.host.start()
             try:
-                words = ("up", "--yes", "--skip-preview", "--config-file", str(self.file))
-                self._pulumi(*words, SSH_AUTH_SOCK=socket)
+                words = ("--skip-preview", "--config-file", str(self.file), *words)
+                return self._run("up", "--yes", *words, SSH_AUTH_SOCK=socket)
             finally:
-                host.stop()
+                self.host.stop()
 
     def _name(self, host: SshServer) -> None:
         """Let `host` be each host of the configuration."""
@@ -116,7 +128,14 @@ class Deployed:
         path.write_text(yaml.safe_dump({**salt, "config": config}))
         return path
 
-    def _pulumi(self, *words: str, folder: Path = CHECKOUT, **further: str) -> str:
+    def _pulumi(self, *words: str, folder: Path = CHECKOUT) -> str:
+        answer = self._run(*words, folder=folder)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return answer.stdout
+
+    def _run(
+        self, *words: str, folder: Path = CHECKOUT, **further: str
+    ) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
             **stack.engine_environment(),
@@ -126,11 +145,7 @@ class Deployed:
             **further,
         }
         command = ["pulumi", *words, "--non-interactive"]
-        answer = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True
-        )
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-        return answer.stdout
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ for number, name in enumerate(("first", "second"), 1):
     args = AdmissionArgs(gate, list(registered.values()), cluster.kubeconfig)
     admission = Admission(f"{name}-admission", args)
     nodes = [registration.node for registration in registered.values()]
-    machines = MachineHost(f"{name}-host", MachineHostArgs(feeding, gate, nodes))
+    machines = MachineHost(f"{name}-host", MachineHostArgs(feeding, cluster, gate, nodes))
     for slot, (hardware, kind) in enumerate(WORKERS.items()):
         needs = [admission.ready, cilium.release]
         kind(f"{name}-node-{slot}", WorkerArgs(registered[hardware], machines, needs))

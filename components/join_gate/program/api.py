@@ -81,8 +81,8 @@ class Application:
             return refusal_response(refusal)
 
     def _handler(self, request: Request) -> _Handler:
-        if request.path.startswith(_STATUS_PREFIX) and request.method == "GET":
-            return self._status
+        if request.path.startswith(_STATUS_PREFIX) and request.method in ("GET", "POST"):
+            return self._status if request.method == "GET" else self._told
         handler = self._routes.get((request.method, request.path))
         if handler is not None:
             return handler
@@ -181,19 +181,37 @@ class Application:
         name = data.get("node")
         if not isinstance(name, str):
             raise Refusal(400, "node: must be text")
-        node = self._authentic_node(name, signed)
-        secrets = (node.join_key, node.status_token)
-        reports = progress.checked_reports(data, secrets)
-        await self._progress.report(name, reports)
+        return await self._keep(self._authentic_node(name, signed), data)
+
+    async def _told(self, request: Request, remote: str) -> Response:
+        """What the host of a node's machine tells of it, as far as the node itself can't."""
+        node = self._watched(request)
+        data = envelope.parse_object(request.body, "the body")
+        if data.get("node", node.name) != node.name:
+            raise Refusal(400, f"node: must be {node.name}")
+        return await self._keep(node, data)
+
+    async def _keep(self, node: Node, data: dict[str, Any]) -> Response:
+        reports = progress.checked_reports(data, (node.join_key, node.status_token))
+        await self._progress.report(node.name, reports)
         for it in reports:
-            message = it.message or None
-            journal.record("progress", node=name, phase=it.phase, state=it.state, message=message)
+            journal.record(
+                "progress",
+                node=node.name,
+                phase=it.phase,
+                state=it.state,
+                message=it.message or None,
+            )
         return Response(204)
 
-    async def _status(self, request: Request, remote: str) -> Response:
+    def _watched(self, request: Request) -> Node:
+        """The node of a status path, for who has its status token."""
         name = request.path[len(_STATUS_PREFIX) :]
         node = self._store.node(name) if names.is_name(name) else None
-        _check_bearer(request, node)
+        return _check_bearer(request, node)
+
+    async def _status(self, request: Request, remote: str) -> Response:
+        name = self._watched(request).name
         after = _number(request.query, "after", 1_000_000_000)
         wait = _number(request.query, "wait", progress.WAIT_LIMIT_SECONDS)
         events = await self._progress.follow(name, int(after), wait)
@@ -202,12 +220,13 @@ class Application:
         return json_response(200, {"node": name, "events": [_shown(event) for event in events]})
 
 
-def _check_bearer(request: Request, node: Node | None) -> None:
+def _check_bearer(request: Request, node: Node | None) -> Node:
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     expected = (node.status_token if node else b"\0" * 32).hex()
     fits = hmac.compare_digest(expected.encode(), text.strip().lower().encode())
     if scheme.lower() != "bearer" or not fits or node is None:
         raise Refusal(401, "not authentic: unknown node, or another status token")
+    return node
 
 
 def _number(query: dict[str, str], name: str, largest: float) -> float:

@@ -1,4 +1,4 @@
-"""The gate's commands: serve, register NAME, remove NAME, revoked, status [NAME]."""
+"""The gate's commands; see _USAGE."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import names, revocation
+from . import awaiting, names, revocation
 from . import settings as gate_settings
 from .errors import GateError
 from .settings import Settings
@@ -19,7 +19,9 @@ from .store import Node, Registration, Store
 _USAGE = """usage: gate [--settings FILE] COMMAND
   serve            answer nodes until SIGTERM
   register NAME    admit a node; registration as JSON on standard input
-  remove NAME      forget a node and revoke its certificates
+  remove NAME IDENTITY
+                   forget a node and revoke its certificates; nothing where it is another identity
+  await            follow joins until every node is Ready or has failed; JSON on standard input
   revoked          revoked certificates of nodes that have not expired, as JSON
   status [NAME]    registered nodes and their progress as JSON"""
 _SECRET_BYTES = 32
@@ -36,7 +38,8 @@ def main(arguments: list[str]) -> int:
     wanted = {
         "serve": (0, 0),
         "register": (1, 1),
-        "remove": (1, 1),
+        "remove": (2, 2),
+        "await": (0, 0),
         "revoked": (0, 0),
         "status": (0, 1),
     }
@@ -60,7 +63,10 @@ def _run(command: str, rest: list[str], settings: Settings) -> None:
     if command == "revoked":
         print(json.dumps({"revoked": revocation.revoked_certificates(settings)}))
         return
-    for name in rest:
+    if command == "await":
+        _await(settings)
+        return
+    for name in rest[:1]:
         if not names.is_name(name):
             raise GateError(
                 f"{name!r}: not a node's name: lower case letters, digits, - and ., "
@@ -72,7 +78,7 @@ def _run(command: str, rest: list[str], settings: Settings) -> None:
         if command == "register":
             _register(rest[0], settings, store)
         elif command == "remove":
-            _remove(rest[0], settings, store)
+            _remove(rest[0], rest[1], settings, store)
         else:
             _status(rest, settings, store)
     finally:
@@ -101,10 +107,27 @@ def _register(name: str, settings: Settings, store: Store) -> None:
     )
 
 
-def _remove(name: str, settings: Settings, store: Store) -> None:
+def _await(settings: Settings) -> None:
+    nodes = awaiting.parse(sys.stdin.buffer.read())
+    with revocation.acting_as(settings.user):
+        store = Store(settings.database)
+        try:
+            awaiting.follow(store, nodes, lambda line: print(line, flush=True))
+        finally:
+            store.close()
+    failed = [f"{node.name} did not join: {node.cause}" for node in nodes if node.cause]
+    if failed:
+        raise GateError("\n".join([f"{len(failed)} of {len(nodes)} nodes failed", *failed]))
+    print(json.dumps({node.name: node.summary() for node in nodes}))
+
+
+def _remove(name: str, identity: str, settings: Settings, store: Store) -> None:
     stale = revocation.valid_certificates(settings, name)
     with revocation.acting_as(settings.user):
-        store.remove(name, stale)
+        other = store.remove(name, identity, stale)
+    if other is not None:
+        print(f"{name} is {other} here, not {identity}: it stays", file=sys.stderr)
+        return
     count = revocation.revoke_marked(settings, store, "cessationofoperation")
     print(json.dumps({"node": name, "revoked": count}))
 

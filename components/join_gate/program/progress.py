@@ -16,7 +16,17 @@ from .errors import Refusal
 from .store import Event, Store
 from .waiting import within
 
-PHASES = ("clock", "packages", "authority", "certificate", "runtime", "kubelet", "node", "ready")
+PHASES = (
+    "start",
+    "clock",
+    "packages",
+    "authority",
+    "certificate",
+    "runtime",
+    "kubelet",
+    "node",
+    "ready",
+)
 STATES = ("started", "done", "failed")
 MESSAGE_LIMIT = 2000
 # Between two lines of a message: who reads it has one line for each event.

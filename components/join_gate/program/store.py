@@ -45,6 +45,10 @@ CREATE TABLE IF NOT EXISTS events (
   message TEXT NOT NULL,
   PRIMARY KEY (node, number)
 );
+CREATE TABLE IF NOT EXISTS waits (
+  node TEXT PRIMARY KEY,
+  ended REAL NOT NULL
+);
 CREATE TABLE IF NOT EXISTS certificates (
   serial TEXT NOT NULL,
   authority_key TEXT NOT NULL,
@@ -177,9 +181,11 @@ class Store:
     def register(self, registration: Registration, stale: Iterable[Serial]) -> bool:
         """Write a registration; True where its identity is new or changed.
 
-        A changed identity forgets the join and its events, and marks for revocation `stale` and
-        every certificate that was issued under another identity. GateError where its generation
-        has joined before and was left since: that join key lies about on a disk somewhere.
+        The same identity with another key (the stack has another secret) keeps its join, and its
+        certificate: its machine still runs. A changed identity forgets the join and its events, and
+        marks for revocation `stale` and every certificate that was issued under another identity.
+        GateError where its generation has joined before and was left since: that join key lies
+        about on a disk somewhere.
         """
         database = self._database
         with self.transaction():
@@ -210,16 +216,26 @@ class Store:
             )
         return changed
 
-    def remove(self, name: str, stale: Iterable[Serial]) -> None:
-        """Remove a node and mark its certificates, and `stale`, for revocation."""
+    def remove(self, name: str, identity: str, stale: Iterable[Serial]) -> str | None:
+        """Remove a node and mark its certificates, and `stale`, for revocation.
+
+        Where the name is another identity's, nothing is done, and that is returned.
+        """
         with self.transaction():
+            row = self._database.execute(
+                "SELECT identity FROM nodes WHERE name = ?", (name,)
+            ).fetchone()
+            if row is not None and row[0] != identity:
+                return str(row[0])
             self._forget(self._database, name, stale)
+        return None
 
     @staticmethod
     def _forget(database: sqlite3.Connection, name: str, stale: Iterable[Serial]) -> None:
         _note_use(database, name)
         database.execute("DELETE FROM nodes WHERE name = ?", (name,))
         database.execute("DELETE FROM events WHERE node = ?", (name,))
+        database.execute("DELETE FROM waits WHERE node = ?", (name,))
         database.execute("UPDATE certificates SET revoke = 1 WHERE node = ?", (name,))
         database.executemany(
             "INSERT INTO certificates (serial, authority_key, node, identity, revoke)"
@@ -305,6 +321,19 @@ class Store:
                 "DELETE FROM events WHERE node = ? AND number <= ?",
                 (name, last + len(rows) - EVENTS_KEPT),
             )
+
+    def waited(self, name: str) -> float:
+        """When a wait last told that the node failed, in seconds since the epoch; 0 for never."""
+        row = self._database.execute("SELECT ended FROM waits WHERE node = ?", (name,)).fetchone()
+        return float(row[0]) if row else 0.0
+
+    def wait_ended(self, name: str, at: float) -> None:
+        """Note that the node's failures up to `at` were told."""
+        self._database.execute(
+            "INSERT INTO waits (node, ended) VALUES (?, ?)"
+            " ON CONFLICT (node) DO UPDATE SET ended = excluded.ended",
+            (name, at),
+        )
 
     def events(self, name: str, after: int) -> list[Event]:
         """The node's events with a number above `after`, oldest first."""

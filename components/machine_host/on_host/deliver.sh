@@ -3,17 +3,15 @@
 #
 #   deliver apply NODE DIRECTORY [FILE:DIGEST ...]  stdin: a recipe (see assemble); its files become
 #                                        NODE's in DIRECTORY. The digests are for who reads a preview
-#   deliver await NODE DIRECTORY SECONDS follow NODE's phases at the join gate until it is Ready
-#   deliver remove NODE DIRECTORY        remove NODE's files
+#   deliver remove NODE DIRECTORY IDENTITY  remove NODE's files, if they are of that identity
+#   deliver keep DIRECTORY               stdin: names; remove the files of every other node
 #
-# The recipe has a folder files/, whose entries (folders of this node alone) go to DIRECTORY, and a
-# folder await/ (gate-url, ca.pem, status-token), which stays with the records in DIRECTORY/.autojoin,
-# beside this script, assemble and its books. A record lists what NODE has in DIRECTORY; it is written
-# last, so that who watches the records sees whole nodes only.
+# The recipe has a folder files/, whose entries (folders of this node alone) go to DIRECTORY, and the
+# node's identity. Records lie in nodes/ beside this script, in DIRECTORY/.autojoin/CLUSTER with
+# assemble and its books. A record lists what NODE has in DIRECTORY; it is written last, so that who
+# watches the records sees whole nodes only.
 set -eu
 umask 022
-
-TAB=$(printf '\t')
 
 die() {
     printf '%s\n' "$*" >&2
@@ -37,7 +35,8 @@ owned() {
 
 apply() {
     chmod 755 "$DIRECTORY"
-    chmod 700 "$RECORDS"
+    mkdir -p "$RECORDS/nodes"
+    chmod 700 "${RECORDS%/*}" "$RECORDS" "$RECORDS/nodes"
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     trap 'exit 1' HUP INT TERM
@@ -48,87 +47,75 @@ apply() {
     for entry in *; do
         printf '%s\n' "$entry" >>"$work/list"
         if [ -e "$DIRECTORY/$entry" ] && ! owned "$entry"; then
-            die "$DIRECTORY/$entry is there and not of $NODE; move it away, then run this again"
+            die "$DIRECTORY/$entry is there and not of $NODE of cluster ${RECORDS##*/}; move it away, or give the node another name, then run this again"
         fi
     done
-    if [ -f "$RECORD" ] && [ -f "$KEPT/sum" ] && [ "$(cat "$work/sum")" = "$(cat "$KEPT/sum")" ]; then
+    cp "$work/identity" "$RECORDS/nodes/.$NODE.identity"
+    if [ -f "$RECORD" ] && cmp -s "$work/sum" "$SUM"; then
+        mv "$RECORDS/nodes/.$NODE.identity" "$IDENTITY"
         return 0 # the very same files are there
     fi
-    rm -f "$KEPT/sum"
+    rm -f "$SUM"
     remove_listed
     cat "$work/list" >"$CLAIM"
     for entry in *; do cp -Rp "$entry" "$DIRECTORY/$entry"; done
-    rm -rf "$KEPT"
-    mkdir "$KEPT"
-    chmod 700 "$KEPT"
-    cp "$work"/await/* "$work/sum" "$KEPT/"
-    printf 'Authorization: Bearer %s\n' "$(cat "$KEPT/status-token")" >"$KEPT/header"
-    chmod 600 "$KEPT"/*
+    cp "$work/sum" "$SUM"
+    mv "$RECORDS/nodes/.$NODE.identity" "$IDENTITY"
     mv "$CLAIM" "$RECORD"
 }
 
-# poll AFTER WAIT: the gate's events after number AFTER, as tab-separated lines.
-poll() {
-    curl --silent --show-error --fail --max-time 15 --cacert "$KEPT/ca.pem" \
-        --header "@$KEPT/header" \
-        "$(cat "$KEPT/gate-url")/v1/status/$NODE?after=$1&wait=$2&format=lines"
+use_node() {
+    NODE=$1
+    RECORD=$RECORDS/nodes/$NODE.list
+    SUM=$RECORDS/nodes/$NODE.sum
+    IDENTITY=$RECORDS/nodes/$NODE.identity
+    CLAIM=$RECORDS/nodes/.$NODE.claim
 }
 
-# A failure that was reported before this wait began is of an earlier attempt.
-take_event() {
-    elapsed=$(($(date +%s) - STARTED))
-    printf '%s: %s %s (%s s)%s\n' "$NODE" "$1" "$2" "$elapsed" "${3:+: $3}"
-    case $2 in
-        failed) [ -z "$listening" ] || die "$NODE did not join: phase $1: ${3:-no message}" ;;
-        done) phases="${phases:+$phases,}\"$1\":$elapsed" ;;
-    esac
-    [ "$1 $2" = "ready done" ] || return 0
-    printf '{"node":"%s","readySeconds":%s,"phases":{%s}}\n' "$NODE" "$elapsed" "$phases" |
-        tee "$KEPT/result"
-    exit 0
-}
-
-await() {
-    if [ -f "$KEPT/result" ]; then
-        cat "$KEPT/result"
-        exit 0
-    fi
-    STARTED=$(date +%s)
-    after=0 phase='' phases='' trouble='' listening=''
-    while [ "$(($(date +%s) - STARTED))" -lt "$1" ]; do
-        if events=$(poll "$after" 5 2>&1); then
-            trouble=''
-        else
-            trouble=$events events=''
-            sleep 1
-        fi
-        while IFS=$TAB read -r number _ event_phase state message; do
-            [ -n "$number" ] || continue
-            after=$number phase=$event_phase
-            take_event "$phase" "$state" "$message"
-        done <<EVENTS
-$events
-EVENTS
-        listening=yes
-    done
-    [ -z "$trouble" ] || die "$NODE did not join: the provisioning host cannot follow it at the join gate: $trouble"
-    die "$NODE did not join: phase ${phase:-start}: nothing more was heard within $1 s; look at the machine's console, and whether it was started from its files in $DIRECTORY"
-}
-
+# remove IDENTITY
 remove() {
-    remove_listed
-    rm -rf "$RECORD" "$KEPT" "$CLAIM"
+    found=$(cat "$IDENTITY" 2>/dev/null) || found=''
+    if [ -n "$found" ] && [ "$found" != "$1" ]; then
+        echo "the files of $NODE are of $found here, not of $1: they stay" >&2
+        return 0
+    fi
+    take_away
 }
 
-[ "$#" -ge 3 ] || die "usage: deliver apply NODE DIRECTORY | await NODE DIRECTORY SECONDS | remove NODE DIRECTORY"
-command=$1 NODE=$2 DIRECTORY=$3
-RECORDS=$DIRECTORY/.autojoin
-RECORD=$RECORDS/$NODE.list
-CLAIM=$RECORDS/.$NODE.claim
-KEPT=$RECORDS/$NODE
-shift 3
-case $command in
-    apply | remove) "$command" ;;
-    await) await "$1" ;;
-    *) die "deliver: unknown command $command" ;;
+take_away() {
+    remove_listed
+    rm -rf "$RECORD" "$SUM" "$CLAIM" "$IDENTITY" "$RECORDS/nodes/.$NODE.identity"
+}
+
+# What an edit, a cut or a lost state has left here is in nobody's way any more.
+keep() {
+    wanted=$(cat)
+    for record in "$RECORDS"/nodes/*.list "$RECORDS"/nodes/.*.claim; do
+        [ -e "$record" ] || continue
+        record=${record##*/}
+        record=${record#.}
+        use_node "${record%.*}"
+        ! printf '%s\n' "$wanted" | grep -qxF "$NODE" || continue
+        echo "the files of $NODE are not of this stack any more: removed" >&2
+        take_away
+    done
+}
+
+RECORDS=${0%/*}
+case ${1:-}/$# in
+    apply/[3-9]* | apply/[1-9][0-9]*)
+        use_node "$2"
+        DIRECTORY=$3
+        apply
+        ;;
+    remove/4)
+        use_node "$2"
+        DIRECTORY=$3
+        remove "$4"
+        ;;
+    keep/2)
+        DIRECTORY=$2
+        keep
+        ;;
+    *) die "usage: deliver apply NODE DIRECTORY | remove NODE DIRECTORY IDENTITY | keep DIRECTORY" ;;
 esac

@@ -2,24 +2,35 @@
 # Keeps the systemd-nspawn machines of one provisioning host; runs as root where systemd is PID 1.
 #
 #   machine install                write the unit template that holds every machine
-#   machine uninstall              remove what is not one machine's; all of it with the last machine
+#   machine uninstall              remove what is not one machine's, once there is none
+#   machine keep                   stdin: names; remove every machine that is not among them
 #   machine apply NAME [FILE:DIGEST ...]
 #                                  stdin: a recipe (see assemble) of seed/, machine.env, files/,
-#                                  await.env, ca.pem, status-token; makes NAME run from exactly that.
+#                                  identity, gate.env, ca.pem, status-token; makes NAME run from it.
 #                                  The digests are for who reads a preview
-#   machine await NAME SECONDS     follow NAME's phases at the join gate until it is Ready
-#   machine remove NAME            stop NAME hard and delete all that belongs to it
-#   machine run|unmount NAME       what the unit itself calls
+#   machine remove NAME [IDENTITY] stop NAME hard and delete all that belongs to it; one that has an
+#                                  identity goes by that alone, another one stays
+#   machine run|unmount|relay NAME what its units call
+#
+# In .../clusters/CLUSTER/ it keeps the machines of that cluster, apart from those of others.
 set -eu
 umask 077
 
-PROGRAMS=/usr/local/lib/autojoin
+case $0 in
+    */clusters/*/machine)
+        CLUSTER=${0%/machine}
+        CLUSTER=${CLUSTER##*/}
+        ;;
+    *) CLUSTER='' ;;
+esac
+PROGRAMS=/usr/local/lib/autojoin${CLUSTER:+/clusters/$CLUSTER}
 PROGRAM=$PROGRAMS/machine
-MACHINES=/var/lib/autojoin/machines
-LOCKS=/run/autojoin
+MACHINES=/var/lib/autojoin/machines${CLUSTER:+/$CLUSTER}
+LOCKS=/run/autojoin${CLUSTER:+/$CLUSTER}
 UNITS=/etc/systemd/system
+TEMPLATE=autojoin-machine${CLUSTER:+-$CLUSTER}
 SEED=/var/lib/cloud/seed/nocloud
-TAB=$(printf '\t')
+RELAY_SECONDS=3600
 
 die() {
     printf '%s\n' "$*" >&2
@@ -35,7 +46,16 @@ use_name() {
     [ "${#NAME}" -le 63 ] || die "machine name '$NAME' has ${#NAME} characters; use at most 63"
     HOME_DIRECTORY=$MACHINES/$NAME
     DISK=$HOME_DIRECTORY/disk
-    UNIT=autojoin-machine@$NAME.service
+    UNIT=$TEMPLATE@$NAME.service
+    # What the host knows it by, its link included: short, and another one in each cluster.
+    MACHINE=$NAME
+    [ -z "$CLUSTER" ] || MACHINE=aj$(short "$CLUSTER/$NAME")
+    RELAY=autojoin-relay-$MACHINE.service
+}
+
+# short TEXT: eight hexadecimal digits that stand for it.
+short() {
+    printf '%s' "$1" | sha256sum | cut -c 1-8
 }
 
 # One apply or remove of a name at a time; the lock ends with the process.
@@ -53,9 +73,9 @@ setting() {
 install_unit() {
     mkdir -p "$MACHINES"
     chmod 700 "$MACHINES"
-    cat >"$UNITS/.autojoin-machine@.service" <<UNIT
+    cat >"$UNITS/.$TEMPLATE@.service" <<UNIT
 [Unit]
-Description=autojoin machine %i
+Description=autojoin machine %i${CLUSTER:+ of cluster $CLUSTER}
 After=network.target
 
 [Service]
@@ -76,11 +96,11 @@ SuccessExitStatus=133
 [Install]
 WantedBy=multi-user.target
 UNIT
-    chmod 644 "$UNITS/.autojoin-machine@.service"
-    if cmp -s "$UNITS/.autojoin-machine@.service" "$UNITS/autojoin-machine@.service"; then
-        rm -f "$UNITS/.autojoin-machine@.service"
+    chmod 644 "$UNITS/.$TEMPLATE@.service"
+    if cmp -s "$UNITS/.$TEMPLATE@.service" "$UNITS/$TEMPLATE@.service"; then
+        rm -f "$UNITS/.$TEMPLATE@.service"
     else
-        mv -f "$UNITS/.autojoin-machine@.service" "$UNITS/autojoin-machine@.service"
+        mv -f "$UNITS/.$TEMPLATE@.service" "$UNITS/$TEMPLATE@.service"
         systemctl daemon-reload
     fi
     # Eight kubelets use up the kernel's default of 128; a host that forbids it must be set from outside.
@@ -89,6 +109,7 @@ UNIT
 }
 
 stop_hard() {
+    systemctl stop "$RELAY" 2>/dev/null || true
     systemctl kill --kill-whom=all --signal=KILL "$UNIT" 2>/dev/null || true
     systemctl stop "$UNIT" 2>/dev/null || true
     systemctl reset-failed "$UNIT" 2>/dev/null || true
@@ -99,8 +120,8 @@ stop_hard() {
 # The kernel takes a killed machine's link away in its own time; a new machine would find it in the
 # way. Where the name is too long for a link, systemd gives it as the link's alternative name.
 drop_link() {
-    ip link delete dev "vb-$NAME" 2>/dev/null || true
-    ip link delete dev "vb$(printf '%s' "$NAME" | sha256sum | cut -c 1-8)" 2>/dev/null || true
+    ip link delete dev "vb-$MACHINE" 2>/dev/null || true
+    ip link delete dev "vb$(short "$MACHINE")" 2>/dev/null || true
 }
 
 mount_disk() {
@@ -119,12 +140,16 @@ unmount_disk() {
     done
 }
 
-# What belongs to the definition of a machine: modes and contents of its input, by path.
+# What makes a machine this one: its identity; without one, modes and contents of its input.
 definition() {
+    if [ -s "$1/identity" ]; then
+        cat "$1/identity"
+        return
+    fi
     (
         cd "$1"
         set --
-        for part in seed files machine.env await.env ca.pem status-token; do
+        for part in seed files machine.env; do
             [ ! -e "$part" ] || set -- "$@" "$part"
         done
         find "$@" -type f -exec sha256sum '{}' +
@@ -163,14 +188,14 @@ write_disk() {
     fi
 }
 
-# Whether all that the machine is made from is there; seed.tar is the mark of earlier versions.
+# Whether all that the machine is made from is there.
 is_whole() {
-    [ -f "$HOME_DIRECTORY/complete" ] || [ -f "$HOME_DIRECTORY/seed.tar" ]
+    [ -f "$HOME_DIRECTORY/complete" ]
 }
 
 replace() {
     # Without its mark the machine counts as unfinished: a cut from here on leads to a full repeat.
-    rm -f "$HOME_DIRECTORY/complete" "$HOME_DIRECTORY/seed.tar"
+    rm -f "$HOME_DIRECTORY/complete"
     stop_hard
     rm -rf --one-file-system "$HOME_DIRECTORY"
     mkdir -p "$HOME_DIRECTORY"
@@ -180,31 +205,21 @@ replace() {
     mv "$HOME_DIRECTORY/.complete" "$HOME_DIRECTORY/complete"
 }
 
-# 32 hexadecimal digits of the machine's own, the same at each of its boots.
-identifier() {
-    cat "$HOME_DIRECTORY/complete" 2>/dev/null ||
-        sha256sum "$HOME_DIRECTORY/seed.tar" | cut -c 1-32
-}
-
 start() {
     : >"$HOME_DIRECTORY/console.log"
-    rm -f "$HOME_DIRECTORY/started" "$HOME_DIRECTORY/result"
-    skip_old_events
+    rm -f "$HOME_DIRECTORY/started"
     systemctl enable --quiet --no-reload "$UNIT"
     systemctl restart "$UNIT"
+    [ ! -f "$HOME_DIRECTORY/gate.env" ] || start_relay
 }
 
-# The join key goes at the end of a join. A machine may have got there with nobody waiting: after a
-# power cut the hypervisor starts it before it is applied again, perhaps before the gate runs.
+start_relay() {
+    systemd-run --quiet --collect --unit="$RELAY" "$PROGRAM" relay "$NAME"
+}
+
+# The join key goes at the end of a join.
 joined() {
     [ -s "$DISK/root/var/lib/autojoin/identity" ] && [ ! -e "$DISK/root/etc/autojoin/join-key" ]
-}
-
-# What an earlier attempt reported must not decide this one.
-skip_old_events() {
-    rm -f "$HOME_DIRECTORY/after"
-    [ -f "$HOME_DIRECTORY/await.env" ] || return 0
-    poll 0 0 5 2>/dev/null | tail -n 1 | cut -f 1 >"$HOME_DIRECTORY/after" || true
 }
 
 apply() {
@@ -216,7 +231,7 @@ apply() {
         start
     elif ! systemctl is-active --quiet "$UNIT"; then
         start # the same machine, switched off: its disk holds its certificate
-    elif [ -f "$HOME_DIRECTORY/await.env" ] && [ ! -f "$HOME_DIRECTORY/result" ] && ! joined; then
+    elif [ -f "$HOME_DIRECTORY/gate.env" ] && ! joined; then
         stop_hard # it has not joined yet: a restart lets it try again from its disk
         start
     fi
@@ -233,8 +248,8 @@ run() {
     drop_link
     plug_in "$bridge"
     # shellcheck disable=SC2086 # one option
-    exec systemd-nspawn --quiet --directory="$DISK/root" --boot --machine="$NAME" \
-        --uuid="$(identifier)" --register=no --keep-unit --console=read-only --link-journal=no \
+    exec systemd-nspawn --quiet --directory="$DISK/root" --boot --machine="$MACHINE" --hostname="$NAME" \
+        --uuid="$(cat "$HOME_DIRECTORY/complete")" --register=no --keep-unit --console=read-only --link-journal=no \
         --resolv-conf=off --timezone=off $network \
         --bind="$HOME_DIRECTORY/containerd:/var/lib/containerd" \
         --system-call-filter='@keyring bpf'
@@ -246,7 +261,7 @@ plug_in() {
     network=--network-bridge=$1
     mac=$(setting "$HOME_DIRECTORY/machine.env" MAC)
     [ -n "$mac" ] || return 0
-    number=$(printf '%s' "$NAME" | sha256sum | cut -c 1-8)
+    number=$(short "$MACHINE")
     ip link add "vb$number" type veth peer name "en$number" address "$mac"
     ip link set "vb$number" master "$1" up
     network=--network-interface=en$number
@@ -261,29 +276,15 @@ await_bridge() {
     done
 }
 
-# poll AFTER WAIT LIMIT: the gate's events after number AFTER, as tab-separated lines.
-poll() {
-    curl --silent --show-error --fail --max-time "$3" --cacert "$HOME_DIRECTORY/ca.pem" \
-        --header "@$HOME_DIRECTORY/status-header" \
-        "$(setting "$HOME_DIRECTORY/await.env" GATE_URL)/v1/status/$NAME?after=$1&wait=$2&format=lines"
-}
-
-# seconds AT: from the start of the machine to AT (both epoch seconds with a fraction).
-seconds() {
-    awk -v at="$1" -v start="$STARTED" 'BEGIN { printf "%.3f", at - start }'
-}
-
-advice() {
-    case $1 in
-        clock) echo "set the clock of the machine or its host, then run this again" ;;
-        authority) echo "check that the join gate runs and that the machine reaches its address" ;;
-        certificate) echo "do what the join gate's message says, then run this again" ;;
-        runtime) echo "check the container runtime in the machine's image" ;;
-        kubelet) echo "read the kubelet's journal in the machine (journalctl -u kubelet)" ;;
-        node) echo "check that the machine reaches the API server and that the server trusts the authority" ;;
-        ready) echo "check the CNI configuration on the machine and the conditions of its Node" ;;
-        *) echo "read $HOME_DIRECTORY/console.log on the provisioning host" ;;
-    esac
+# tell PHASE STATE EPOCH [MESSAGE]: the gate hears an event of that time; fails where it does not.
+tell() {
+    message=$(printf '%s' "${4:-}" | tr '"\\\t' "'/ " | tr -cd '\40-\176')
+    age=$(awk -v at="$3" -v now="$(date +%s.%N)" 'BEGIN { a = now - at; printf "%.2f", (a > 0 ? a : 0) }')
+    printf '{"phase":"%s","state":"%s","age":%s,"message":"%s"}' "$1" "$2" "$age" "$message" |
+        curl --silent --show-error --fail --max-time 10 --cacert "$HOME_DIRECTORY/ca.pem" \
+            --header "@$HOME_DIRECTORY/status-header" --header 'Content-Type: application/json' \
+            --data-binary @- \
+            "$(setting "$HOME_DIRECTORY/gate.env" GATE_URL)/v1/status/$NAME" >/dev/null 2>&1
 }
 
 # The newest line of whatever the machine wrote last in its join, its cloud-init or on its console.
@@ -300,116 +301,76 @@ last_line() {
 }
 
 # A machine that can't reach or believe the gate can't tell it why. Its own log does, on its disk:
-# the newest line, where it was written since the machine's last start.
-heed_own_failure() {
+# the newest line, where it is a failure that was written since the machine's last start.
+own_failure() {
     log=$DISK/root/var/log/autojoin-join.log
     [ -s "$log" ] && [ "$(stat -c %Y "$log")" -gt "${STARTED%.*}" ] || return 0
     line=$(tail -c 2000 "$log" | tail -n 1 | tr -cd '[:print:]')
-    case $line in
-        "$NAME "*" failed: "*)
-            line=${line#"$NAME "}
-            give_up "${line%%" failed: "*}" "${line#*" failed: "}"
-            ;;
-    esac
+    case $line in "$NAME clock failed: "* | "$NAME authority failed: "*) printf '%s' "${line#"$NAME "}" ;; esac
 }
 
-give_up() {
-    die "$NAME did not join: phase ${1:-start}: $2; $(advice "${1:-start}")"
-}
-
-# Takes one event: prints it, keeps it, and ends the wait on `ready` or a failure.
-take_event() {
-    phase=$2
-    message=$(printf '%s' "$4" | tr -cd '[:print:]')
-    elapsed=$(seconds "$1")
-    case $elapsed in -*)
-        [ "$3" != failed ] || return 0 # of an attempt before the machine's last start
-        elapsed=0
-        ;;
-    esac
-    printf '%s: %s %s (%.2f s)%s\n' "$NAME" "$phase" "$3" "$elapsed" "${message:+: $message}"
-    case $3 in
-        failed) give_up "$phase" "${message:-no message}" ;;
-        done) phases="${phases:+$phases,}\"$phase\":$elapsed" ;;
-    esac
-    [ "$phase $3" != "ready done" ] || conclude
-}
-
-# The wait's good end, `elapsed` seconds after the machine's start.
-conclude() {
-    printf '{"node":"%s","readySeconds":%s,"phases":{%s}}\n' "$NAME" "$elapsed" "$phases" \
-        >"$HOME_DIRECTORY/.result"
-    mv "$HOME_DIRECTORY/.result" "$HOME_DIRECTORY/result"
-    cat "$HOME_DIRECTORY/result"
-    exit 0
-}
-
-# Its reports found no gate that ran, but the folder's time says when the join key went.
-conclude_unheard() {
-    elapsed=$(seconds "$(stat -c %.3Y "$DISK/root/etc/autojoin")")
-    printf '%s: ready done (%.2f s): joined before the join gate listened\n' "$NAME" "$elapsed"
-    phases="${phases:+$phases,}\"ready\":$elapsed"
-    conclude
-}
-
-await() {
-    case ${1:-} in
-        '' | *[!0-9]*) die "machine await $NAME: '${1:-}' is not a number of seconds" ;;
-    esac
-    [ -f "$HOME_DIRECTORY/await.env" ] || die "machine $NAME: no join gate is known for it; apply it with await.env"
-    if [ -f "$HOME_DIRECTORY/result" ]; then
-        cat "$HOME_DIRECTORY/result"
-        exit 0
-    fi
-    deadline=$(($(date +%s) + $1))
-    after=$(cat "$HOME_DIRECTORY/after" 2>/dev/null) || true
-    after=${after:-0}
-    phases='' phase='' trouble=''
+# Tells the gate what the machine can't: that it was started, why it finds no gate, that it stopped,
+# and its end where the gate was down then.
+relay() {
+    deadline=$(($(date +%s) + RELAY_SECONDS)) begun='' told=''
     # The unit writes it as its first act, which may be a moment after systemd said "started".
-    until [ -s "$HOME_DIRECTORY/started" ]; do
-        [ "$(date +%s)" -lt "$deadline" ] || give_up '' "its unit never ran: $(last_line)"
-        sleep 0.05
-    done
+    until [ -s "$HOME_DIRECTORY/started" ] || [ "$(date +%s)" -ge "$deadline" ]; do sleep 0.05; done
     read -r STARTED <"$HOME_DIRECTORY/started"
     while [ "$(date +%s)" -lt "$deadline" ]; do
-        left=$((deadline - $(date +%s)))
-        [ "$left" -le 5 ] || left=5
-        if events=$(poll "$after" "$left" 15 2>&1); then
-            trouble=''
-        else
-            trouble=$events events=''
-            sleep 0.5
+        if [ -z "$begun" ]; then
+            ! tell start started "$STARTED" || begun=yes
+        elif joined; then
+            ! tell ready 'done' "$(stat -c %.3Y "$DISK/root/etc/autojoin")" || return 0
+        elif ! systemctl is-active --quiet "$UNIT"; then
+            ! tell start failed "$(date +%s)" "the machine stopped: $(last_line)" || return 0
         fi
-        while IFS=$TAB read -r number at event_phase state message; do
-            [ -n "$number" ] || continue
-            after=$number
-            take_event "$at" "$event_phase" "$state" "$message"
-        done <<EVENTS
-$events
-EVENTS
-        [ -n "$events" ] || ! joined || conclude_unheard
-        [ -n "$events" ] || heed_own_failure
-        [ -n "$events" ] || systemctl is-active --quiet "$UNIT" ||
-            give_up "$phase" "the machine stopped: $(last_line)"
+        failure=$(own_failure)
+        if [ -n "$begun" ] && [ "$failure" != "$told" ] &&
+            tell "${failure%% *}" failed "$(date +%s)" "${failure#*" failed: "}"; then
+            told=$failure
+        fi
+        sleep 1
     done
-    [ -z "$trouble" ] || give_up "${phase:-authority}" "the provisioning host cannot follow it at the join gate: $trouble"
-    give_up "$phase" "nothing more was heard within $1 s; last line of $(last_line)"
 }
 
+# remove [IDENTITY]
 remove() {
     lock
+    found=$(cat "$HOME_DIRECTORY/identity" 2>/dev/null) || found=''
+    [ -z "$found" ] || [ "$#" -eq 1 ] || die "machine $NAME is $found: remove it by that identity"
+    if [ -n "$found" ] && [ "$found" != "$1" ]; then
+        printf 'machine %s is %s here, not %s: it stays\n' "$NAME" "$found" "$1" >&2
+        return 0
+    fi
+    take_away
+}
+
+take_away() {
     systemctl disable --quiet --no-reload "$UNIT" 2>/dev/null || true
     stop_hard
     rm -rf --one-file-system "$HOME_DIRECTORY" "$MACHINES/.$NAME.incoming"
 }
 
-# The graph's own part of the host. A machine that is left, of whomever, keeps what it runs by.
+# What an edit, a cut or a lost state has left here is in nobody's way any more.
+keep() {
+    wanted=$(cat)
+    for machine in "$MACHINES"/*; do
+        [ -d "$machine" ] || continue
+        use_name "${machine##*/}"
+        ! printf '%s\n' "$wanted" | grep -qxF "$NAME" || continue
+        echo "machine $NAME is not of this stack any more: removed" >&2
+        (lock && take_away)
+    done
+}
+
+# The graph's own part of the host. A machine that is left keeps what it runs by.
 uninstall() {
     rm -rf "$PROGRAMS/books"
     for machine in "$MACHINES"/*; do
         [ ! -d "$machine" ] || return 0
     done
-    rm -f "$UNITS/autojoin-machine@.service" "$PROGRAMS/assemble" "$PROGRAM"
+    rm -f "$UNITS/$TEMPLATE@.service" "$PROGRAMS/assemble" "$PROGRAMS/owner" "$PROGRAM"
+    rmdir "$PROGRAMS" "$MACHINES" 2>/dev/null || true
     systemctl daemon-reload
 }
 
@@ -419,9 +380,10 @@ case $command in
     install) install_unit ;;
     uninstall) uninstall ;;
     apply) use_name "${1:-}"; apply ;;
-    await) use_name "${1:-}"; await "${2:-}" ;;
-    remove) use_name "${1:-}"; remove ;;
+    keep) keep ;;
+    relay) use_name "${1:-}"; relay ;;
+    remove) use_name "${1:-}"; [ "$#" -eq 0 ] || shift; remove "$@" ;;
     run) use_name "${1:-}"; run ;;
     unmount) use_name "${1:-}"; unmount_disk ;;
-    *) die "usage: machine install | uninstall | apply NAME | await NAME SECONDS | remove NAME" ;;
+    *) die "usage: machine install | uninstall | keep | apply NAME | remove NAME [IDENTITY]" ;;
 esac

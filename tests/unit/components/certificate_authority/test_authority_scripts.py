@@ -427,7 +427,7 @@ def test_registration_works_through_what_was_installed(machine: Machine) -> None
     stdin = join_gate.register_input("worker-1", ["10.0.0.1"], 1, "one", "aa" * 32, "bb" * 32)
     result = good(machine.run(join_gate.register_command(machine.host, "worker-1"), stdin))
     assert json.loads(result.stdout) == {"node": "worker-1", "generation": 1, "identity": "one"}
-    removed = good(machine.run(join_gate.remove_node_command(machine.host, "worker-1")))
+    removed = good(machine.run(join_gate.remove_node_command(machine.host, "worker-1", "one")))
     assert json.loads(removed.stdout) == {"node": "worker-1", "revoked": 0}
 
 
@@ -457,7 +457,10 @@ def test_removal_keeps_the_certdb_and_the_pair(machine: Machine) -> None:
     for _ in range(2):
         good(machine.run(join_gate.remove_command(machine.host)))
         good(machine.run(authority.remove_command(machine.host)))
-    assert good(machine.run(join_gate.remove_node_command(machine.host, "worker-1"))).stdout == ""
+    assert (
+        good(machine.run(join_gate.remove_node_command(machine.host, "worker-1", "one"))).stdout
+        == ""
+    )
     assert rows(machine) == [("OCSP signer", "good"), ("autojoin join gate", "good")]
     assert sorted(path.name for path in machine.source.iterdir()) == ["ca-key.pem", "ca.pem"]
     left = [path for path in machine.root.rglob("*") if path.is_file()]

@@ -131,7 +131,7 @@ def test_commands_survive_any_login_shell() -> None:
         authority.remove_command(HOST),
         join_gate.install_command(HOST),
         join_gate.remove_command(HOST),
-        join_gate.remove_node_command(HOST, "worker-1"),
+        join_gate.remove_node_command(HOST, "worker-1", "one"),
     ):
         words = shlex.split(command)
         assert words[:2] == ["sh", "-c"] and len(words) == 3

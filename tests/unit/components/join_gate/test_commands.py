@@ -51,11 +51,31 @@ def test_a_new_generation_revokes_the_old_certificate_and_joins_anew(shared_host
 def test_removing_revokes_and_repeats_safely(shared_host: Host) -> None:
     node = registered(shared_host)
     shared_host.sign(node.sealed(node.request()))
-    first, again = shared_host.run("remove", node.name), shared_host.run("remove", node.name)
+    first, again = (shared_host.run("remove", node.name, node.identity) for _ in range(2))
     assert (first.returncode, again.returncode) == (0, 0)
     assert json.loads(first.stdout)["revoked"] == 1 and json.loads(again.stdout)["revoked"] == 0
     assert shared_host.rows(node.name) == [("revoked", CESSATION)]
     assert shared_host.sign(node.sealed(node.request()))[0] == 401
+
+
+def test_what_is_another_identitys_is_not_removed(shared_host: Host) -> None:
+    node = registered(shared_host)
+    shared_host.sign(node.sealed(node.request()))
+    result = shared_host.run("remove", node.name, "an-older-one")
+    assert result.returncode == 0
+    assert f"{node.name} is {node.identity} here, not an-older-one: it stays" in result.stderr
+    assert shared_host.rows(node.name) == [("good", 0)]
+    assert shared_host.run("status", node.name).returncode == 0
+
+
+def test_another_secret_of_the_stack_revokes_nothing_that_runs(shared_host: Host) -> None:
+    """Lost state, say: the same identities, with other keys."""
+    node = registered(shared_host)
+    shared_host.sign(node.sealed(node.request()))
+    other = "ab" * 32
+    assert shared_host.register(node, joinKey=other).returncode == 0
+    assert shared_host.rows(node.name) == [("good", 0)]
+    assert json.loads(shared_host.run("status", node.name).stdout)["joined"] is True
 
 
 def test_what_is_revoked_is_told_by_the_fingerprint_that_the_api_server_knows(
@@ -83,7 +103,7 @@ def test_a_certificate_that_the_gate_never_recorded_is_revoked_too(own_host: Hos
     own_host.sign(node.sealed(node.request()))
     with sqlite3.connect(own_host.folder / "gate.sqlite") as database:
         database.execute("DELETE FROM certificates")
-    assert own_host.run("remove", node.name).returncode == 0
+    assert own_host.run("remove", node.name, node.identity).returncode == 0
     assert own_host.rows(node.name) == [("revoked", CESSATION)]
 
 
@@ -93,11 +113,11 @@ def test_a_revocation_that_failed_is_done_by_the_next_command(own_host: Host) ->
     settings = own_host.folder / "gate.json"
     good = settings.read_text()
     settings.write_text(json.dumps({**json.loads(good), "cfssl": "/bin/false"}))
-    failed = own_host.run("remove", node.name)
+    failed = own_host.run("remove", node.name, node.identity)
     assert failed.returncode == 1
     assert "cannot be revoked" in failed.stderr and len(failed.stderr.splitlines()) == 1
     settings.write_text(good)
-    assert own_host.run("remove", node.name).returncode == 0
+    assert own_host.run("remove", node.name, node.identity).returncode == 0
     assert own_host.rows(node.name) == [("revoked", CESSATION)]
 
 

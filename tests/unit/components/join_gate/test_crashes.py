@@ -81,10 +81,12 @@ def test_a_kill_at_any_moment_burns_no_node(host: Host, victim: str) -> None:
 
 def test_every_certificate_is_accounted_for(host: Host) -> None:
     """Whatever was signed in all those breaks is revoked with its node."""
-    names = [node["node"] for node in json.loads(host.run("status").stdout)["nodes"]]
+    nodes = json.loads(host.run("status").stdout)["nodes"]
+    names = [node["node"] for node in nodes]
     assert len(names) == len(VICTIMS) * AT_ONCE * len(MOMENTS)
-    for name in names[::AT_ONCE]:
-        assert host.run("remove", name).returncode == 0
+    for node in nodes[::AT_ONCE]:
+        name = node["node"]
+        assert host.run("remove", name, node["identity"]).returncode == 0
         assert {status for status, _ in host.rows(name)} == {"revoked"}
 
 

@@ -22,7 +22,7 @@ def cast(shared_host: Host) -> Cast:
     node, other, joined, expired, removed, first = (registered(shared_host) for _ in range(6))
     assert shared_host.sign(joined.sealed(joined.request()))[0] == 200
     shared_host.expire(expired.name)
-    assert shared_host.run("remove", removed.name).returncode == 0
+    assert shared_host.run("remove", removed.name, removed.identity).returncode == 0
     assert shared_host.register(TestNode(first.name, generation=2)).returncode == 0
     unknown = TestNode("nobody", join_key=node.join_key)
     return Cast(shared_host, node, other, joined, expired, removed, first, unknown)
@@ -124,7 +124,9 @@ def again(host: Host, node: TestNode) -> str:
 @pytest.mark.parametrize(
     ("before", "allowed"),
     [
-        pytest.param(lambda host, node: host.run("remove", node.name), False, id="removed"),
+        pytest.param(
+            lambda host, node: host.run("remove", node.name, node.identity), False, id="removed"
+        ),
         pytest.param(
             lambda host, node: host.register(TestNode(node.name, generation=2)),
             False,
@@ -155,5 +157,5 @@ def test_a_used_generation_is_not_registered_again(
 
 def test_a_removed_node_that_never_joined_may_come_back(shared_host: Host) -> None:
     node = registered(shared_host)
-    shared_host.run("remove", node.name)
+    shared_host.run("remove", node.name, node.identity)
     assert again(shared_host, node) == ""

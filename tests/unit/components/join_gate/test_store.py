@@ -70,7 +70,9 @@ def test_removal_marks_what_was_issued_and_what_the_certdb_knew(store: Store) ->
     store.register(registration(), [])
     store.claim("worker-1", "one", "a")
     store.issued("worker-1", "one", "a", "PEM", Serial("1", "aa"))
-    store.remove("worker-1", [Serial("2", "aa"), Serial("1", "aa")])
+    assert store.remove("worker-1", "another", [Serial("2", "aa")]) == "one"
+    assert store.names() == ["worker-1"] and store.to_revoke() == []
+    assert store.remove("worker-1", "one", [Serial("2", "aa"), Serial("1", "aa")]) is None
     assert sorted(serial.number for serial in store.to_revoke()) == ["1", "2"]
     store.revoked(Serial("1", "aa"))
     store.revoked(Serial("2", "aa"))

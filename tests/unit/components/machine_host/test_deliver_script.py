@@ -14,7 +14,7 @@ from components.machine_host import delivery
 from components.machine_host.recipe import ASSEMBLE_SCRIPT
 
 SHELLS = ["dash", "bash", "busybox"]
-MORE = {"gate_url": "https://127.0.0.1:1/", "authority_pem": "PEM\n", "status_token": "ab" * 32}
+CLUSTER = "home"
 
 
 def sh(command: str, stdin: str = "", shell: str = "dash") -> subprocess.CompletedProcess[str]:
@@ -37,22 +37,32 @@ def shells(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["PYTEST_SHELLS"] = str(folder)
 
 
-def given(files: dict[str, File]) -> str:
-    return delivery.apply_input(delivery.parcel(files, **MORE))
+def given(files: dict[str, File], identity: str = "one-g1-0") -> str:
+    return delivery.apply_input(delivery.parcel(files, identity))
+
+
+def applying(node: str, directory: Path, marks: tuple[str, ...] = ()) -> str:
+    where = delivery.records(str(directory), CLUSTER)
+    return delivery.apply_command(node, str(directory), where, marks)
+
+
+def removing(node: str, directory: Path, identity: str = "one-g1-0") -> str:
+    where = delivery.records(str(directory), CLUSTER)
+    return delivery.remove_command(node, str(directory), where, identity)
 
 
 def install(directory: Path) -> None:
     """What the host's own step brings; see test_provisioning.py."""
-    records = directory / ".autojoin"
+    records = directory / ".autojoin" / CLUSTER
     records.mkdir(parents=True, exist_ok=True)
     for script in (delivery.DELIVER_SCRIPT, ASSEMBLE_SCRIPT):
         shutil.copy(script, records / script.stem)
+        (records / script.stem).chmod(0o755)
 
 
 def apply(node: str, directory: Path, files: dict[str, File], shell: str = "dash") -> None:
     install(directory)
-    command = delivery.apply_command(node, str(directory), None, [f"{node}/a:12"])
-    done = sh(command, given(files), shell)
+    done = sh(applying(node, directory, (f"{node}/a:12",)), given(files), shell)
     assert done.returncode == 0, done.stderr
 
 
@@ -83,10 +93,10 @@ def test_files_come_change_and_go(tmp_path: Path, shell: str) -> None:
         "one", where, {"one/user-data": text("d\n"), "02:bb/boot.ipxe": text("b\n", 0o644)}, shell
     )
     assert set(visible(where)) == {"one/user-data", "02:bb/boot.ipxe", "two/user-data"}
-    assert sh(delivery.remove_command("one", str(where)), shell=shell).returncode == 0
+    assert sh(removing("one", where), shell=shell).returncode == 0
     assert set(visible(where)) == {"two/user-data"}
-    assert sh(delivery.remove_command("one", str(where)), shell=shell).returncode == 0
-    assert sh(delivery.remove_command("one", str(tmp_path / "never"))).returncode == 0
+    assert sh(removing("one", where), shell=shell).returncode == 0
+    assert sh(removing("one", tmp_path / "never")).returncode == 0
 
 
 def test_same_files_are_left_alone(tmp_path: Path) -> None:
@@ -102,10 +112,9 @@ def test_what_is_somebody_elses_is_not_overwritten(tmp_path: Path) -> None:
     (where / "one").mkdir(parents=True)
     (where / "one/letter").write_text("mine\n")
     install(where)
-    command = delivery.apply_command("one", str(where), None)
-    done = sh(command, given({"one/user-data": text("a\n")}))
+    done = sh(applying("one", where), given({"one/user-data": text("a\n")}))
     assert done.returncode == 1
-    assert f"{where}/one is there and not of one" in done.stderr
+    assert f"{where}/one is there and not of one of cluster home" in done.stderr
     assert visible(where) == {"one/letter": ("mine\n", "0644")}
 
 
@@ -113,15 +122,15 @@ def test_an_apply_that_was_cut_off_is_repeated(tmp_path: Path) -> None:
     """Between the claim and the record: the claim says whose the half-copied folders are."""
     where = tmp_path / "n"
     apply("one", where, {"one/user-data": text("a\n")})
-    (where / ".autojoin/.one.claim").write_text("one\n02:bb\n")
+    (where / ".autojoin/home/nodes/.one.claim").write_text("one\n02:bb\n")
     (where / "02:bb").mkdir()
     apply("one", where, {"one/user-data": text("b\n"), "02:bb/boot.ipxe": text("b\n")})
     assert visible(where)["one/user-data"][0] == "b\n"
-    assert not (where / ".autojoin/.one.claim").exists()
+    assert not (where / ".autojoin/home/nodes/.one.claim").exists()
 
 
 def test_without_the_hosts_own_step_the_error_names_it(tmp_path: Path) -> None:
-    done = sh(delivery.apply_command("one", str(tmp_path / "n"), None), given({}))
+    done = sh(applying("one", tmp_path / "n"), given({}))
     assert done.returncode == 1
     assert "deliver is not there: the step of this host, NAME-machines" in done.stderr
 
@@ -130,49 +139,39 @@ def test_a_record_never_points_outside(tmp_path: Path) -> None:
     where = tmp_path / "n"
     (tmp_path / "letter").write_text("mine\n")
     apply("one", where, {"one/user-data": text("a\n")})
-    (where / ".autojoin/one.list").write_text("../letter\n..\n\none\n")
-    assert sh(delivery.remove_command("one", str(where))).returncode == 0
+    (where / ".autojoin/home/nodes/one.list").write_text("../letter\n..\n\none\n")
+    assert sh(removing("one", where)).returncode == 0
     assert (tmp_path / "letter").exists() and where.exists()
 
 
-def test_nothing_secret_is_an_argument(tmp_path: Path) -> None:
-    command = delivery.apply_command("one", str(tmp_path), 5)
-    assert MORE["status_token"] not in command
-    subprocess.run(["dash", "-n", "-c", command], check=True)
+def test_what_is_another_identitys_is_not_removed(tmp_path: Path) -> None:
+    where = tmp_path / "n"
+    apply("one", where, {"one/user-data": text("a\n")})
+    done = sh(removing("one", where, "one-g0-9"))
+    assert done.returncode == 0
+    assert "the files of one are of one-g1-0 here, not of one-g0-9: they stay" in done.stderr
+    assert set(visible(where)) == {"one/user-data"}
 
 
-def fake_gate(folder: Path, answers: list[str]) -> str:
-    """A `curl` that gives one answer after another, the last one over and over. PATH's first."""
-    tools = folder / "tools"
-    tools.mkdir()
-    for number, answer in enumerate(answers):
-        (tools / f"answer-{number}").write_text(answer)
-    (tools / "curl").write_text(
-        f"#!/bin/sh\nn=$(cat {tools}/n 2>/dev/null || echo 0)\necho $((n + 1)) >{tools}/n\n"
-        f"[ -e {tools}/answer-$n ] || n={len(answers) - 1}\ncat {tools}/answer-$n\n"
-    )
-    (tools / "curl").chmod(0o755)
-    (tools / "sleep").write_text("#!/bin/sh\n")
-    return str(tools)
+@pytest.mark.parametrize("name", ["books", "deliver", "assemble", "nodes", "owner", "a.b"])
+def test_no_name_of_a_node_is_in_the_way_of_the_hosts_own(tmp_path: Path, name: str) -> None:
+    where = tmp_path / "n"
+    apply(name, where, {f"{name}/user-data": text("a\n")})
+    apply("other", where, {"other/user-data": text("b\n")})
+    assert sh(removing(name, where)).returncode == 0
+    assert set(visible(where)) == {"other/user-data"}
+    apply("third", where, {"third/user-data": text("c\n")})
 
 
-@pytest.mark.parametrize(
-    ("answers", "status", "shown"),
-    [
-        (["1\t1.0\tclock\tdone\t\n", "2\t2.0\tready\tdone\t\n"], 0, '"phases":{"clock":'),
-        (["1\t1.0\tclock\tfailed\told\n", "2\t2.0\tready\tdone\t\n"], 0, '"node":"one"'),
-        (["", "1\t1.0\tcertificate\tfailed\trefused\n"], 1, "phase certificate: refused"),
-        (["1\t1.0\tclock\tdone\t\n", ""], 1, "phase clock: nothing more was heard within 1 s"),
-    ],
-)
-def test_the_wait_ends_ready_or_names_the_cause(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[str], status: int, shown: str
-) -> None:
-    monkeypatch.setenv("PATH", f"{fake_gate(tmp_path, answers)}:{os.environ['PATH']}")
-    install(tmp_path / "n")
-    command = delivery.apply_command("one", str(tmp_path / "n"), 1 if status else 20)
-    done = sh(command, given({"one/user-data": text("a\n")}))
-    assert done.returncode == status, done.stdout + done.stderr
-    assert shown in done.stdout + done.stderr
-    if status == 0:
-        assert delivery.joined(done.stdout)["readySeconds"] is not None
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_is_not_kept_goes(tmp_path: Path, shell: str) -> None:
+    where = tmp_path / "n"
+    for name in ("one", "two", "a.b"):
+        apply(name, where, {f"{name}/user-data": text("a\n")}, shell)
+    script = f"{delivery.records(str(where), CLUSTER)}/deliver"
+    done = sh(f"sh {script} keep {where}", "two\nthree\n", shell)
+    assert done.returncode == 0, done.stderr
+    assert "the files of one are not of this stack any more: removed" in done.stderr
+    assert set(visible(where)) == {"two/user-data"}
+    left = {path.name for path in (where / ".autojoin/home/nodes").iterdir()}
+    assert left == {"two.list", "two.sum", "two.identity"}

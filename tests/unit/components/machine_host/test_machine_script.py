@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,28 +35,28 @@ systemctl() {
 }
 mount_disk() { mkdir -p "$DISK/root"; }
 unmount_disk() { :; }
+start_relay() { printf 'relay\\n' >>"$BASE/systemctl"; }
 """
 
 
 class Gate:
-    """The status part of a join gate: what it says about every node, as lines."""
+    """The part of a join gate that hears what hosts tell of their nodes."""
 
     def __init__(self, folder: Path) -> None:
-        self.lines: list[str] = []
+        self.heard: list[dict[str, Any]] = []
+        self.down = False
         authority = Authority()
         self.authority_pem = authority.pem
         gate = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
+            def do_POST(self) -> None:
                 known = self.headers["Authorization"] == f"Bearer {TOKEN}"
-                after = int(self.path.partition("after=")[2].partition("&")[0])
-                new = [line for line in gate.lines if int(line.split("\t")[0]) > after]
-                if not new and "wait=0" not in self.path:
-                    time.sleep(0.2)
-                self.send_response(200 if known else 401)
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if known and not gate.down:
+                    gate.heard.append({"path": self.path, **json.loads(body)})
+                self.send_response(503 if gate.down else 204 if known else 401)
                 self.end_headers()
-                self.wfile.write("".join(line + "\n" for line in new).encode())
 
             def log_message(self, format: str, *args: object) -> None:
                 """Quiet."""
@@ -67,9 +68,15 @@ class Gate:
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         self.url = f"https://127.0.0.1:{self.server.server_port}"
 
-    def say(self, phase: str, state: str, message: str = "") -> None:
-        number = len(self.lines) + 1
-        self.lines.append(f"{number}\t{time.time() + 1.5:.3f}\t{phase}\t{state}\t{message}")
+    def until(self, phase: str, state: str) -> dict[str, Any]:
+        """The first event of that phase and state, once it was heard."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            for event in self.heard:
+                if (event["phase"], event["state"]) == (phase, state):
+                    return event
+            time.sleep(0.05)
+        raise AssertionError(f"{phase} {state} was not heard: {self.heard}")
 
 
 class Host:
@@ -85,6 +92,7 @@ class Host:
         self.script = (
             f"BASE={shlex.quote(str(folder))}\n{functions}\n"
             f"MACHINES=$BASE/machines LOCKS=$BASE/locks PROGRAMS=$BASE/programs UNITS=$BASE\n"
+            "PROGRAM=$PROGRAMS/machine\n"
             f"{STAND_INS}\ncommand={self.commands}"
         )
 
@@ -97,7 +105,7 @@ class Host:
             timeout=60,
         )
 
-    def apply(self, name: str = "worker-1", image: str = "/image") -> None:
+    def apply(self, name: str = "worker-1", image: str = "/image", identity: str = "") -> None:
         members = nspawn.parcel(
             SEED,
             image=image,
@@ -105,10 +113,14 @@ class Host:
             gate_url=self.gate.url,
             authority_pem=self.gate.authority_pem,
             status_token=TOKEN,
+            identity=identity,
             files={"/opt/tool/run": nspawn.File(b"#!/bin/sh\n", 0o755)},
         )
         result = self.machine("apply", name, "seed/user-data:0a1b2c3d", stdin=recipe(members))
         assert result.returncode == 0, result.stderr
+
+    def relay(self, name: str = "worker-1") -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["dash", "-c", self.script, "machine", "relay", name])
 
     def restarts(self) -> int:
         log = self.folder / "systemctl"
@@ -143,11 +155,22 @@ def test_apply_restarts_what_has_not_joined_and_leaves_what_has(host: Host) -> N
     kept.touch()
     host.apply()
     assert host.restarts() == 2
-    host.gate.say("ready", "done")
-    assert host.machine("await", "worker-1", "10").returncode == 0
+    finish_join(host)
     host.apply()
     assert host.restarts() == 2
     assert kept.exists()
+    assert (host.folder / "systemctl").read_text().count("relay\n") == 2
+
+
+def test_only_another_identity_is_another_machine(host: Host) -> None:
+    """Nothing else of the input touches one that has joined: it would find its join key used."""
+    host.apply(identity="worker-1-g1-0")
+    finish_join(host)
+    host.apply(identity="worker-1-g1-0", image="/another")
+    assert host.restarts() == 1
+    host.apply(identity="worker-1-g1-1", image="/another")
+    assert host.restarts() == 2
+    assert not (host.machines / "worker-1/disk/root/var/lib/autojoin").exists()
 
 
 def test_apply_of_something_else_starts_from_an_empty_disk(host: Host) -> None:
@@ -175,18 +198,6 @@ def test_broken_input_changes_nothing(host: Host) -> None:
     assert host.restarts() == 1
 
 
-def test_a_machine_of_an_earlier_version_is_left_alone(host: Host) -> None:
-    """Its mark was the tar that its input was; its definition is the same all the same."""
-    host.apply()
-    home = host.machines / "worker-1"
-    (home / "complete").rename(home / "seed.tar")
-    host.gate.say("ready", "done")
-    assert host.machine("await", "worker-1", "10").returncode == 0
-    host.apply()
-    assert host.restarts() == 1
-    assert not (home / "complete").exists()
-
-
 def test_the_hosts_own_part_goes_with_the_last_machine(host: Host) -> None:
     host.apply()
     assert host.machine("uninstall").returncode == 0
@@ -199,63 +210,23 @@ def test_the_hosts_own_part_goes_with_the_last_machine(host: Host) -> None:
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a/b", "..", "a b", "ä", "a" * 64, "a;b"])
 def test_names_are_checked(host: Host, name: str) -> None:
-    for command in ("apply", "await", "remove", "run"):
+    for command in ("apply", "relay", "remove", "run"):
         result = host.machine(command, name)
         assert result.returncode == 1
         assert f"machine name '{name}'" in result.stderr
 
 
-def test_await_prints_phases_and_ends_with_a_summary(host: Host) -> None:
+def test_the_gate_hears_when_a_machine_was_started_and_that_it_stopped(host: Host) -> None:
     host.apply()
-    for phase in ("clock", "authority", "certificate", "runtime", "kubelet", "node"):
-        host.gate.say(phase, "done")
-    host.gate.say("ready", "started", "no CNI yet")
-    host.gate.say("ready", "done")
-    result = host.machine("await", "worker-1", "10")
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    assert lines[0].startswith("worker-1: clock done (1.")
-    assert lines[6].endswith(" s): no CNI yet")
-    summary = json.loads(lines[-1])
-    assert summary["node"] == "worker-1"
-    assert 1 < summary["readySeconds"] < 10
-    assert list(summary["phases"]) == [
-        *("clock", "authority", "certificate", "runtime", "kubelet", "node", "ready")
-    ]
-    again = host.machine("await", "worker-1", "10")
-    assert again.stdout.splitlines() == [lines[-1]]
-
-
-def test_await_names_the_phase_that_failed_and_what_to_do(host: Host) -> None:
-    host.apply()
-    host.gate.say("certificate", "failed", "already joined; raise its generation")
-    result = host.machine("await", "worker-1", "10")
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1] == (
-        "worker-1 did not join: phase certificate: already joined; raise its generation; "
-        "do what the join gate's message says, then run this again"
-    )
-
-
-def test_failures_of_an_earlier_attempt_do_not_decide_the_next(host: Host) -> None:
-    host.gate.say("certificate", "failed", "yesterday")
-    host.apply()
-    host.gate.say("ready", "done")
-    result = host.machine("await", "worker-1", "10")
-    assert result.returncode == 0, result.stderr
-
-
-def test_silence_ends_with_the_last_line_of_the_machine(host: Host) -> None:
-    host.apply()
-    (host.machines / "worker-1/console.log").write_text("booting\n\x1b[31mno network\x1b[0m\n\n")
-    host.gate.say("clock", "done")
-    result = host.machine("await", "worker-1", "2")
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1] == (
-        "worker-1 did not join: phase clock: nothing more was heard within 2 s; "
-        "last line of console.log: no network; "
-        "set the clock of the machine or its host, then run this again"
-    )
+    console = "booting\n\x1b[31mno 'network'\x1b[0m\n\n"
+    (host.machines / "worker-1/console.log").write_text(console)
+    (host.folder / "active").unlink()
+    relay = host.relay()
+    begun = host.gate.until("start", "started")
+    assert begun["path"] == "/v1/status/worker-1" and 0 <= begun["age"] < 20
+    failed = host.gate.until("start", "failed")
+    assert failed["message"] == "the machine stopped: console.log: no 'network'"
+    assert relay.wait(20) == 0
 
 
 def test_what_a_machine_could_not_tell_the_gate_is_read_on_its_disk(host: Host) -> None:
@@ -264,30 +235,29 @@ def test_what_a_machine_could_not_tell_the_gate_is_read_on_its_disk(host: Host) 
     log.parent.mkdir(parents=True)
     log.write_text("worker-1 clock done\nworker-1 authority failed: curl: (60) who (waited 6 s)\n")
     os.utime(log, (1, 1))  # of an earlier start
-    assert "nothing more was heard" in host.machine("await", "worker-1", "1").stderr
+    relay = host.relay()
+    host.gate.until("start", "started")
+    time.sleep(1.5)
+    assert len(host.gate.heard) == 1
     os.utime(log, (time.time() + 2, time.time() + 2))
-    result = host.machine("await", "worker-1", "30")
-    assert result.returncode == 1
-    told = "worker-1 did not join: phase authority: curl: (60) who (waited 6 s); check that"
-    assert told in result.stderr
+    failed = host.gate.until("authority", "failed")
+    assert failed["message"] == "curl: (60) who (waited 6 s)"
+    time.sleep(1.5)
+    assert len(host.gate.heard) == 2  # once
+    finish_join(host)
+    assert relay.wait(20) == 0
 
 
-def test_machine_that_stopped_ends_the_wait_at_once(host: Host) -> None:
+def test_a_join_that_no_gate_heard_of_is_told_once_it_listens(host: Host) -> None:
+    host.gate.down = True
     host.apply()
-    (host.folder / "active").unlink()
-    started = time.monotonic()
-    result = host.machine("await", "worker-1", "30")
-    assert result.returncode == 1
-    assert "phase start: the machine stopped: " in result.stderr
-    assert time.monotonic() - started < 10
-
-
-def test_gate_out_of_reach_is_named(host: Host) -> None:
-    host.apply()
-    (host.machines / "worker-1/await.env").write_text("GATE_URL=https://127.0.0.1:1\n")
-    result = host.machine("await", "worker-1", "1")
-    assert result.returncode == 1
-    assert "the provisioning host cannot follow it at the join gate: curl: (7)" in result.stderr
+    finish_join(host)
+    relay = host.relay()
+    time.sleep(1.2)
+    host.gate.down = False
+    host.gate.until("start", "started")
+    host.gate.until("ready", "done")
+    assert relay.wait(20) == 0
 
 
 def test_remove_deletes_everything_and_may_be_repeated(host: Host) -> None:
@@ -298,33 +268,48 @@ def test_remove_deletes_everything_and_may_be_repeated(host: Host) -> None:
         assert list(host.machines.iterdir()) == []
 
 
+def test_what_is_another_identitys_is_not_removed(host: Host) -> None:
+    host.apply(identity="worker-1-g2-0")
+    result = host.machine("remove", "worker-1", "worker-1-g1-0")
+    assert result.returncode == 0
+    assert "machine worker-1 is worker-1-g2-0 here, not worker-1-g1-0: it stays" in result.stderr
+    assert host.machine("remove", "worker-1").returncode == 1
+    assert (host.machines / "worker-1/complete").exists()
+    assert host.machine("remove", "worker-1", "worker-1-g2-0").returncode == 0
+    assert list(host.machines.iterdir()) == []
+
+
+def test_what_is_not_kept_goes(host: Host) -> None:
+    host.apply(identity="worker-1-g1-0")
+    host.apply("worker-2", identity="worker-2-g1-0")
+    result = host.machine("keep", stdin="worker-2\nworker-3\n")
+    assert result.returncode == 0, result.stderr
+    assert "machine worker-1 is not of this stack any more: removed" in result.stderr
+    assert [path.name for path in host.machines.iterdir()] == ["worker-2"]
+
+
+def test_each_cluster_has_places_and_links_of_its_own(tmp_path: Path) -> None:
+    """Two stacks on one host, with nodes of the same names."""
+    functions, _, _ = nspawn.MACHINE_SCRIPT.read_text().partition("\ncommand=")
+    shown = 'use_name node-1; printf "%s " "$PROGRAM" "$HOME_DIRECTORY" "$UNIT" "$MACHINE" "$LOCKS"'
+    found = []
+    for cluster in ("one", "two"):
+        program = f"/usr/local/lib/autojoin/clusters/{cluster}/machine"
+        command = ["dash", "-c", f"{functions}\n{shown}", program]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found.append(done.stdout.split())
+    assert found[0][:3] == [
+        "/usr/local/lib/autojoin/clusters/one/machine",
+        "/var/lib/autojoin/machines/one/node-1",
+        "autojoin-machine-one@node-1.service",
+    ]
+    assert not set(found[0]) & set(found[1])
+    assert all(len(f"vb-{words[3]}") <= 15 for words in found)
+
+
 def finish_join(host: Host) -> None:
     """What a join leaves on the machine's disk at its end: its identity, no join key."""
     disk = host.machines / "worker-1/disk/root"
     (disk / "etc/autojoin").mkdir(parents=True)
     (disk / "var/lib/autojoin").mkdir(parents=True)
     (disk / "var/lib/autojoin/identity").write_text("worker-1-g1-0\n")
-
-
-def test_a_machine_that_joined_with_nobody_waiting_is_left_running(host: Host) -> None:
-    """After a power cut the hypervisor starts machines by itself, before they are applied again."""
-    host.apply()
-    finish_join(host)
-    host.gate.say("clock", "done")
-    host.gate.say("ready", "done")
-    host.apply()
-    assert host.restarts() == 1
-    result = host.machine("await", "worker-1", "10")
-    assert result.returncode == 0, result.stderr
-    assert list(json.loads(result.stdout.splitlines()[-1])["phases"]) == ["clock", "ready"]
-
-
-def test_a_join_that_no_gate_heard_of_is_seen_on_the_disk(host: Host) -> None:
-    host.apply()
-    time.sleep(0.2)
-    finish_join(host)
-    host.apply()
-    result = host.machine("await", "worker-1", "10")
-    assert result.returncode == 0, result.stderr
-    assert 0 < json.loads(result.stdout.splitlines()[-1])["readySeconds"] < 5
-    assert "joined before the join gate listened" in result.stdout

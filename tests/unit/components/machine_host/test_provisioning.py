@@ -24,6 +24,8 @@ from tests.unit.components.machine_host.recipes import unpacked
 from tests.unit.components.workers.test_hardware import KINDS, SECRET, VALUES
 
 MOST_SHARED = 0.3
+PLACES = {"machine": "programs/default-cluster", "deliver": "nodes/.autojoin/default-cluster"}
+OWNER = "autojoin/home/boot"
 
 
 def lab_of(directory: Path) -> Lab:
@@ -38,7 +40,8 @@ def lab_of(directory: Path) -> Lab:
 
 
 def host_of(lab: Lab) -> Provisioning:
-    return Provisioning(lab.provisioning["boot"], [of(lab, name) for name in lab.workers])
+    nodes = [of(lab, name) for name in lab.workers]
+    return Provisioning(lab.provisioning["boot"], lab.cluster.name, OWNER, nodes)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,7 +79,7 @@ def test_the_host_makes_the_very_files_that_make_render_writes(
     hardware: Hardware = of(lab, name)
     emission = hardware.emit(SECRET, AUTHORITY_PEM)
     text = hardware.delivery_input(emission, provisioning.book(hardware.name, AUTHORITY_PEM))
-    programs = folder / "programs" if name == "machine" else folder / "nodes/.autojoin"
+    programs = folder / (PLACES["machine"] if name == "machine" else PLACES["deliver"])
     found = unpacked(text, programs / "books", tmp_path / "work")
     found.pop("sum", None)
     assert found == hardware.parcel(emission)
@@ -87,11 +90,11 @@ def test_the_host_makes_the_very_files_that_make_render_writes(
 
 def test_the_programs_are_there_and_nothing_else(host: tuple[Provisioning, Path]) -> None:
     provisioning, folder = host
-    for place, names in (("programs", ["machine"]), ("nodes/.autojoin", ["deliver"])):
+    for name, place in PLACES.items():
         found = sorted(path.name for path in (folder / place).iterdir())
-        assert found == sorted(["assemble", "books", *names])
-    shared = {path.name for path in folder.glob("*/books/*")} | {
-        path.name for path in (folder / "nodes/.autojoin/books").iterdir()
+        assert found == sorted(["assemble", "books", "owner", name])
+    shared = {
+        path.name for place in PLACES.values() for path in (folder / place / "books").iterdir()
     }
     assert shared == {provisioning.book(kind, AUTHORITY_PEM).name for kind in provisioning.kinds}
 
@@ -118,12 +121,64 @@ def test_what_is_one_nodes_own_changes_nothing_of_the_host(tmp_path: Path) -> No
 def test_the_host_is_left_as_it_was(tmp_path: Path) -> None:
     found = host_of(lab_of(tmp_path / "nodes"))
     run(found.install_command(), tmp_path, found.install_input(AUTHORITY_PEM))
-    fewer = Provisioning(found.host, [])
+    fewer = Provisioning(found.host, found.cluster, OWNER, [])
     run(fewer.install_command(), tmp_path, fewer.install_input(AUTHORITY_PEM))
     assert not list(tmp_path.glob("**/books"))
     run(found.remove_command(), tmp_path)
     assert not (tmp_path / "nodes").exists()
     run(found.remove_command(), tmp_path)
+
+
+def test_a_host_that_was_renamed_is_left_to_its_new_name(tmp_path: Path) -> None:
+    lab = lab_of(tmp_path / "nodes")
+    before = host_of(lab)
+    after = Provisioning(before.host, before.cluster, "autojoin/home/new", before.nodes)
+    for each in (before, after):
+        run(each.install_command(), tmp_path, each.install_input(AUTHORITY_PEM))
+    run(before.remove_command(), tmp_path)
+    assert (tmp_path / PLACES["deliver"] / "deliver").exists()
+    run(after.remove_command(), tmp_path)
+    assert not (tmp_path / "nodes").exists()
+
+
+def test_two_stacks_on_one_host_leave_each_other_alone(tmp_path: Path) -> None:
+    lab = lab_of(tmp_path / "nodes")
+    one = host_of(lab)
+    other = Provisioning(one.host, "second", "autojoin/second/boot", one.nodes)
+    for each in (one, other):
+        run(each.install_command(), tmp_path, each.install_input(AUTHORITY_PEM))
+    run(other.remove_command(), tmp_path)
+    for place in PLACES.values():
+        assert (tmp_path / place / "assemble").exists()
+    # With one name for both clusters, the second is told.
+    same = Provisioning(one.host, one.cluster, "autojoin/third/boot", one.nodes)
+    command = same.install_command().replace(delivery.PROGRAMS, str(tmp_path / "programs"))
+    done = subprocess.run(
+        ["dash", "-c", command],
+        input=same.install_input(AUTHORITY_PEM),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "is of stack autojoin/home, not of autojoin/third" in done.stderr
+
+
+def test_files_of_nodes_that_are_no_more_go_before_others_come(tmp_path: Path) -> None:
+    lab = lab_of(tmp_path / "nodes")
+    host = host_of(lab)
+    run(host.install_command(), tmp_path, host.install_input(AUTHORITY_PEM))
+    node = of(lab, "rk1")
+    emission = node.emit(SECRET, AUTHORITY_PEM)
+    way = node.delivery(emission.identity)
+    assert way is not None
+    book = host.book(node.name, AUTHORITY_PEM)
+    run(way.create, tmp_path, node.delivery_input(emission, book))
+    assert (tmp_path / "nodes/rk1/user-data").exists()
+    run(host.install_command(), tmp_path, host.install_input(AUTHORITY_PEM))
+    assert (tmp_path / "nodes/rk1/user-data").exists()
+    fewer = Provisioning(host.host, host.cluster, OWNER, [of(lab, "cm4")])
+    run(fewer.install_command(), tmp_path, fewer.install_input(AUTHORITY_PEM))
+    assert not (tmp_path / "nodes/rk1").exists()
 
 
 CONTENT = st.one_of(
@@ -163,9 +218,9 @@ def test_marks_name_each_file_and_tell_no_content() -> None:
     lab = lab_of(Path("/nodes"))
     hardware = of(lab, "rk1")
     marks = hardware.marks(hardware.emit(SECRET, AUTHORITY_PEM))
-    assert [mark.partition(":")[0] for mark in marks][-2:] == ["rk1/user-data", "rk1/vendor-data"]
+    assert {"rk1/user-data", "rk1/vendor-data"} < {mark.partition(":")[0] for mark in marks}
     other = hardware.marks(hardware.emit(SECRET + "x", AUTHORITY_PEM))
     assert not set(marks) & set(other)
-    way = hardware.delivery(marks)
+    way = hardware.delivery("rk1-g1-0", marks)
     assert way is not None and delivery.RECORDS in way.create
     assert way.create.count("\n") == len(marks)

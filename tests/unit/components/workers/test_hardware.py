@@ -90,7 +90,7 @@ def test_the_same_input_gives_the_same_files(name: str) -> None:
     one, first = make(name)
     other, second = make(name)
     assert one.files(first) == other.files(second)
-    if one.delivery():
+    if one.delivery(first.identity):
         assert one.delivery_input(first) == other.delivery_input(second)
 
 
@@ -126,7 +126,7 @@ def test_scripts_and_commands_are_shell(name: str, tmp_path: Path) -> None:
         (tmp_path / "script").write_bytes(content)
         command = ["shellcheck", "--shell=sh", "--external-sources", str(tmp_path / "script")]
         assert subprocess.run(command).returncode == 0, path
-    if way := hardware.delivery():
+    if way := hardware.delivery(emission.identity):
         for words in (way.create, way.delete):
             assert subprocess.run(["dash", "-n", "-c", words]).returncode == 0
 
@@ -286,7 +286,7 @@ def test_the_web_root_has_the_machines_folder() -> None:
 
 def test_delivery_to_a_web_root_is_the_same_tree() -> None:
     hardware, emission = make("metal")
-    way = hardware.delivery()
+    way = hardware.delivery(emission.identity)
     assert way is not None and way.host.address == "192.168.10.4"
     assert "/srv/http/autojoin" in way.create
     tree = {path.removeprefix("http/") for path in hardware.files(emission) if path[:5] == "http/"}
@@ -303,22 +303,60 @@ def test_without_a_provisioning_host_the_output_says_where_the_files_are() -> No
     lab = from_values(values)
     for name in lab.workers:
         hardware = of(lab, name)
-        assert hardware.delivery() is None
+        assert hardware.delivery("any") is None and not hardware.awaited
         assert "make render" in hardware.undelivered()["files"]
     hardware, _ = make("rk1", provisioner="boot")
-    assert hardware.joined("") == {
-        "files": "root@192.168.10.4:/srv/http/autojoin/rk1",
-        "readySeconds": None,
-    }
+    assert hardware.undelivered() == {"files": "root@192.168.10.4:/srv/http/autojoin/rk1"}
 
 
-def test_a_wait_is_only_by_wish() -> None:
-    plain, waiting = (
-        make("rk1", provisioner="boot"),
-        make("rk1", provisioner="boot", awaitJoin=True),
-    )
-    assert " await " not in plain[0].delivery().create  # type: ignore[union-attr]
-    assert " await rk1 /srv/http/autojoin 300" in waiting[0].delivery().create  # type: ignore[union-attr]
+def test_a_wait_is_by_wish_where_a_person_starts_the_machine() -> None:
+    assert not make("rk1", provisioner="boot")[0].awaited
+    assert make("rk1", provisioner="boot", awaitJoin=True)[0].awaited
+    assert make("machine")[0].awaited
+    assert not make("machine", awaitJoin=False)[0].awaited
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": "/another"},
+        {"bridge": "br1"},
+        {"mac": "02:00:00:00:00:77"},
+        {"labels": {"zone": "b"}},
+        {"generation": 2},
+        {"address": "192.168.10.77"},
+        {"userData": {"a": 1}},
+    ],
+    ids=str,
+)
+def test_whatever_reaches_a_machine_of_ours_is_its_identity(change: dict[str, Any]) -> None:
+    assert make("machine")[1].identity != make("machine", **change)[1].identity
+
+
+def test_what_does_not_reach_it_is_not() -> None:
+    before = make("machine")[1]
+    for change in ({"joinTimeout": 77}, {"awaitJoin": False}):
+        assert make("machine", **change)[1] == before
+
+
+def test_another_secret_or_host_is_another_machine_of_ours_and_no_other_of_a_persons() -> None:
+    def identities(name: str, **host: str) -> tuple[str, str]:
+        values = copy.deepcopy(VALUES)
+        for each in values["provisioning"].values():
+            each |= host
+        made = of(from_values(values), name)
+        secrets = (SECRET, SECRET.replace("abc", "abd"))
+        one, other = (made.emit(secret, AUTHORITY_PEM).identity for secret in secrets)
+        return one, other
+
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk8"
+    one, other = identities("machine")
+    assert one != other and one != identities("machine", hostKey=key)[0]
+    # A host that has another address or name, and the same key, is the same host.
+    assert one == identities("machine", address="192.168.10.9")[0]
+    for name in ("bhyve", "rk1", "cm4", "metal"):
+        one, other = identities(name)
+        assert one == other == identities(name, hostKey=key)[0]
 
 
 # --- the guard of the installer -------------------------------------------------------------

@@ -22,10 +22,11 @@ FIXED: dict[str, Any] = {
 
 def test_a_parcel_holds_the_machine() -> None:
     files = {"/etc/motd": nspawn.File(b"hello\n", 0o644)}
-    found = nspawn.parcel(SEED, files=files, **FIXED)
+    found = nspawn.parcel(SEED, files=files, identity="a-g1-0", **FIXED)
     assert {path: (file.mode, file.content.decode()) for path, file in found.items()} == {
-        "await.env": (0o600, "GATE_URL=https://10.0.0.3:8443\n"),
+        "gate.env": (0o600, "GATE_URL=https://10.0.0.3:8443\n"),
         "ca.pem": (0o600, "PEM\n"),
+        "identity": (0o600, "a-g1-0\n"),
         "files/etc/motd": (0o644, "hello\n"),
         "machine.env": (0o600, "IMAGE=/layers/worker:/image\nBRIDGE=br0\n"),
         "seed/meta-data": (0o600, "instance-id: a\n"),
@@ -48,14 +49,13 @@ def test_values_of_more_lines_are_refused() -> None:
 
 
 def test_commands_are_shell_and_hold_no_secret() -> None:
+    program = "/usr/local/lib/autojoin/clusters/home/machine"
     commands = [
-        nspawn.apply_command("worker-1", 300, ["a b:12"]),
-        nspawn.apply_command("worker-1", 300),
-        nspawn.remove_command("worker-1"),
+        nspawn.apply_command(program, "worker-1", ["a b:12"]),
+        nspawn.apply_command(program, "worker-1"),
+        nspawn.remove_command(program, "worker-1", "worker-1-g1-0"),
     ]
     for command in commands:
         subprocess.run(["dash", "-n", "-c", command], check=True)
-    assert commands[1] == (
-        "/usr/local/lib/autojoin/machine apply worker-1"
-        " && /usr/local/lib/autojoin/machine await worker-1 300"
-    )
+    assert commands[1] == f"{program} apply worker-1"
+    assert f"exec {program} remove worker-1 worker-1-g1-0; fi" in commands[2]

@@ -79,16 +79,22 @@ class SshServer:
             self.process.wait(10)
             self.process = None
 
-    def answers(self, texts: dict[str, str]) -> None:
+    def answers(self, texts: dict[str, str], failing: dict[str, str] | None = None) -> None:
         """Have no command run: each is answered with the text of the pattern that it matches, of
-        the shell's, and all others with nothing."""
+        the shell's, and all others with nothing. `failing` ones fail with their text."""
         script = self.folder / "answer"
-        cases = [f"{pattern}) printf %s {shlex.quote(text)} ;;" for pattern, text in texts.items()]
+        cases = [
+            f"{pattern}) printf %s {shlex.quote(text)} >&2; exit 1 ;;"
+            for pattern, text in (failing or {}).items()
+        ]
+        cases += [f"{pattern}) printf %s {shlex.quote(text)} ;;" for pattern, text in texts.items()]
         lines = ["#!/bin/sh", "cat >/dev/null", 'case "$SSH_ORIGINAL_COMMAND" in', *cases, "esac"]
         script.write_text("\n".join(lines) + "\n")
         script.chmod(0o755)
-        with (self.folder / "sshd_config").open("a") as settings:
-            settings.write(f"ForceCommand {script}\n")
+        settings = self.folder / "sshd_config"
+        line = f"ForceCommand {script}\n"
+        if line not in settings.read_text():
+            settings.write_text(settings.read_text() + line)
 
     def logins(self) -> int:
         """How many log-ins succeeded so far."""
