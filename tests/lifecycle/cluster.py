@@ -14,8 +14,8 @@ from components.summary import Summary, read, summarise
 from tests.e2e.conftest import Lab
 
 HERE = Path(__file__).parent
-# Machines of the lab itself, which the stack knows nothing of.
-LAB_MACHINES = {"ca"}
+# Where provisioning hosts have the files of machines that the graph does not start.
+FOLDER = "/var/lib/autojoin/nodes"
 BARS = (
     "configmaps",
     "--field-selector=metadata.name=autojoin-barred-nodes",
@@ -27,7 +27,6 @@ READY_SECONDS = 60
 EFFECTS = {
     "added": (True, True),
     "re-provisioned": (True, True),
-    "rebooted": (True, False),
     "registered again": (False, False),
     "settings changed": (False, False),
     "untouched": (False, False),
@@ -95,21 +94,21 @@ class Cluster:
 
     # --- what a person does -------------------------------------------------------------
 
-    def summary(self) -> Summary:
-        """What `make preview` says, of one preview by the engine."""
+    def summary(self, *further: str) -> Summary:
+        """What `make preview` says, of one preview by the engine with `further` words."""
         events = self.lab.checkout / "events"
         events.unlink(missing_ok=True)
         # The flag is one of the engine's for developers.
         self.lab.environment["PULUMI_DEBUG_COMMANDS"] = "true"
         words = ("preview", "--event-log", str(events), "--non-interactive")
-        self.lab.run("pulumi", *words)
+        self.lab.run("pulumi", *words, *further)
         return summarise(read(events.read_text()))
 
-    def up(self, *, fails: bool = False) -> str:
-        """`pulumi up`; what it printed."""
+    def up(self, *further: str, fails: bool = False) -> str:
+        """`pulumi up` with `further` words; what it printed."""
         words = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--parallel", "64"]
         answer = subprocess.run(
-            ["pulumi", *words, "--non-interactive"],
+            ["pulumi", *words, *further, "--non-interactive"],
             cwd=self.lab.checkout,
             env=self.lab.environment,
             stdin=subprocess.DEVNULL,
@@ -121,6 +120,11 @@ class Cluster:
         assert (answer.returncode != 0) == fails, answer.stdout
         assert "Traceback" not in answer.stdout, answer.stdout
         return answer.stdout
+
+    def urn(self, name: str) -> str:
+        """Of the resource `name`, as the engine knows it."""
+        state = json.loads(self.lab.run("pulumi", "stack", "export"))["deployment"]["resources"]
+        return next(str(it["urn"]) for it in state if it["urn"].endswith(f"::{name}"))
 
     def kubectl(self, words: str) -> None:
         """An administrator's command; an API server that is just starting is waited for."""
@@ -152,8 +156,7 @@ class Cluster:
 
     def look(self) -> Seen:
         config = self.lab.config
-        folders = [host.get("directory", "") for host in config["autojoin:provisioning"].values()]
-        hypervisor = self._probe("hypervisor", *filter(None, folders))
+        hypervisor = self._probe("hypervisor", config["autojoin:cluster"]["name"], FOLDER)
         authority = self._probe("authority")
         found = self.lab.kubectl("get", "nodes")["items"]
         nodes = {each["metadata"]["name"]: each for each in found}
@@ -167,7 +170,6 @@ class Cluster:
                 pods.get(name, frozenset()),
             )
             for name, machine in hypervisor["machines"].items()
-            if name not in LAB_MACHINES
         }
         barred = {key for each in bars for key in each.get("data") or {}}
         return Seen(hypervisor, authority, nodes, barred, machines)
@@ -264,9 +266,8 @@ class Cluster:
         found, started = now.hypervisor, set(self.started())
         workers = self.lab.config["autojoin:workers"]
         problems = []
-        for what in ("machines", "units", "mounts"):
-            problems += _differ(what, set(found[what]) - LAB_MACHINES, started)
-        problems += _differ("enabled units", set(found["enabled"]) - LAB_MACHINES, started)
+        for what in ("machines", "units", "enabled", "mounts"):
+            problems += _differ(what, set(found[what]), started)
         problems += [f"half done: {name}" for name in found["halfDone"]]
         problems += _differ("Nodes", set(now.nodes), started)
         wanted = identities(state)

@@ -5,12 +5,14 @@
     on-hypervisor, on-authority: command       an accident there
     on-cluster: words                          of kubectl, for the same
     nodes: {kind: [names]}                     what the summary says of nodes; the rest is untouched
-    sections: [names]                          what else it tells of, all of it
+    sections: [names]                          what else it tells of, all of it, where it is given
+    replace: name                              a resource that is to be replaced in this run
     words: [texts]                             that stand in the summary for a person
     up: [texts]                                what `pulumi up` prints
     fails: [texts]                             what it prints where it fails
     then, then-on-authority: command           mends the accident, and `pulumi up` goes on; without
                                                it the accident is over before the edit begins
+    then-edit: {section: {key: value}}         and what is edited before it goes on
 
 In strings SUBNET is the first three parts of the lab's addresses, POOL its load balancers' network,
 HOST-KEY and KEY-FILE those of its hypervisor.
@@ -40,12 +42,14 @@ class Edit:
     on_authority: str = ""
     on_cluster: str = ""
     nodes: dict[str, list[str]] = field(default_factory=dict)
-    sections: list[str] = field(default_factory=list)
+    sections: list[str] | None = None
+    replace: str = ""
     words: list[str] = field(default_factory=list)
     up: list[str] = field(default_factory=list)
     fails: list[str] = field(default_factory=list)
     then: str = ""
     then_on_authority: str = ""
+    then_edit: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.name}".replace(" ", "-")

@@ -1,4 +1,4 @@
-"""What is on a provisioning host, as one JSON object; run there by `python3 -`."""
+"""What a cluster has on a provisioning host, as JSON; run there by `python3 - CLUSTER FOLDER …`."""
 
 import hashlib
 import json
@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-MACHINES = Path("/var/lib/autojoin/machines")
-PROGRAMS = Path("/usr/local/lib/autojoin")
+CLUSTER, *FOLDERS = sys.argv[1:]
+MACHINES = Path("/var/lib/autojoin/machines") / CLUSTER
+PROGRAMS = Path("/usr/local/lib/autojoin/clusters") / CLUSTER
+UNIT = f"autojoin-machine-{CLUSTER}"
 WANTS = Path("/etc/systemd/system/multi-user.target.wants")
 PKI = Path("disk/root/var/lib/kubelet/pki")
 
@@ -28,7 +30,7 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def machine(home: Path) -> dict[str, Any]:
-    unit = f"autojoin-machine@{home.name}.service"
+    unit = f"{UNIT}@{home.name}.service"
     shown = said("systemctl", "show", "--property=InvocationID,ActiveState", unit)
     state = dict(line.split("=", 1) for line in shown.split())
     certificate = home / PKI / "kubelet.crt"
@@ -47,12 +49,12 @@ def machine(home: Path) -> dict[str, Any]:
 
 
 def units(text: str) -> list[str]:
-    return sorted(set(re.findall(r"autojoin-machine@(\S+)\.service", text)))
+    return sorted(set(re.findall(rf"{UNIT}@(\S+)\.service", text)))
 
 
 def main() -> None:
-    homes = sorted(MACHINES.iterdir())
-    listed = ("--all", "--plain", "--no-legend", "autojoin-machine@*")
+    homes = sorted(MACHINES.iterdir()) if MACHINES.is_dir() else []
+    listed = ("--all", "--plain", "--no-legend", f"{UNIT}@*")
     mounts = re.findall(rf" {MACHINES}/([^/ ]+)/disk/root ", Path("/proc/mounts").read_text())
     found = {
         "machines": {home.name: machine(home) for home in homes if home.name[0] != "."},
@@ -61,7 +63,7 @@ def main() -> None:
         "enabled": units("\n".join(map(str, WANTS.iterdir()))),
         "mounts": sorted(mounts),
         "programs": files(PROGRAMS),
-        "delivered": {folder: files(Path(folder)) for folder in sys.argv[1:]},
+        "delivered": {folder: files(Path(folder)) for folder in FOLDERS},
     }
     print(json.dumps(found))
 

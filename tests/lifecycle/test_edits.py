@@ -12,7 +12,7 @@ from tests.lifecycle import edits
 from tests.lifecycle.cluster import Cluster, Seen
 from tests.lifecycle.edits import Edit
 
-KINDS = ("settings", "workers", "accidents")
+KINDS = ("settings", "workers", "accidents", "identity")
 EDITS = [edit for kind in KINDS for edit in edits.load(kind)]
 
 
@@ -21,19 +21,22 @@ def test_it_ends_as_its_preview_said(edit: Edit, cluster: Cluster) -> None:
     before = cluster.known_good()
     if not edit.lasts:
         before = happened(cluster, edit, before)
-    apply(cluster, edit)
-    summary = cluster.summary()
+    apply(cluster, edit.edit)
+    further = ["--replace", cluster.urn(edit.replace)] if edit.replace else []
+    summary = cluster.summary(*further)
     told = {kind: sorted(names) for kind, names in summary.nodes.items() if kind != "untouched"}
     assert told == {kind: sorted(names) for kind, names in edit.nodes.items()}
-    assert sorted(summary.sections) == sorted(edit.sections)
+    if edit.sections is not None:
+        assert sorted(summary.sections) == sorted(edit.sections)
     words = text(summary)
     assert [wanted for wanted in edit.words if wanted not in words] == [], words
     if edit.lasts:
         happens(cluster, edit)
-    output = cluster.up(fails=bool(edit.fails))
+    output = cluster.up(*further, fails=bool(edit.fails))
     assert [wanted for wanted in [*edit.up, *edit.fails] if wanted not in output] == [], output
     if edit.lasts:
         mend(cluster, edit)
+        apply(cluster, edit.then_edit)
         cluster.up()
     cluster.check(before, summary)
 
@@ -64,8 +67,8 @@ def mend(cluster: Cluster, edit: Edit) -> None:
         cluster.lab.on_authority(edit.then_on_authority)
 
 
-def apply(cluster: Cluster, edit: Edit) -> None:
+def apply(cluster: Cluster, patch: edits.Config) -> None:
     file = cluster.lab.file
     data = yaml.safe_load(file.read_text())
-    data["config"] = edits.patched(data["config"], edit.edit, cluster.names)
+    data["config"] = edits.patched(data["config"], patch, cluster.names)
     file.write_text(yaml.safe_dump(data, sort_keys=False))
