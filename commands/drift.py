@@ -173,11 +173,9 @@ def node_differences(lab: Lab, nodes: list[dict[str, Any]]) -> Iterator[Differen
         addresses = [
             it["address"] for it in status.get("addresses", []) if it["type"] == "InternalIP"
         ]
-        if worker.address not in addresses:
-            repair = "raise its generation"
-            yield Difference(
-                f"{where}, address", ", ".join(addresses) or "none", worker.address, repair
-            )
+        if not set(worker.addresses) <= set(addresses):
+            repair, wanted = "raise its generation", ", ".join(worker.addresses)
+            yield Difference(f"{where}, address", ", ".join(addresses) or "none", wanted, repair)
         labels = item["metadata"].get("labels", {})
         for key, value in worker.labels.items():
             if labels.get(key) != value:

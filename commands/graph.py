@@ -98,8 +98,10 @@ def _holder(lab: Lab, worker: Worker) -> str:
 
 def _card(name: str, worker: Worker) -> Card:
     extra = f", slot {worker.slot}" if worker.slot else ""
-    hints = [f"{key}: {value}" for key, value in worker.model_dump(exclude_none=True).items()]
-    return Card(name, (f"{worker.address}{extra}",), "feed", hint="\n".join(hints))
+    settings = worker.model_dump(exclude_none=True, by_alias=True)
+    settings["address"] = ", ".join(worker.addresses)
+    hints = [f"{key}: {value}" for key, value in settings.items()]
+    return Card(name, (f"{settings['address']}{extra}",), "feed", hint="\n".join(hints))
 
 
 def _network(lab: Lab) -> Box | None:

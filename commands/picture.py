@@ -77,10 +77,6 @@ class _Placed:
     def bottom(self) -> float:
         return self.y + self.height
 
-    @property
-    def middle(self) -> float:
-        return self.x + self.width / 2
-
 
 def svg(picture: Picture) -> str:
     """The picture as the text of an SVG file."""

@@ -19,6 +19,8 @@ from stack.wording import dotted_example, fields_of, is_secret
 _EXAMPLE = "  # an example: put your own"
 # Sections whose unset keys are shown too, as comments to be uncommented.
 _SHOW_UNSET = ("cluster", "certificateAuthority", "bgp")
+# Not among them: as it stands, its file is not there.
+_NEED_A_FILE = {"apiServerCertificateAuthority"}
 
 
 def render(stack: str, values: dict[str, Any], examples: set[str]) -> str:
@@ -61,7 +63,12 @@ def _section(
         elif key in values:
             mark = _EXAMPLE if place in examples else ""
             lines += [f"    # {field.description}", f"    {_dumped({key: values[key]})}{mark}"]
-        elif name in _SHOW_UNSET and not is_secret(field) and field.examples:
+        elif (
+            name in _SHOW_UNSET
+            and key not in _NEED_A_FILE
+            and not is_secret(field)
+            and field.examples
+        ):
             lines += [
                 f"    # {field.description}",
                 f"    #{key}: {dotted_example(field.examples[0])}",

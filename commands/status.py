@@ -19,6 +19,7 @@ from typing import Any
 from commands import bgp_status
 from commands.stack_lab import open_lab
 from components import from_lab
+from components.certificate_authority import lifetime
 from components.join_gate import installation as join_gate
 from components.shell import kubectl, ssh
 from stack.models import Lab
@@ -57,18 +58,22 @@ class Line:
 
 
 def registered(lab: Lab) -> dict[str, dict[str, Any]]:
-    """What the gate says of each node that it has registered, by name."""
+    """What the gate says of each node that it has registered, by name. Warns of a CA that ends."""
     authority = lab.certificate_authority
     command = join_gate.status_command(from_lab.authority_host(authority))
     try:
-        answer = ssh.run(authority.host, command)
-        return {node["node"]: node for node in json.loads(answer)["nodes"]}
+        answer = json.loads(ssh.run(authority.host, command))
+        nodes = {node["node"]: node for node in answer["nodes"]}
     except ssh.SshError as error:
         raise StatusError(f"the join gate can't be asked: {error}") from None
     except (ValueError, LookupError, TypeError):
         raise StatusError(
             f"the join gate on {authority.host.address}: its answer is not understood"
         ) from None
+    now, hours = datetime.datetime.now(datetime.UTC), authority.node_certificate_hours
+    if ending := lifetime.warning(answer.get("authority", ""), hours, now):
+        print(f"autojoin: warning: {ending}", file=sys.stderr)
+    return nodes
 
 
 def ready(lab: Lab) -> tuple[dict[str, str], str]:
@@ -104,7 +109,7 @@ def line(
     return Line(
         name=name,
         hardware=worker.hardware if worker else "",
-        address=worker.address if worker else ", ".join(node["addresses"] if node else []),
+        address=", ".join(worker.addresses if worker else node["addresses"] if node else []),
         generation=node["generation"] if node else None,
         join=join,
         ready=_UNKNOWN if readiness is None else readiness.get(name, "no Node"),

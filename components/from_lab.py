@@ -41,7 +41,7 @@ def cluster(settings: models.Cluster) -> Cluster:
         service_cidrs=tuple(settings.service_cidrs),
         node_cidrs=tuple(settings.node_cidrs),
         dns_servers=tuple(settings.dns_servers),
-        gateway=settings.gateway,
+        gateways=settings.gateways,
     )
 
 
@@ -49,7 +49,7 @@ def node(name: str, settings: Worker, identity: str, **decided: Any) -> Node:
     """What a node needs to know of itself; `decided` are the fields that its hardware decides."""
     return Node(
         name=name,
-        addresses=(settings.address,),
+        addresses=settings.addresses,
         generation=settings.generation,
         identity=identity,
         labels=dict(settings.labels),

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.cilium import versions as cilium_versions
 from components.workers.effects import ANEW, EFFECTS, effect, identity
 from components.workers.hardware_types import HARDWARE
 from stack import wording
@@ -303,18 +304,23 @@ def _named(steps: list[Step]) -> str:
 
 
 def _described(node: dict[str, Any]) -> str:
-    words = [str(node[key]) for key in ("hardware", "address") if node.get(key)]
-    return ", ".join(words)
+    words = [str(node["hardware"])] if node.get("hardware") else []
+    return ", ".join([*words, *([_address(node)] if node.get("address") else [])])
 
 
 def _different(old: dict[str, Any], new: dict[str, Any]) -> str:
     """What the outputs say of a node's change; the seed's hash stands for the secrets in it."""
+    old, new = ({**it, "address": _address(it)} if "address" in it else it for it in (old, new))
     words = [
         f"{key} {old[key]} → {new[key]}"
         for key in ("hardware", "address", "generation")
         if key in old and key in new and old[key] != new[key]
     ]
     return ", ".join([*words, *([seed] if (seed := _seed(old, new)) else [])])
+
+
+def _address(node: dict[str, Any]) -> str:
+    return " and ".join(node.get("addresses") or [str(node["address"])])
 
 
 def _seed(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -335,7 +341,9 @@ def _other(step: Step, workers_change: bool) -> tuple[str, Change | None]:
         return "BGP and pools", _custom_resource(step)
     if step.type == "kubernetes:helm.sh/v3:Release":
         return "Cilium", Change(
-            step.op, f"release {step.new.get('name', step.name)}", _values(step)
+            step.op,
+            f"release {step.new.get('name', step.name)}",
+            [*_skipped_releases(step), *_lost_pods(step), *_values(step)],
         )
     if step.type.startswith("autojoin:"):
         return "", None  # A component is told by what is in it.
@@ -373,6 +381,36 @@ _WHAT = {
     "rotation": "leave for nodes to renew their own client certificates",
     "bgp-crd-gate": "wait for Cilium's custom resource definitions",
 }
+
+
+def _skipped_releases(step: Step) -> list[str]:
+    """Cilium's makers test an upgrade from each minor release to the next, and no further."""
+    old, new = str(step.old.get("version", "")), str(step.new.get("version", ""))
+    between = cilium_versions.between(old, new)
+    if step.op not in ("update", "replace") or not between:
+        return []
+    return [f"skips {', '.join(between)}: go from one minor release to the next, up by up"]
+
+
+def _lost_pods(step: Step) -> list[str]:
+    """Networks of pods that go away: Cilium takes further ones only (cilium#28266)."""
+    found = []
+    for key in ("clusterPoolIPv4PodCIDRList", "clusterPoolIPv6PodCIDRList"):
+        old, new = (_pods(inputs, key) for inputs in (step.old, step.new))
+        gone = [cidr for cidr in old if cidr not in new]
+        if step.op in ("update", "replace") and gone:
+            found.append(
+                f"podCidrs lose {', '.join(gone)}: nodes and pods keep addresses of it, and lose "
+                "their way; append networks instead, and replace none"
+            )
+    return found
+
+
+def _pods(inputs: dict[str, Any], key: str) -> list[str]:
+    found: Any = inputs.get("values")
+    for name in ("ipam", "operator", key):
+        found = found.get(name) if isinstance(found, dict) else None
+    return [str(cidr) for cidr in found] if isinstance(found, list) else []
 
 
 def _plain(step: Step) -> Change:

@@ -33,7 +33,6 @@ WellKnownCommunity = Literal[
 
 LAST_ASN = 4294967295
 DEFAULT_HOLD_SECONDS = 90
-DEFAULT_KEEP_ALIVE_SECONDS = 30
 # The name by which peers select what stands in the section `advertise`.
 DEFAULT_ADVERTISEMENT = "bgp"
 _WORKERS = Selector(match_labels={"bgp": "worker"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from stack.bgp import Bgp
 from stack.section import Section, key
 from stack.types import (
     AbsolutePath,
+    Addresses,
     AddressText,
     ClusterName,
     CountryCode,
@@ -23,6 +25,7 @@ from stack.types import (
     LinkName,
     MacAddress,
     NetworkText,
+    NodeAddresses,
     NodeName,
     PublicKeyPin,
     SeedUrl,
@@ -59,7 +62,29 @@ class Cluster(Section):
     service_cidrs: list[NetworkText] = key("Networks of Services", ["10.30.0.0/16"], min_length=1)
     node_cidrs: list[NetworkText] = key("Networks of nodes", ["192.168.10.0/24"], min_length=1)
     dns_servers: list[AddressText] = key("Resolvers of nodes", ["192.168.10.1"], default=[])
-    gateway: AddressText | None = key("Default route of nodes", "192.168.10.1", default=None)
+    gateways: Addresses = key(
+        "Default route of nodes: one gateway, or a list with one for each network of nodes. "
+        "Link-local ones, and those of networks of one address, are reached on the link",
+        "192.168.10.1",
+        default=(),
+        alias="gateway",
+    )
+
+    api_server_certificate_authority: str | None = key(
+        "CA of the API server's certificate, where it is another one than the nodes': PEM, or the "
+        "path of a file on the machine that runs this program",
+        "~/.kube/home-ca.pem",
+        default=None,
+        min_length=1,
+    )
+
+    @property
+    def api_server_authority_pem(self) -> str | None:
+        """The text of apiServerCertificateAuthority. OSError or ValueError where it has none."""
+        given = self.api_server_certificate_authority
+        if given is None or "-----BEGIN" in given:
+            return given
+        return Path(given).expanduser().read_text()
 
     @property
     def api_host(self) -> str:
@@ -216,7 +241,7 @@ class JoinGate(Section):
 
 
 class Cilium(Section):
-    """The Cilium chart, of release 1.17, 1.18 or 1.20."""
+    """The Cilium chart, of release 1.17, 1.18, 1.19 or 1.20."""
 
     version: Version = key("Version of the chart", "1.18.4", default="1.18.4")
     chart: str = key("Name of the chart, or a path", "cilium", default="cilium", min_length=1)
@@ -247,8 +272,17 @@ class Guest(Section):
     dataset: ZfsDataset = key(
         "ZFS dataset that holds the zones' disks", "rpool/zones", default="rpool/zones"
     )
-    link: LinkName = key(
-        "Link (OmniOS) that its network interface is made over", "igb0", default="auto"
+    image: str | None = key(
+        "What its disk is made from: for zadm a UUID, path or URL; for vm-bhyve a file of "
+        "`vm img`. Else guest.sh asks for it",
+        "debian-12-generic-amd64.qcow2",
+        default=None,
+        min_length=1,
+    )
+    link: LinkName | None = key(
+        "Link (OmniOS) that its network interface is made over; else guest.sh asks for it",
+        "igb0",
+        default=None,
     )
     switch: LinkName = key("Switch (vm-bhyve) that it is attached to", "public", default="public")
 
@@ -257,7 +291,11 @@ class Worker(Section):
     """A worker node."""
 
     hardware: Hardware = key("Type of hardware", "bhyve")
-    address: AddressText = key("Address of the node", "192.168.10.21")
+    addresses: NodeAddresses = key(
+        "Address of the node; in a dual-stack cluster a list of two, one of each family",
+        "192.168.10.21",
+        alias="address",
+    )
     generation: int = key("Raise it to join the node anew", 1, default=1, ge=1)
     mac: MacAddress | None = key("MAC address", "02:08:20:00:00:21", default=None)
     disk: DiskPath | None = key("Disk to install to (bare metal)", "/dev/nvme0n1", default=None)

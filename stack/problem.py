@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 NAMESPACE = "autojoin"
+# So many names a line tells.
+MOST_NAMES = 5
 
 # The parts of a place: section, keys and list indexes, from the outermost.
 Location = tuple[int | str, ...]
@@ -66,3 +68,9 @@ def shortened(text: str) -> str:
     """At most 60 characters, on one line, nothing in it that a terminal would obey."""
     plain = "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
     return plain if len(plain) <= 60 else plain[:57] + "…"
+
+
+def some(names: list[str]) -> str:
+    """Names for a line: the first few, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from stack.models import Lab
@@ -146,7 +146,8 @@ def _parts(annotation: Any) -> Iterator[Any]:
 
 def _maker(metadata: Iterable[Any]) -> Callable[[int], str] | None:
     """What makes stand-ins for a type with this metadata."""
-    validators = (part for part in metadata if isinstance(part, AfterValidator))
+    kinds = (AfterValidator, BeforeValidator)
+    validators = (part for part in metadata if isinstance(part, kinds))
     return next((STAND_INS[part] for part in validators if part in STAND_INS), None)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -16,6 +16,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # A Kubernetes node name is a DNS subdomain (RFC 1123); one label of it keeps host names simple.
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LABEL_PATTERN = f"^{_LABEL.pattern}$"
+_ADDRESS_PATTERN = r"^[0-9a-fA-F:.]+$"
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 # NodeRestriction and the kubelet itself let a node set only some labels of Kubernetes' domains.
 _RESERVED = re.compile(r"(^|\.)(kubernetes|k8s)\.io$")
@@ -56,6 +57,36 @@ def _address(value: str) -> str:
         return str(ipaddress.ip_address(value))
     except ValueError as error:
         raise ValueError("is no IP address; write one as 192.168.10.21") from error
+
+
+def _addresses(value: object) -> tuple[str, ...]:
+    """One address, or a list of them."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)):
+        raise ValueError("must be text or a list; write one as 192.168.10.21")
+    found = []
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"must be text or a list of text, and has {text!r:.40}")
+        try:
+            found.append(_address(text))
+        except ValueError as error:
+            wrong = str(error)
+            raise ValueError(
+                wrong if text == value else f"has {text!r:.60}, which {wrong}"
+            ) from None
+    if not found:
+        raise ValueError("must not be empty")
+    if len(set(found)) < len(found):
+        raise ValueError("names an address twice")
+    return tuple(found)
+
+
+def _node_addresses(value: object) -> tuple[str, ...]:
+    found = _addresses(value)
+    if len({ipaddress.ip_address(address).version for address in found}) < len(found):
+        raise ValueError("has several addresses of one family; give one, or one of each")
+    return found
 
 
 def _host(value: str) -> str:
@@ -216,6 +247,13 @@ def _disk(value: str) -> str:
 STAND_INS: dict[object, Callable[[int], str]] = {}
 
 
+def _texts(check: Callable[[object], tuple[str, ...]]) -> BeforeValidator:
+    """One address or several of them, all under one key: what is wrong is told once."""
+    validator = BeforeValidator(check)
+    STAND_INS[validator] = _number_address
+    return validator
+
+
 def _text(check: Callable[[str], str], stand_in: Callable[[int], str]) -> AfterValidator:
     """Text that passes `check`, of which `stand_in` makes as many different ones as there are."""
     validator = AfterValidator(check)
@@ -225,6 +263,12 @@ def _text(check: Callable[[str], str], stand_in: Callable[[int], str]) -> AfterV
 
 def _pattern(pattern: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": pattern})
+
+
+def _one_or_several(most: int | None = None) -> WithJsonSchema:
+    item = {"type": "string", "pattern": _ADDRESS_PATTERN}
+    bounds = {"minItems": 1} | ({"maxItems": most} if most else {})
+    return WithJsonSchema({"anyOf": [item, {"type": "array", "items": item, **bounds}]})
 
 
 def _number_name(number: int) -> str:
@@ -247,7 +291,10 @@ def _number_mac(number: int) -> str:
 NetworkText = Annotated[
     str, _text(_network, _number_network), _pattern(r"^[0-9a-fA-F:.]+(/[0-9]+)?$")
 ]
-AddressText = Annotated[str, _text(_address, _number_address), _pattern(r"^[0-9a-fA-F:.]+$")]
+AddressText = Annotated[str, _text(_address, _number_address), _pattern(_ADDRESS_PATTERN)]
+Addresses = Annotated[tuple[str, ...], _texts(_addresses), _one_or_several()]
+# A node's own: the first is the one that its Node object names first.
+NodeAddresses = Annotated[tuple[str, ...], _texts(_node_addresses), _one_or_several(2)]
 HostText = Annotated[str, _text(_host, _number_address)]
 NodeName = Annotated[str, _text(_node_name, _number_name), _pattern(_LABEL_PATTERN)]
 WorkerName = Annotated[str, _text(_worker_name, _number_name), _pattern(_LABEL_PATTERN)]

@@ -44,7 +44,6 @@ ENGINE_TOOLS = {
     "pulumi",
     "pulumi-language-python",
     "pulumi-language-python-exec",
-    "pulumi-resource-kubernetes",
     "kubectl",
 }
 DEBIAN_STEP = "Debian packages"
@@ -148,8 +147,7 @@ def links_step(layout: Layout, tools: list[GoTool | GoFile]) -> Step:
 
 
 def is_program(tool: GoTool | GoFile) -> bool:
-    """Whether it goes on PATH."""
-    return not pins.is_plugin(tool) and (isinstance(tool, GoTool) or tool.executable)
+    return isinstance(tool, GoTool) or tool.executable
 
 
 def module_step(layout: Layout, name: str, module: str, lane: str = "machine") -> Step:

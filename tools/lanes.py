@@ -38,6 +38,7 @@ class Step:
 
 _lane = threading.local()
 _running: set[subprocess.Popen[bytes]] = set()
+_stopped = threading.Event()
 
 
 def logged(
@@ -66,6 +67,8 @@ def logged(
 def ended(process: subprocess.Popen[bytes]) -> int:
     """The exit status of `process`; its CPU time, with its children's, goes to this lane's step."""
     _running.add(process)
+    if _stopped.is_set():  # between the start of the process and its place among those that run
+        process.terminate()
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
@@ -115,18 +118,21 @@ class Lanes:
     failures: list[BaseException] = field(default_factory=list)
 
     def run(self) -> None:
+        _stopped.clear()
         self.finished = {step.name: threading.Event() for step in self.pending}
         names = dict.fromkeys(step.lane for step in self.pending)
         threads = [threading.Thread(target=self.run_lane, args=[name]) for name in names]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             for thread in threads:
                 thread.join()
         except BaseException as error:
             self.stop(error)
             for thread in threads:
-                thread.join()
+                if thread.is_alive():
+                    thread.join()
+            raise
         if self.failures:
             raise self.failures[0]
 
@@ -151,6 +157,7 @@ class Lanes:
     def stop(self, failure: BaseException) -> None:
         """Begin no step any more and end what runs; whoever waits for a step finds `failures`."""
         self.failures.append(failure)
+        _stopped.set()
         for process in list(_running):
             process.terminate()
         for event in self.finished.values():

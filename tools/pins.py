@@ -113,7 +113,7 @@ _COMPONENTS = tuple(
 )
 # The engine's release makes this field a pointer.
 _PROVIDER = "\t\tProvider: {}pschema.ResourceSpec{{"
-_KUBERNETES_PLUGIN = Patch(
+_FITTED = Patch(
     _PULUMI_KUBERNETES,
     (*_COMPONENTS, Edit("pkg/gen/schema.go", _PROVIDER.format(""), _PROVIDER.format("&"))),
     # The generator that makes the embedded files only packs them; it is not in the module.
@@ -121,6 +121,16 @@ _KUBERNETES_PLUGIN = Patch(
         (f"{_PULUMI_KUBERNETES_MAIN}/{name}.json", f"{_PULUMI_KUBERNETES_MAIN}/{name}-embed.json")
         for name in ("schema", "terraform-mapping")
     ),
+)
+
+# Built only where the release plugin can't be downloaded (tools/plugins). Never on PATH, where the
+# engine would take it for an installed one.
+KUBERNETES_PLUGIN = GoTool(
+    "pulumi-resource-kubernetes",
+    "shared",
+    f"{_PULUMI_KUBERNETES}/{_PULUMI_KUBERNETES_MAIN}",
+    linker_flags=f"-X {_PULUMI_KUBERNETES}/pkg/version.Version={PULUMI_KUBERNETES_VERSION}",
+    patch=_FITTED,
 )
 
 GO_TOOLS = (
@@ -136,13 +146,6 @@ GO_TOOLS = (
         "pulumi-language-python",
         "pulumi-language-python",
         "github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python",
-    ),
-    GoTool(
-        "pulumi-resource-kubernetes",
-        "shared",
-        f"{_PULUMI_KUBERNETES}/{_PULUMI_KUBERNETES_MAIN}",
-        linker_flags=f"-X {_PULUMI_KUBERNETES}/pkg/version.Version={PULUMI_KUBERNETES_VERSION}",
-        patch=_KUBERNETES_PLUGIN,
     ),
     _cfssl("cfssl"),
     _cfssl("cfssljson"),
@@ -214,8 +217,10 @@ TEST_TOOLS: tuple[GoTool | GoFile, ...] = (
     GoTool("gobgp", "shared", "github.com/osrg/gobgp/v4/cmd/gobgp"),
     *_cilium_files("1.17", "cilium-1.17"),
     *_cilium_files("1.18", "shared"),
+    *_cilium_files("1.19", "cilium-1.19"),
     *_cilium_files("1.20", "cilium-1.20"),
     _gateway_api("1.2"),
+    _gateway_api("1.4"),
     _gateway_api("1.6"),
     GoFile(
         "servicemonitor-crd",
@@ -307,11 +312,6 @@ def requirements() -> Path:
     return CHECKOUT / "requirements.txt"
 
 
-def is_plugin(tool: GoTool | GoFile) -> bool:
-    """Whether the engine runs it: never from PATH, where it comes before an installed one."""
-    return tool.name.startswith("pulumi-resource-")
-
-
 @dataclass(frozen=True)
 class Layout:
     """Where each pinned thing lies in the cache. One folder a thing, keyed by its own pins.
@@ -333,8 +333,7 @@ class Layout:
 
     @property
     def home(self) -> Path:
-        tools = [tool for tool in (*GO_TOOLS, *GO_FILES) if not is_plugin(tool)]
-        keys = [str(self.tool(tool)) for tool in tools]
+        keys = [str(self.tool(tool)) for tool in (*GO_TOOLS, *GO_FILES)]
         return self.cache / digest(*keys, str(self.venv))
 
     @property

@@ -10,8 +10,10 @@ from itertools import combinations
 
 from components.bgp import resources as render
 from components.cilium import versions as cilium_versions
+from components.cilium.checks import at
+from components.workers.hardware_types import HARDWARE
 from stack.bgp import DEFAULT_ADVERTISEMENT, Bgp, Instance, LoadBalancerPool, Override, Peer
-from stack.models import Lab
+from stack.models import Lab, Worker
 from stack.problem import Problem
 from stack.repeats import twins
 from stack.types import Address, Network
@@ -68,6 +70,7 @@ def warnings(lab: Lab) -> Iterator[Problem]:
                 )
                 hint = f"a peer with an {other[0]} address is safe"
                 yield Problem(key, wrong, other[0], hint)
+    yield from _flat(lab)
     advertised = {each for one in lab.bgp.all_advertisements for each in one.services}
     if lab.bgp.load_balancer_pools and "LoadBalancerIP" not in advertised:
         hint = "add LoadBalancerIP to the services of an advertisement"
@@ -81,15 +84,22 @@ def places(bgp: Bgp) -> Iterator[tuple[str, Instance]]:
         yield BGP if number < further else f"{BGP}.instances[{number - further}]", instance
 
 
-def pool_networks(lab: Lab) -> Iterator[tuple[str, Network]]:
-    """Every network of the pools with its key; a range as the networks that make it up."""
+def pool_blocks(lab: Lab) -> Iterator[tuple[str, str, list[Network]]]:
+    """Key, text and networks of each network and range of the pools."""
     for number, pool in enumerate(lab.bgp.load_balancer_pools if lab.bgp else []):
         place = f"{BGP}.loadBalancerPools[{number}]"
         for index, cidr in enumerate(pool.cidrs):
-            yield f"{place}.cidrs[{index}]", ipaddress.ip_network(cidr)
+            yield f"{place}.cidrs[{index}]", cidr, [ipaddress.ip_network(cidr)]
         for index, each in enumerate(pool.ranges):
-            for network in range_networks(each.start, each.stop):
-                yield f"{place}.ranges[{index}]", network
+            text = f"{each.start} to {each.stop}"
+            yield f"{place}.ranges[{index}]", text, range_networks(each.start, each.stop)
+
+
+def pool_networks(lab: Lab) -> Iterator[tuple[str, Network]]:
+    """Every network of the pools with its key; a range as the networks that make it up."""
+    for key, _, networks in pool_blocks(lab):
+        for network in networks:
+            yield key, network
 
 
 def range_networks(start: str, stop: str) -> list[Network]:
@@ -191,10 +201,16 @@ def _version(lab: Lab) -> Iterator[Problem]:
 # --- instances and peers --------------------------------------------------------------------
 
 
+def _labels(name: str, worker: Worker) -> dict[str, str]:
+    return HARDWARE[worker.hardware].labels(name, worker)
+
+
 def _selected(lab: Lab, instance: Instance) -> list[str]:
     """The workers on which an instance runs."""
     workers = lab.workers.items()
-    return [name for name, worker in workers if instance.node_selector.selects(worker.labels)]
+    return [
+        name for name, worker in workers if instance.node_selector.selects(_labels(name, worker))
+    ]
 
 
 def _same_nodes(lab: Lab) -> Iterator[Problem]:
@@ -357,21 +373,40 @@ def _pool(lab: Lab, place: str, pool: LoadBalancerPool) -> Iterator[Problem]:
                 yield Problem(key, f"holds the address of {what}", str(address), hint)
 
 
+def _flat(lab: Lab) -> Iterator[Problem]:
+    """Pools among the nodes' own addresses, whose neighbours ask for them on the link."""
+    if at(lab.cilium.values, "l2announcements.enabled") is True:
+        return
+    for key, text, networks in pool_blocks(lab):
+        for index, cidr in enumerate(lab.cluster.node_cidrs):
+            nodes = ipaddress.ip_network(cidr)
+            if any(each.version == nodes.version and each.overlaps(nodes) for each in networks):
+                wrong = f"is part of autojoin:cluster.nodeCidrs[{index}], where BGP alone does not"
+                wrong += " make it reachable"
+                hint = (
+                    "set l2announcements.enabled in autojoin:cilium.values, or use another network"
+                )
+                yield Problem(key, wrong, f"{text} in {cidr}", hint)
+
+
 def machines(lab: Lab) -> Iterator[tuple[str, Address]]:
-    """Addresses of machines that are not nodes; nodes are inside nodeCidrs anyway."""
-    hosts = {
-        "autojoin:cluster.apiServer": lab.cluster.api_host,
-        "autojoin:certificateAuthority.host": lab.certificate_authority.host.address,
-        "autojoin:cluster.gateway": lab.cluster.gateway or "",
-    }
-    hosts |= {
-        f"autojoin:provisioning.{name}": host.address for name, host in lab.provisioning.items()
-    }
+    """Addresses that are somebody's: no Service may get them."""
+    hosts = [
+        ("autojoin:cluster.apiServer", lab.cluster.api_host),
+        ("autojoin:certificateAuthority.host", lab.certificate_authority.host.address),
+        *(("autojoin:cluster.gateway", gateway) for gateway in lab.cluster.gateways),
+    ]
+    for name, host in lab.provisioning.items():
+        hosts.append((f"autojoin:provisioning.{name}", host.address))
+    for name, board in lab.boards.items():
+        hosts.append((f"autojoin:boards.{name}", board.address))
     for number, server in enumerate(lab.cluster.dns_servers):
-        hosts[f"autojoin:cluster.dnsServers[{number}]"] = server
-    for what, host in hosts.items():
+        hosts.append((f"autojoin:cluster.dnsServers[{number}]", server))
+    for name, worker in lab.workers.items():
+        hosts += [(f"autojoin:workers.{name}", address) for address in worker.addresses]
+    for what, text in hosts:
         try:
-            yield what, ipaddress.ip_address(host)
+            yield what, ipaddress.ip_address(text)
         except ValueError:
             continue  # a host name
 
@@ -398,7 +433,7 @@ def _override(lab: Lab, place: str, override: Override) -> Iterator[Problem]:
     if instance is None:
         yield Problem(f"{place}.instance", "is no instance", name, nearest(name, list(by_name)))
         return
-    if worker is not None and not instance.node_selector.selects(worker.labels):
+    if worker is not None and not instance.node_selector.selects(_labels(override.node, worker)):
         wrong = f"is not selected by instance {name}, so this has no effect"
         yield Problem(f"{place}.node", wrong, override.node)
     peers = {peer.name: peer for peer in instance.peers}

@@ -37,14 +37,17 @@ class Bgp(pulumi.ComponentResource):
 
     def _resource(self, resource: render.Resource, needs: list[pulumi.Resource]) -> pulumi.Resource:
         kind, version = resource["kind"], resource["apiVersion"]
-        # The version is in the URN. It is one object whatever the version, so it must be one URN:
-        # else it were made under the new one, and then deleted under the old.
+        name = resource["metadata"]["name"]
+        # The version is in the URN, and so is the name, which had no prefix once. It is one object
+        # whatever they are, so it must be one URN: else it were made under the new one, and then
+        # deleted under the old.
         before = [
-            pulumi.Alias(type_=f"kubernetes:{each}:{kind}")
-            for each in sorted(cilium_versions.API_VERSIONS - {version})
+            pulumi.Alias(name=each, type_=f"kubernetes:{served}:{kind}")
+            for each in (f"{self._prefix}-{name}", name)
+            for served in sorted(cilium_versions.API_VERSIONS)
         ]
         made: pulumi.Resource = kubernetes.apiextensions.CustomResource(
-            f"{self._prefix}-{resource['metadata']['name']}",
+            f"{self._prefix}-{name}",
             api_version=version,
             kind=kind,
             metadata=resource["metadata"],
@@ -60,7 +63,9 @@ class Bgp(pulumi.ComponentResource):
                 f"{self._prefix}-{secret['metadata']['name']}",
                 metadata=secret["metadata"],
                 string_data=pulumi.Output.secret(secret["stringData"]),
-                opts=pulumi.ResourceOptions(parent=self),
+                opts=pulumi.ResourceOptions(
+                    parent=self, aliases=[pulumi.Alias(name=secret["metadata"]["name"])]
+                ),
             )
             for secret in render.secrets(settings, show=True)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from pulumi_command.remote import Command
 
 from components import from_lab
 from components.certificate_authority import installation as render
+from components.certificate_authority import lifetime
 from components.certificate_authority.certificate_request import certificate_request
 from components.shell import remote
 from stack.models import CertificateAuthority as Settings
@@ -54,8 +56,15 @@ class CertificateAuthority(pulumi.ComponentResource):
         )
         # Not of `ready`: whatever changes there, preview then knows that nothing changes for nodes.
         self.certificate_pem: pulumi.Output[str] = pair.stdout
+        self.certificate_pem.apply(self._warn)
         self.fingerprint = self.certificate_pem.apply(fingerprint)
         self.register_outputs({"fingerprint": self.fingerprint})
+
+    def _warn(self, certificate_pem: str) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        said = lifetime.warning(certificate_pem, self.settings.node_certificate_hours, now)
+        if said:
+            pulumi.log.warn(said, self)
 
     def _pair(self, name: str) -> Command:
         """The CA itself; with `source: generate` protected. There is no way to delete it."""

@@ -15,10 +15,13 @@ from components.cilium import versions as cilium_versions
 from components.cilium.versions import CiliumVersion
 from stack.models import Lab
 from stack.problem import Problem
+from stack.types import Network
 
 CILIUM = "autojoin:cilium"
 # What a node gets of a pod network unless the values say otherwise, as the chart has it.
 POD_PREFIXES = {4: ("clusterPoolIPv4MaskSize", 24), 6: ("clusterPoolIPv6MaskSize", 120)}
+# By so much may an IPv6 network and a node's share of it differ (pkg/ipam/cidrset).
+MOST_IPV6_BITS = 16
 # Hubble's `http` and `httpV2` register the same metrics.
 _CLASHING_METRICS = ("http", "httpV2")
 # Values that the lab says: the key that says them.
@@ -45,6 +48,7 @@ def problems(lab: Lab) -> Iterator[Problem]:
     yield from _metrics(lab, version)
     yield from _switches(lab)
     yield from _pod_networks(lab)
+    yield from _underlay(lab, version)
 
 
 def warnings(lab: Lab) -> Iterator[Problem]:
@@ -129,7 +133,7 @@ def _with_release(problem: Problem, version: CiliumVersion, place: str) -> Probl
         return Problem(problem.key, f"went before Cilium {version.minor}", problem.found, hint)
     having = [minor for minor in cilium_versions.VERSIONS if chart_keys.has(minor, dotted)]
     if having:
-        hint = f"Cilium {' and '.join(having)} {'has' if len(having) == 1 else 'have'} it"
+        hint = f"Cilium {', '.join(having)} {'has' if len(having) == 1 else 'have'} it"
         return Problem(problem.key, f"is no value of Cilium {version.minor}", problem.found, hint)
     return problem
 
@@ -148,7 +152,7 @@ def _metrics(lab: Lab, version: CiliumVersion) -> Iterator[Problem]:
                 each for each in having if name in cilium_versions.VERSIONS[each].hubble_metrics
             ]
             near = difflib.get_close_matches(name, sorted(version.hubble_metrics), n=1)
-            hint = f"Cilium {' and '.join(having)} had it" if having else ""
+            hint = f"Cilium {', '.join(having)} had it" if having else ""
             hint = hint or (f"did you mean {near[0]}?" if near else "")
             wrong = f"is no metric of Hubble in Cilium {version.minor}"
             yield Problem(f"{place}[{number}]", wrong, name, hint)
@@ -190,11 +194,38 @@ def _pod_networks(lab: Lab) -> Iterator[Problem]:
                 hint = f"a node takes a /{share} of it (ipam.operator.{name})"
                 key = f"autojoin:cluster.podCidrs[{index}]"
                 yield Problem(key, "is smaller than the share of one node", cidr, hint)
+            if network in networks and version == 6:
+                yield from _too_large(f"autojoin:cluster.podCidrs[{index}]", network, name, share)
         room = sum(2 ** max(0, share - network.prefixlen) for network in networks)
         if room < len(lab.workers):
             held = " and ".join(str(network) for network in networks)
             found = f"{held} hold {room} shares of /{share} for {len(lab.workers)} workers"
             yield Problem("autojoin:cluster.podCidrs", "are too small for the workers", found)
+
+
+def _too_large(key: str, network: Network, name: str, share: int) -> Iterator[Problem]:
+    """Cilium's operator ends at once (pkg/ipam/cidrset), with IPv6 only."""
+    bits = share - network.prefixlen
+    if bits > MOST_IPV6_BITS:
+        wrong = f"is too large: /{network.prefixlen} and a node's share of it, /{share}, differ by"
+        wrong += f" {bits} bits; Cilium takes at most {MOST_IPV6_BITS}"
+        near = network.prefixlen + MOST_IPV6_BITS
+        hint = f"use a /{share - MOST_IPV6_BITS}, or set ipam.operator.{name}: {near}"
+        hint += " in autojoin:cilium.values"
+        yield Problem(key, wrong, str(network), hint)
+
+
+def _underlay(lab: Lab, version: CiliumVersion) -> Iterator[Problem]:
+    """Nodes without IPv4 tunnel to each other over IPv6, or route."""
+    values = cilium.helm_values(from_lab.cilium(lab))
+    if at(values, "ipv4.enabled") or at(values, "routingMode") == "native" or version.ipv6_underlay:
+        return
+    nodes = [it for worker in lab.workers.values() for it in worker.addresses]
+    if not all(":" in it for it in nodes or lab.cluster.node_cidrs):
+        return
+    hint = "use 1.18 or newer, or routingMode: native in autojoin:cilium.values"
+    wrong = "can't tunnel between nodes without IPv4: its agent ends at start"
+    yield Problem(f"{CILIUM}.version", wrong, lab.cilium.version, hint)
 
 
 def at(values: Any, dotted: str) -> Any:

@@ -115,7 +115,11 @@ def _refuse(name: str, asked: Awaitable[prerequisites.Answer]) -> pulumi.Resourc
     async def refuse(_: pulumi.ResourceHookArgs) -> None:
         answer = await asked
         if answer.silence:
-            raise pulumi.RunError(f"autojoin:cilium: {answer.refusal}")
+            raise pulumi.RunError(
+                f"autojoin:cilium: the release is left as it is: {answer.silence}. Bring the API "
+                "server back and run this again; gatewayApi, serviceMonitors and dashboards with "
+                "another mode than auto need no answer"
+            )
 
     hook = pulumi.ResourceHook(f"{name}: what the cluster has", refuse)
     return pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])

@@ -14,6 +14,7 @@ from components import from_lab
 from components.cilium import versions as cilium_versions
 from components.shell import kubectl, remote
 from stack.models import Cilium, Cluster
+from stack.problem import shortened
 
 CRD_GATE = Path(__file__).parent / "crd-gate.sh"
 INSTALL_SECONDS = 60
@@ -24,7 +25,7 @@ PRESENT_SECONDS = 5
 class Need:
     """One thing that some values need: CRDs as NAME/VERSION, or a namespace.
 
-    `section` is its key in autojoin:cilium, `values` what is off without it.
+    `section` is its key in autojoin:cilium, `values` are the paths of what it decides.
     """
 
     section: str
@@ -54,14 +55,11 @@ def needs(settings: Cilium) -> list[Need]:
             "serviceMonitors",
             "service-monitors",
             modes["serviceMonitors"],
-            tuple(
-                f"{part}.serviceMonitor"
-                for part in (
-                    "prometheus",
-                    "operator.prometheus",
-                    "hubble.metrics",
-                    "hubble.relay.prometheus",
-                )
+            (
+                "prometheus.serviceMonitor",
+                "operator.prometheus.serviceMonitor",
+                "hubble.metrics.serviceMonitor",
+                "hubble.relay.prometheus.serviceMonitor",
             ),
             definitions=(cilium_versions.SERVICE_MONITOR,),
             source=monitors.source or cilium_versions.SERVICE_MONITOR_SOURCE,
@@ -80,23 +78,13 @@ def needs(settings: Cilium) -> list[Need]:
 class Answer:
     """What the cluster says of the needs on `auto`: the sections whose needs it has not.
 
-    `silence` is why it said nothing, in words; then `kept` are the paths of the chart's values that
+    Where it says nothing, `silence` is why, and `kept` are the paths of the chart's values that
     nobody may decide anew.
     """
 
     missing: frozenset[str] = frozenset()
     silence: str = ""
     kept: tuple[str, ...] = ()
-
-    @property
-    def refusal(self) -> str:
-        """Why no release is made or changed from this."""
-        return (
-            f"the cluster can't be asked what of {', '.join(self.kept)} it can serve "
-            f"({self.silence}), so the release is left as it is. Bring the API server of "
-            "autojoin:cluster.apiServer back and run this again; mode: install, present or off "
-            "under autojoin:cilium needs no answer"
-        )
 
 
 async def ask(cluster: Cluster, settings: Cilium) -> Answer:
@@ -106,21 +94,17 @@ async def ask(cluster: Cluster, settings: Cilium) -> Answer:
     program, since kubectl takes as long to start as many workers to declare.
     """
     asked = [need for need in needs(settings) if need.mode == "auto"]
+    sections = ", ".join(need.section for need in asked)
     try:
         lacking = await asyncio.to_thread(_lacking, cluster.kubeconfig, asked)
     except kubectl.KubectlError as error:
+        silence = f"the cluster can't be asked ({shortened(str(error))})"
+        pulumi.log.warn(f"autojoin:cilium: {sections} stay as they are: {silence}")
         kept = tuple(value for need in asked for value in need.values)
-        pulumi.log.warn(
-            f"the cluster can't be asked what it has ({error}): {', '.join(kept)} of Cilium's "
-            "chart stay as the release has them; a new release waits until `pulumi up` can ask"
-        )
-        return Answer(frozenset(need.section for need in asked), str(error), kept)
-    for need in asked:
-        if need.section in lacking:
-            pulumi.log.warn(
-                f"{', '.join(need.values)} of Cilium's chart are off: {lacking[need.section]}. "
-                f"autojoin:cilium.{need.section}.mode: install puts it there, off ends this warning"
-            )
+        return Answer(frozenset(need.section for need in asked), silence, kept)
+    for reason in dict.fromkeys(lacking.values()):
+        off = ", ".join(section for section in lacking if lacking[section] == reason)
+        pulumi.log.warn(f"autojoin:cilium: {off} off: {reason}")
     return Answer(frozenset(lacking))
 
 
@@ -141,9 +125,12 @@ def _reason(need: Need, served: set[str], namespaces: set[str]) -> str:
     """Why a need is not met, in words; empty where it is."""
     if need.namespace:
         there = need.namespace in namespaces
-        return "" if there else f"there is no namespace {need.namespace}"
+        return "" if there else f"no namespace {need.namespace}; mode: install makes it"
     lacking = [definition for definition in need.definitions if definition not in served]
-    return f"the cluster has no CRD {', '.join(lacking)}" if lacking else ""
+    if not lacking:
+        return ""
+    more = f" and {len(lacking) - 1} more" if lacking[1:] else ""
+    return f"no CRD {lacking[0]}{more}; mode: install adds what is missing"
 
 
 def served_versions(definitions: list[dict[str, Any]]) -> set[str]:

@@ -74,7 +74,7 @@ def defaults(settings: CiliumSettings) -> dict[str, Any]:
             "default": True,
             "loadbalancerMode": "dedicated",
         },
-        **_addresses(settings.pod_cidrs),
+        **_addresses(settings),
         "k8sServiceHost": settings.api_host,
         "k8sServicePort": settings.api_port,
         "kubeProxyReplacement": True,
@@ -97,19 +97,23 @@ def defaults(settings: CiliumSettings) -> dict[str, Any]:
     return found
 
 
-def _addresses(pod_cidrs: tuple[str, ...]) -> dict[str, Any]:
-    ipv4 = [cidr for cidr in pod_cidrs if ":" not in cidr]
-    ipv6 = [cidr for cidr in pod_cidrs if ":" in cidr]
+def _addresses(settings: CiliumSettings) -> dict[str, Any]:
+    ipv4 = [cidr for cidr in settings.pod_cidrs if ":" not in cidr]
+    ipv6 = [cidr for cidr in settings.pod_cidrs if ":" in cidr]
     pool: dict[str, Any] = {}
     if ipv4:
         pool["clusterPoolIPv4PodCIDRList"] = ipv4
     if ipv6:
         pool["clusterPoolIPv6PodCIDRList"] = ipv6
-    return {
+    found: dict[str, Any] = {
         "ipam": {"mode": "cluster-pool", "operator": pool},
         "ipv4": {"enabled": bool(ipv4)},
         "ipv6": {"enabled": bool(ipv6)},
     }
+    if not ipv4 and cilium_versions.of(settings.version).ipv6_underlay:
+        # The chart's own is IPv4, whatever families are on.
+        found["underlayProtocol"] = "ipv6"
+    return found
 
 
 def _hubble(settings: CiliumSettings) -> dict[str, Any]:

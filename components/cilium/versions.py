@@ -35,6 +35,8 @@ class CiliumVersion:
     # operator wants before it starts the controller (operator/pkg/gateway-api).
     gateway_api: str
     gateway_kinds: dict[str, str]
+    # Whether nodes may tunnel over IPv6 (pkg/datapath/tunnel).
+    ipv6_underlay: bool = True
     # Fields of the BGP kinds that its CRDs lack: the key of the lab's configuration.
     missing_bgp_keys: frozenset[str] = frozenset()
     # Values of the chart that went, and what took their place.
@@ -59,10 +61,13 @@ _REPLACED_IN_1_18 = {
     "externalIPs.enabled": "kubeProxyReplacement",
     "hostPort.enabled": "kubeProxyReplacement",
 }
-_REPLACED_IN_1_20 = {
+_REPLACED_IN_1_19 = {
     **_REPLACED_IN_1_18,
     "nodePort.enabled": "kubeProxyReplacement",
     "svcSourceRangeCheck": "kubeProxyReplacement",
+}
+_REPLACED_IN_1_20 = {
+    **_REPLACED_IN_1_19,
     "l2podAnnouncements.interface": "l2podAnnouncements.interfacePattern",
     "clustermesh.enableMCSAPISupport": "clustermesh.mcsapi.enabled",
     "encryption.strictMode.enabled": "encryption.strictMode.egress.enabled",
@@ -80,6 +85,7 @@ VERSIONS = {
         hubble_metrics=_METRICS,
         gateway_api="v1.2.0",
         gateway_kinds=_GATEWAY_KINDS,
+        ipv6_underlay=False,
         missing_bgp_keys=frozenset(
             {"port", "overrides.localAsn", "aggregationLengthIpv4", "aggregationLengthIpv6"}
         ),
@@ -92,6 +98,15 @@ VERSIONS = {
         gateway_api="v1.2.0",
         gateway_kinds=_GATEWAY_KINDS,
         replaced_values=_REPLACED_IN_1_18,
+    ),
+    "1.19": CiliumVersion(
+        minor="1.19",
+        api_version=f"{GROUP}/v2",
+        tested_kubernetes=((1, 32), (1, 35)),
+        hubble_metrics=_METRICS,
+        gateway_api="v1.4.1",
+        gateway_kinds=_GATEWAY_KINDS,
+        replaced_values=_REPLACED_IN_1_19,
     ),
     "1.20": CiliumVersion(
         minor="1.20",
@@ -133,3 +148,13 @@ def of(chart_version: str) -> CiliumVersion:
     if found is None:
         raise UnsupportedVersion(chart_version)
     return found
+
+
+def between(one: str, other: str) -> list[str]:
+    """The minor releases that lie between those of two charts; none where one is no version."""
+    minors = [tuple(map(int, minor.split("."))) for minor in VERSIONS]
+    try:
+        first, last = sorted(tuple(map(int, it.split(".")[:2])) for it in (one, other))
+    except ValueError:
+        return []
+    return [f"{major}.{minor}" for major, minor in minors if first < (major, minor) < last]

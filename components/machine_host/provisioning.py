@@ -110,7 +110,11 @@ class Provisioning:
         """A node of a type with nothing of its own: what it is made from is what all share."""
         made, site = type(self.kinds[kind]), self.kinds[kind].site
         network = ipaddress.ip_network(site.cluster.node_cidrs[0])
-        values = {"hardware": kind, "address": str(network.network_address + 1), **made.example}
+        values = {
+            "hardware": kind,
+            "address": str(network[min(1, network.num_addresses - 1)]),
+            **made.example,
+        }
         return made(
             "node", Worker.model_validate(values), Site(site.cluster, site.gate_url, self.host)
         )

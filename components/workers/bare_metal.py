@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +10,6 @@ from components.workers import cloud_init
 from components.workers.hardware import Emission, Hardware
 from components.workers.seed import Cluster, Node
 from components.workers.worker import Worker
-from stack.models import Worker as Settings
-from stack.problem import Problem
 
 GUARD_SCRIPT = Path(__file__).parent / "on_node" / "install-guard.sh"
 # Where iPXE was booted from; its own setting, filled in by the machine.
@@ -30,15 +27,10 @@ class BareMetal(Hardware):
     plain = True
     grow_root = False  # the installer has filled the disk
     one_architecture = False
+    ubuntu_alone = "the installer is Ubuntu's"
     required = ("mac", "disk")
     own = ("disk",)
     example: ClassVar = {"disk": "/dev/disk", "mac": "02:00:00:00:00:01"}
-
-    @classmethod
-    def problems(cls, key: str, settings: Settings) -> Iterator[Problem]:
-        if not settings.os_release.startswith("ubuntu-"):
-            hint = "the installer is Ubuntu's; choose ubuntu-22.04 or ubuntu-24.04"
-            yield Problem(f"{key}.osRelease", "can't be installed", settings.os_release, hint)
 
     @property
     def seed_url(self) -> str:
@@ -104,12 +96,13 @@ class BareMetal(Hardware):
 
     def dnsmasq(self) -> str:
         """dnsmasq's part: the machine's address by its MAC, and iPXE's way to its script."""
-        settings = self.settings
+        # dnsmasq takes IPv6 addresses in brackets.
+        addresses = ",".join(f"[{it}]" if ":" in it else it for it in self.settings.addresses)
         tag = f"set:{self.node}"
         script = f"{self.seed_url}{self.mac}/boot.ipxe"
         return (
             f"# {self.node}: include this from dnsmasq.conf (conf-file=), beside a dhcp-range\n"
-            f"dhcp-host={self.mac},{tag},{settings.address},{self.node}\n"
+            f"dhcp-host={self.mac},{tag},{addresses},{self.node}\n"
             "dhcp-userclass=set:ipxe,iPXE\n"
             f"dhcp-boot=tag:{self.node},tag:ipxe,{script}\n"
         )

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+import shlex
+from pathlib import Path
+from typing import Any, ClassVar
 
 from components.archive import File, text
+from components.machine_host import delivery
 from components.workers.hardware import Emission, Hardware
 from components.workers.worker import Worker
 
+GUEST_SCRIPT = Path(delivery.__file__).parent / "on_host" / "guest.sh"
 NO_DIRECTORY = "SEED_DIRECTORY"
+# dladm(8): letters, digits and _, a letter first, a number last.
+MOST_LINK_CHARACTERS = 31
 
 
 class Bhyve(Hardware):
@@ -18,6 +24,8 @@ class Bhyve(Hardware):
 
     name = "bhyve"
     starts_from_disc = True
+    # zones(7)
+    reserved_names: ClassVar = {"global": "OmniOS calls its own zone so"}
     own = ("guest",)
 
     @property
@@ -30,20 +38,24 @@ class Bhyve(Hardware):
     def seed_image(self) -> str:
         """The seed's path on the hypervisor; a placeholder where no provisioning host is known."""
         directory = self.directory
-        return f"{directory}/{self.node}/seed.iso" if directory else f"{NO_DIRECTORY}/seed.iso"
+        return f"{directory or NO_DIRECTORY}/{self.node}/seed.iso"
 
     def own_files(self, emission: Emission) -> dict[str, File]:
         return {
+            "guest.env": text(self.environment(), 0o644),
+            "guest.sh": File(GUEST_SCRIPT.read_bytes(), 0o755),
             "zadm.json": text(json.dumps(self.zone(), indent=2) + "\n", 0o644),
             "vm-bhyve.conf": text(self.template(), 0o644),
         }
 
     def zone(self) -> dict[str, Any]:
-        """The zone, for `zadm create -b bhyve NODE < zadm.json`.
+        """The zone, as guest.sh gives it to zadm; without a link that is one to be asked for.
 
-        zadm's schema has strings throughout, also for numbers and switches.
+        zadm's schema has strings throughout, also for numbers and switches. Its `auto` for a link
+        wants `allowed-address`, whose guard drops what pods send.
         """
         guest = self.settings.guest
+        over = {"global-nic": self.link} if self.link else {}
         root = f"{guest.dataset}/{self.node}"
         return {
             "zonename": self.node,
@@ -60,13 +72,7 @@ class Bhyve(Hardware):
             "cloud-init": "off",
             "diskif": "virtio",
             "netif": "virtio",
-            "net": [
-                {
-                    "physical": f"{self.node.replace('-', '_')[:13]}{'_' * self.ends_in_digit}0",
-                    "global-nic": guest.link,
-                    "mac-addr": self.mac,
-                }
-            ],
+            "net": [{"physical": vnic(self.node), **over, "mac-addr": self.mac}],
             "ram": guest.memory,
             "rng": "on",
             "vcpus": str(guest.cpus),
@@ -74,9 +80,15 @@ class Bhyve(Hardware):
         }
 
     @property
-    def ends_in_digit(self) -> bool:
-        """A VNIC's name ends in its number, which must not run into the node's own."""
-        return self.node[:13][-1].isdigit()
+    def link(self) -> str:
+        """The link that its VNIC is made over; empty where it is to be asked for."""
+        link = self.settings.guest.link
+        return link if link and link != "auto" else ""
+
+    def environment(self) -> str:
+        """guest.env: shell assignments."""
+        values = {"NODE": self.node, "IMAGE": self.settings.guest.image or "", "LINK": self.link}
+        return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
 
     def template(self) -> str:
         """vm-bhyve's configuration of the machine: shell assignments, of values without quotes."""
@@ -98,6 +110,16 @@ class Bhyve(Hardware):
             "virt_random": "yes",
         }
         return "".join(f'{key}="{value}"\n' for key, value in values.items())
+
+
+def vnic(node: str) -> str:
+    """The name of a node's VNIC: its own as far as that may be one, and no other node's."""
+    number = "_0" if node[-1].isdigit() else "0"
+    name = node.replace("-", "_") + number
+    if name[0].isalpha() and len(name) <= MOST_LINK_CHARACTERS:
+        return name
+    digest = hashlib.sha256(node.encode()).hexdigest()[:10]
+    return f"n_{node.replace('-', '_')[:16]}_{digest}_0"
 
 
 class BhyveWorker(Worker):

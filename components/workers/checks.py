@@ -5,14 +5,20 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from components.cilium.version_checks import minor, written
 from components.workers.hardware_types import HARDWARE
+from components.workers.releases import CONTAINERD, NEEDED_CONTAINERD
 from stack.models import Lab, Worker
-from stack.problem import Problem
+from stack.problem import Problem, some
 from stack.repeats import twins
 from stack.types import Address, Network
 
-# Folders of `make render` beside those of the nodes.
-RESERVED_NAMES = {"ca", "cilium"}
+# Names that are somebody else's already, and whose.
+RESERVED_NAMES = {
+    "ca": "`make render` has a folder of that name",
+    "cilium": "`make render` has a folder of that name",
+    "localhost": "every machine is that to itself",
+}
 # What of cloud-init's user-data autojoin writes as lists; a user's own are appended.
 LISTS = ("bootcmd", "runcmd", "write_files", "users", "packages", "mounts", "fs_setup")
 
@@ -29,35 +35,56 @@ def problems(lab: Lab, taken: dict[str, str]) -> Iterator[Problem]:
         yield from _system(name, worker)
 
 
+def warnings(lab: Lab) -> Iterator[Problem]:
+    """The container runtime that a plain image installs is its release's own."""
+    since, needed = NEEDED_CONTAINERD
+    if minor(lab.cluster.kubernetes_version) < since:
+        return
+    old: dict[str, list[str]] = {}
+    for name, worker in lab.workers.items():
+        if HARDWARE[worker.hardware].installs(worker) and CONTAINERD[worker.os_release] < needed:
+            old.setdefault(worker.os_release, []).append(name)
+    for release, names in old.items():
+        wrong = f"wants containerd {written(needed)}, and {release} came with "
+        wrong += written(CONTAINERD[release])
+        hint = "check what its updates bring, or use images with a newer one and "
+        hint += f"imageKind: template, or Kubernetes {written((since[0], since[1] - 1))}"
+        found = f"{lab.cluster.kubernetes_version}; {some(names)}"
+        yield Problem("autojoin:cluster.kubernetesVersion", wrong, found, hint)
+
+
 def _identity(lab: Lab, name: str, worker: Worker, taken: dict[str, str]) -> Iterator[Problem]:
     key = f"autojoin:workers.{name}"
-    if name in RESERVED_NAMES:
-        yield Problem(key, "is a reserved name", name, "`make render` has a folder of that name")
+    reserved = {**RESERVED_NAMES, **HARDWARE[worker.hardware].reserved_names}
+    if name in reserved:
+        yield Problem(key, "is a reserved name", name, reserved[name])
     networks: list[Network] = [ipaddress.ip_network(cidr) for cidr in lab.cluster.node_cidrs]
-    address = ipaddress.ip_address(worker.address)
-    if not any(address in network for network in networks):
-        yield Problem(
-            f"{key}.address",
-            "is in none of autojoin:cluster.nodeCidrs",
-            worker.address,
-            f"they are {', '.join(lab.cluster.node_cidrs)}",
-        )
-    elif _ends(address, networks):
-        wrong = "is the first or last address of its network"
-        yield Problem(f"{key}.address", wrong, worker.address)
-    if worker.address in taken:
-        yield Problem(f"{key}.address", f"is that of {taken[worker.address]} too", worker.address)
+    for text in worker.addresses:
+        address = ipaddress.ip_address(text)
+        if not any(address in network for network in networks):
+            hint = f"they are {', '.join(lab.cluster.node_cidrs)}"
+            wrong = "is in none of autojoin:cluster.nodeCidrs"
+            yield Problem(f"{key}.address", wrong, text, hint)
+        elif _ends(address, networks):
+            wrong = "is the first or last address of its network"
+            yield Problem(f"{key}.address", wrong, text)
+        if text in taken:
+            yield Problem(f"{key}.address", f"is that of {taken[text]} too", text)
 
 
 def _unique(lab: Lab) -> Iterator[Problem]:
     names = list(lab.workers)
-    for attribute in ("address", "mac"):
-        values = [getattr(worker, attribute) for worker in lab.workers.values()]
-        for first, second in twins(values):
+    has: dict[str, list[tuple[str, str | None]]] = {
+        "address": [(name, it) for name in names for it in lab.workers[name].addresses],
+        "mac": [(name, lab.workers[name].mac) for name in names],
+    }
+    for attribute, values in has.items():
+        for first, second in twins([value for _, value in values]):
+            name, value = values[second]
             yield Problem(
-                f"autojoin:workers.{names[second]}.{attribute}",
-                f"is that of autojoin:workers.{names[first]} too",
-                str(getattr(lab.workers[names[second]], attribute)),
+                f"autojoin:workers.{name}.{attribute}",
+                f"is that of autojoin:workers.{values[first][0]} too",
+                str(value),
                 "each node has its own",
             )
     slots = [(worker.bmc, worker.slot) if worker.slot else None for worker in lab.workers.values()]

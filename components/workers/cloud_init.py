@@ -134,6 +134,9 @@ def _user_data(node: Node, files: list[dict[str, Any]]) -> dict[str, Any]:
             f"systemctl is-failed --quiet {JOIN_UNIT} || systemctl start --no-block {JOIN_UNIT}"
         ],
     }
+    if "ssh_authorized_keys" in node.extra_user_data and "default" not in _users(node):
+        # They are root's then, and cloud-init would let root only be told to log in as another.
+        data["disable_root"] = False
     if node.storage_disk:
         data |= _storage(node.storage_disk)
     if not _needs_few_modules(node):
@@ -141,6 +144,11 @@ def _user_data(node: Node, files: list[dict[str, Any]]) -> dict[str, Any]:
     first = MODULES["cloud_init_modules"]
     grow = ["growpart", "resizefs"] if node.grow_root else []
     return data | MODULES | {"cloud_init_modules": [*first, *grow]}
+
+
+def _users(node: Node) -> list[Any]:
+    users = node.extra_user_data.get("users")
+    return users if isinstance(users, list) else []
 
 
 def _needs_few_modules(node: Node) -> bool:
@@ -190,6 +198,10 @@ def _files(
     join_key: str,
     overrides: dict[str, Any],
 ) -> list[dict[str, Any]]:
+    other = cluster.api_server_authority
+    if other:
+        own = {"authentication": {"x509": {"clientCAFile": kubelet.AUTHORITIES}}}
+        overrides = kubelet.merged(own, overrides)
     configuration = kubelet.configuration(node, overrides)
     endpoint = str(configuration["containerRuntimeEndpoint"])
     environment = {
@@ -203,8 +215,11 @@ def _files(
         "RUNTIME_SOCKET": endpoint.removeprefix("unix://"),
         "KUBELET_HEALTH": f"http://127.0.0.1:{configuration['healthzPort']}/healthz",
     }
+    if other:
+        environment["API_SERVER_AUTHORITY"] = kubelet.API_SERVER_AUTHORITY
     return [
         _file(kubelet.AUTHORITY, authority_pem, "0644"),
+        *(_authorities(authority_pem, other) if other else ()),
         _file(JOIN_KEY, join_key, "0600"),
         _file(JOIN_ENVIRONMENT, _shell(environment), "0600"),
         _file(JOIN_PROGRAM, JOIN_SCRIPT.read_text(), "0700"),
@@ -216,6 +231,14 @@ def _files(
         _file(SYSCTL_FILE, "".join(f"{key} = {it}\n" for key, it in SYSCTLS.items()), "0644"),
         *(_install_files(cluster, node) if node.plain else ()),
         _file(COMPLETE, "", "0644"),
+    ]
+
+
+def _authorities(authority_pem: str, other: str) -> list[dict[str, Any]]:
+    both = "".join(f"{pem.strip()}\n" for pem in (authority_pem, other))
+    return [
+        _file(kubelet.API_SERVER_AUTHORITY, other, "0644"),
+        _file(kubelet.AUTHORITIES, both, "0644"),
     ]
 
 
@@ -287,9 +310,8 @@ def network(cluster: Cluster, node: Node) -> dict[str, Any]:
         "dhcp6": False,
         "addresses": [_with_prefix(address, cluster, node) for address in node.addresses],
     }
-    if cluster.gateway:
-        everywhere = "::/0" if ":" in cluster.gateway else "0.0.0.0/0"
-        interface["routes"] = [{"to": everywhere, "via": cluster.gateway}]
+    for address in node.addresses:
+        _add_gateway(interface, cluster, address)
     if cluster.dns_servers:
         interface["nameservers"] = {"addresses": list(cluster.dns_servers)}
     # The entry's own name is any where netplan reads this; cloud-init's renderer for networkd, as
@@ -298,11 +320,32 @@ def network(cluster: Cluster, node: Node) -> dict[str, Any]:
     return {"version": 2, "ethernets": {name: interface}}
 
 
+def _add_gateway(interface: dict[str, Any], cluster: Cluster, address: str) -> None:
+    """The default route of an address, where there is one, and the way to a gateway elsewhere."""
+    gateway = cluster.gateway_of(address)
+    if gateway is None:
+        return
+    there = ipaddress.ip_address(gateway)
+    routes: list[dict[str, Any]] = []
+    # A link-local gateway is on the link by itself.
+    on_link = cluster.network_of(gateway) is None and not there.is_link_local
+    if on_link:
+        # For netplan the word below would do; cloud-init's renderer for networkd passes it over.
+        routes.append({"to": f"{gateway}/{there.max_prefixlen}", "scope": "link"})
+    if there.version == 4:
+        default = {"to": "0.0.0.0/0", "via": gateway}
+        routes.append(default | ({"on-link": True} if on_link else {}))
+    else:
+        # Not as a route: cloud-init 22.4 makes ::/64 of ::/0 for networkd.
+        interface["gateway6"] = gateway
+    if routes:
+        interface["routes"] = [*interface.get("routes", []), *routes]
+
+
 def _with_prefix(address: str, cluster: Cluster, node: Node) -> str:
-    for cidr in cluster.node_cidrs:
-        network = ipaddress.ip_network(cidr)
-        if ipaddress.ip_address(address) in network:
-            return f"{address}/{network.prefixlen}"
+    network = cluster.network_of(address)
+    if network is not None:
+        return f"{address}/{network.prefixlen}"
     raise ValueError(
         f"worker {node.name}: address {address} is in none of the node networks "
         f"({', '.join(cluster.node_cidrs)}); correct the address or add its network to nodeCidrs"

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from components.archive import File, text
 from components.join_gate import installation as join_gate
 from components.machine_host import delivery
 from components.machine_host.recipe import Book
-from components.workers import cloud_init, identity, kubelet
+from components.workers import cloud_init, identity, kubelet, releases
 from components.workers.seed import Cluster, Node, Seed
 from stack import models
 from stack.models import Board, Host, ProvisioningHost
@@ -105,6 +105,10 @@ class Hardware:
     hints: ClassVar[Mapping[str, str]] = {}
     # Values for the required keys of an example.
     example: ClassVar[Mapping[str, Any]] = {}
+    # Names that a node of this type can't have, each with whose it is.
+    reserved_names: ClassVar[Mapping[str, str]] = {}
+    # Why there is no other distribution for it, where there is none.
+    ubuntu_alone: ClassVar[str] = ""
     # Whether there is no other architecture than `architecture`.
     one_architecture: ClassVar[bool] = True
 
@@ -123,16 +127,28 @@ class Hardware:
 
     def kubelet_overrides(self) -> dict[str, Any]:
         """What of the KubeletConfiguration the hardware and its system need otherwise."""
-        values: dict[str, Any] = {"cgroupDriver": "systemd"}
-        if self.settings.os_release.startswith("ubuntu-"):
-            # /etc/resolv.conf names the node's own resolver, at which a pod's would ask itself.
-            values["resolvConf"] = "/run/systemd/resolve/resolv.conf"
-        return values
+        return {"cgroupDriver": "systemd"}
+
+    @classmethod
+    def installs(cls, settings: Settings) -> bool:
+        """Whether container runtime and kubelet are installed at first boot."""
+        return cls.plain if settings.image_kind is None else settings.image_kind == "plain"
+
+    @classmethod
+    def labels(cls, node: str, settings: Settings) -> dict[str, str]:
+        """The labels of its Node: those given, and those that every kubelet sets by itself."""
+        machine = settings.architecture or cls.architecture
+        own = {"kubernetes.io/hostname": node}
+        for domain in ("kubernetes.io", "beta.kubernetes.io"):
+            own |= {f"{domain}/os": "linux", f"{domain}/arch": machine}
+        return settings.labels | own
 
     @classmethod
     def problems(cls, key: str, settings: Settings) -> Iterator[Problem]:
         """What is wrong with settings of a worker that only this type can tell."""
-        yield from ()
+        if cls.ubuntu_alone and not settings.os_release.startswith("ubuntu-"):
+            hint = f"{cls.ubuntu_alone}; choose ubuntu-22.04 or ubuntu-24.04"
+            yield Problem(f"{key}.osRelease", "can't be installed", settings.os_release, hint)
 
     def own_files(self, emission: Emission) -> dict[str, File]:
         """The type's files beside the seed, by path relative to the node's folder."""
@@ -253,7 +269,8 @@ class Hardware:
             "hardware": self.name,
             "identity": emission.identity,
             "generation": self.settings.generation,
-            "address": self.settings.address,
+            "address": self.settings.addresses[0],
+            "addresses": self.settings.addresses,
             "mac": self.mac,
             "architecture": self.settings.architecture or self.architecture,
             "osRelease": self.settings.os_release,
@@ -270,7 +287,7 @@ class Hardware:
         """What the join gate is told of the worker. It holds the join key: a secret."""
         return join_gate.register_input(
             self.node,
-            [self.settings.address],
+            list(self.settings.addresses),
             self.settings.generation,
             emission.identity,
             emission.keys.join_key,
@@ -282,7 +299,7 @@ class Hardware:
         """Of whatever reaches the machine; where a person starts it, of what makes it another."""
         facts: list[Any] = [self.name]
         if self.restarts_by_itself:
-            cluster, node = from_lab.cluster(self.site.cluster), self._node("")
+            cluster, node = self.cluster(), self._node("")
             facts += [
                 self.user_data(cluster, node, authority_pem, ""),
                 cloud_init.network(cluster, node),
@@ -291,12 +308,17 @@ class Hardware:
                 *self.reaches_machine(),
             ]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        addresses = [self.settings.address]
-        return identity.identity(self.node, self.settings.generation, addresses, digest)
+        settings = self.settings
+        return identity.identity(self.node, settings.generation, settings.addresses, digest)
+
+    def cluster(self) -> Cluster:
+        """What the node needs to know of its cluster; the API server's CA may be in a file."""
+        settings = self.site.cluster
+        pem = settings.api_server_authority_pem
+        return replace(from_lab.cluster(settings), api_server_authority=pem)
 
     def _node(self, node_identity: str) -> Node:
-        kind = self.settings.image_kind
-        plain = self.plain if kind is None else kind == "plain"
+        plain = self.installs(self.settings)
         return from_lab.node(
             self.node,
             self.settings,
@@ -304,13 +326,13 @@ class Hardware:
             interface=self.interface,
             mac=self.mac,
             plain=plain,
-            packages=self.packages if plain else (),
+            packages=releases.there(self.packages, self.settings.os_release) if plain else (),
             grow_root=self.grow_root,
         )
 
     def seed(self, node_identity: str, authority_pem: str, join_key: str) -> Seed:
         """The seed as it is given to the machine."""
-        cluster, node = from_lab.cluster(self.site.cluster), self._node(node_identity)
+        cluster, node = self.cluster(), self._node(node_identity)
         return cloud_init.texts(
             cluster, node, self.user_data(cluster, node, authority_pem, join_key)
         )

@@ -8,6 +8,10 @@ from typing import Any
 from components.workers.seed import Cluster, Node
 
 AUTHORITY = "/etc/autojoin/ca.pem"
+# Where the API server's certificate is from another authority: that one, and both of them. Clients
+# of the kubelet have theirs from either.
+API_SERVER_AUTHORITY = "/etc/autojoin/api-server-ca.pem"
+AUTHORITIES = "/etc/autojoin/authorities.pem"
 CONFIGURATION = "/etc/kubernetes/kubelet.yaml"
 KUBECONFIG = "/etc/kubernetes/kubelet.kubeconfig"
 PKI = "/var/lib/kubelet/pki"
@@ -56,13 +60,14 @@ def taint(text: str) -> dict[str, str]:
 
 def kubeconfig(cluster: Cluster, node: Node) -> dict[str, Any]:
     """How the kubelet reaches the API server: by file paths, so that it holds no secret itself."""
+    authority = API_SERVER_AUTHORITY if cluster.api_server_authority else AUTHORITY
     return {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [
             {
                 "name": cluster.name,
-                "cluster": {"server": cluster.api_server, "certificate-authority": AUTHORITY},
+                "cluster": {"server": cluster.api_server, "certificate-authority": authority},
             }
         ],
         "users": [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,39 @@ class Cluster:
     service_cidrs: tuple[str, ...]
     node_cidrs: tuple[str, ...]
     dns_servers: tuple[str, ...] = ()
-    gateway: str | None = None
+    gateways: tuple[str, ...] = ()
+    # The CA of the API server's certificate, in PEM, where it is another one than the nodes'.
+    api_server_authority: str | None = None
+
+    def network_of(self, address: str) -> Network | None:
+        """The network of nodes that an address is in."""
+        here = ipaddress.ip_address(address)
+        networks = map(ipaddress.ip_network, self.node_cidrs)
+        return next((network for network in networks if here in network), None)
+
+    def is_on_link(self, gateway: str) -> bool:
+        """Whether nodes reach a gateway on their link though it is in none of their networks."""
+        address = ipaddress.ip_address(gateway)
+        networks = [ipaddress.ip_network(cidr) for cidr in self.node_cidrs]
+        return address.is_link_local or any(
+            network.version == address.version and network.num_addresses == 1
+            for network in networks
+        )
+
+    def gateway_of(self, address: str) -> str | None:
+        """The gateway of the nodes in the network of `address`."""
+        network = self.network_of(address)
+        if network is None:
+            return None
+        inside = [gateway for gateway in self.gateways if ipaddress.ip_address(gateway) in network]
+        others = [
+            gateway
+            for gateway in self.gateways
+            if (found := ipaddress.ip_address(gateway)).version == network.version
+            and self.network_of(gateway) is None
+            and (found.is_link_local or network.num_addresses == 1)
+        ]
+        return next(iter(inside + others), None)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ class TuringCm4(Module):
     """Takes its seed from the boot partition of Ubuntu's Raspberry Pi image.
 
     Its kernel has control groups for memory only when asked to, and no clock of its own: the join
-    waits for time. VXLAN is in a package of modules apart.
+    waits for time. In some releases VXLAN is in a package of modules apart.
     """
 
     name = "turing-cm4"
     volume = "system-boot"
+    ubuntu_alone = "board.sh prepares Ubuntu's image for the Raspberry Pi"
     command_line = ("cgroup_enable=memory", "cgroup_memory=1")
     packages = ("linux-modules-extra-raspi",)
 

@@ -49,7 +49,8 @@ class Worker(pulumi.ComponentResource):
         self.identity = shown.apply(lambda values: node.emission(values).identity)
         self.summary: dict[str, pulumi.Input[Any]] = {
             "hardware": node.settings.hardware,
-            "address": node.settings.address,
+            "address": node.settings.addresses[0],
+            "addresses": list(node.settings.addresses),
             "generation": node.settings.generation,
             "identity": self.identity,
             # A hash over the join key's 256 random bits tells nothing of it.
@@ -57,7 +58,7 @@ class Worker(pulumi.ComponentResource):
             "joined": node.undelivered() | {"readySeconds": None},
         }
         self.machine = self._deliver(name, args)
-        self.register_outputs({"address": node.settings.address})
+        self.register_outputs({"address": node.settings.addresses[0]})
 
     def _deliver(self, name: str, args: WorkerArgs) -> pulumi.Resource | None:
         """Its files on its host, or its machine there; None where a person carries them."""

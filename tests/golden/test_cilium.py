@@ -13,7 +13,7 @@ from components.cilium import values as cilium
 from components.documents import cilium_files
 from tests.unit.components.bgp.bgp_examples import full_lab, lab
 
-RELEASES = ("1.17.0", "1.18.4", "1.20.2")
+RELEASES = ("1.17.0", "1.18.4", "1.19.4", "1.20.2")
 
 
 @pytest.mark.parametrize("version", RELEASES)

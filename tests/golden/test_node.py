@@ -19,7 +19,7 @@ CLUSTER = Cluster(
     service_cidrs=("10.30.0.0/16",),
     node_cidrs=("192.168.10.0/24", "fd00:10::/64"),
     dns_servers=("192.168.10.1",),
-    gateway="192.168.10.1",
+    gateways=("192.168.10.1",),
 )
 NODES = {
     "nspawn": (

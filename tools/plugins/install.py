@@ -18,6 +18,8 @@ import tempfile
 from pathlib import Path
 
 from tools import pins
+from tools.install import go_tool_step, missing_go
+from tools.lanes import SetupError
 from tools.pins import Layout
 from tools.plugins import given, package
 from tools.plugins.given import NAMES
@@ -42,9 +44,10 @@ def home(layout: Layout) -> Path:
     """The PULUMI_HOME, keyed by everything that is put into it."""
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     contents = [source.read_bytes() for source in sources]
+    built = layout.tool(pins.KUBERNETES_PLUGIN)
     about = [(str(file), file.stat().st_mtime_ns) for file in given.files().values()]
-    about += [(str(layout.tool(tool)), 0) for tool in pins.GO_TOOLS if pins.is_plugin(tool)]
-    return layout.cache / f"pulumi-home-{pins.digest(str(layout.home), str(about), *contents)}"
+    keys = (str(layout.home), str(built), str(about))
+    return layout.cache / f"pulumi-home-{pins.digest(*keys, *contents)}"
 
 
 def installed(layout: Layout) -> bool:
@@ -78,8 +81,13 @@ def install(layout: Layout) -> None:
 
 def made(layout: Layout, folder: Path) -> dict[str, Path]:
     """What can be had where nothing can be downloaded, by name; the stand-ins in `folder`."""
-    tools = {tool.name: tool for tool in pins.GO_TOOLS}
-    kubernetes = layout.tool(tools["pulumi-resource-kubernetes"])
+    step = go_tool_step(layout, pins.KUBERNETES_PLUGIN)
+    if not step.done():
+        lines = missing_go()
+        if lines:
+            raise PluginError("\n".join(lines))
+        step.run(layout.cache / "logs" / f"{step.name}.log")
+    kubernetes = layout.tool(pins.KUBERNETES_PLUGIN)
     return {**package.build(folder, sys.executable), "kubernetes": kubernetes}
 
 
@@ -122,7 +130,7 @@ def main() -> int:
         return 0 if installed(layout) else 1
     try:
         install(layout)
-    except (PluginError, subprocess.TimeoutExpired) as error:
+    except (PluginError, SetupError, subprocess.TimeoutExpired) as error:
         print(f"Pulumi plugins: {error}", file=sys.stderr)
         return 1
     return 0

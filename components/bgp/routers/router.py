@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from components.bgp.checks import pool_networks
 from components.bgp.resources import REDACTED
 from components.cilium.checks import POD_PREFIXES, at
+from components.workers.hardware_types import HARDWARE
 from stack.bgp import Advertisement, Bgp, Family, Instance, Peer
 from stack.models import Lab
 from stack.types import Network
@@ -123,10 +124,14 @@ def _neighbors(lab: Lab, instance: Instance, peer: Peer) -> Iterator[Neighbor]:
     version = 6 if peer.session_family == "ipv6" else 4
     found = False
     for name, worker in lab.workers.items():
-        address, asn = _override(lab, instance, peer, name)
-        address = address or worker.address
-        fits = ipaddress.ip_address(address).version == version
-        if fits and instance.node_selector.selects(worker.labels):
+        own, asn = _override(lab, instance, peer, name)
+        addresses = [own] if own else worker.addresses
+        address = next(
+            (it for it in addresses if ipaddress.ip_address(it).version == version), None
+        )
+        if address and instance.node_selector.selects(
+            HARDWARE[worker.hardware].labels(name, worker)
+        ):
             found = True
             yield Neighbor(name, address, asn or instance.local_asn)
     networks = [ipaddress.ip_network(cidr) for cidr in lab.cluster.node_cidrs]

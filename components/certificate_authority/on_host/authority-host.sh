@@ -179,6 +179,12 @@ take_back() {
     service_restart "$1"
 }
 
+# lives_on CERTIFICATE CA SECONDS: whether it is valid for so long, or for as long as its CA is.
+lives_on() {
+    openssl x509 -in "$1" -noout -checkend "$3" >/dev/null ||
+        [ "$(openssl x509 -in "$1" -noout -enddate)" = "$(openssl x509 -in "$2" -noout -enddate)" ]
+}
+
 # secret TARGET GROUP: a random key, made once.
 secret() {
     [ -s "$1" ] && return

@@ -58,12 +58,8 @@ check_authority() {
     openssl x509 -in "$work/ca.pem" -noout -text >"$work/ca.txt"
     grep -q 'CA:TRUE' "$work/ca.txt" ||
         fail "$where.certificate: $source_certificate is no CA (basicConstraints lacks CA:TRUE)"
-    if grep -q 'X509v3 Key Usage' "$work/ca.txt"; then
-        for usage in Certificate CRL; do
-            grep -q "$usage Sign" "$work/ca.txt" ||
-                fail "$where.certificate: $source_certificate may not sign (keyUsage lacks $usage Sign)"
-        done
-    fi
+    may_sign Certificate "$work/ca.pem" ||
+        fail "$where.certificate: $source_certificate may not sign (keyUsage lacks Certificate Sign)"
     # Without it certificates have no authority key identifier, by which CFSSL revokes.
     identifier=$(sed -n '/Subject Key Identifier/{n;s/[: ]//g;p;}' "$work/ca.txt" | tr 'A-F' 'a-f')
     [ -n "$identifier" ] ||
@@ -72,16 +68,26 @@ check_authority() {
         fail "$where.certificate: $source_certificate has expired ($(openssl x509 -in "$work/ca.pem" -noout -enddate))"
 }
 
+# may_sign KIND CERTIFICATE: whether its keyUsage, where it has one, lets it sign certificates or CRLs.
+# kubeadm's CA may not sign a CRL: there is none then, and OCSP, with its own signer, tells all.
+may_sign() {
+    usages=$(openssl x509 -in "$2" -noout -text | sed -n '/X509v3 Key Usage/{n;p;}')
+    case $usages in '' | *"$1 Sign"*) return 0 ;; esac
+    return 1
+}
+
 # What it will do all day, once, on a certdb of no consequence.
 check_cfssl() {
     sqlite3 "$work/try.sqlite" <"$work/certdb.sql" >/dev/null
     printf '{"driver": "sqlite3", "data_source": "%s"}\n' "$work/try.sqlite" >"$work/try.json"
-    "$cfssl" crl -loglevel 3 -db-config "$work/try.json" -ca "$work/ca.pem" -ca-key "$source_key" \
-        -expiry 1h >"$work/try.crl" 2>"$work/try.log" || :
+    printf '{"signing": {"default": {"expiry": "1h", "usages": ["ocsp signing"]}}}\n' >"$work/try-config.json"
+    "$cfssl" sign -loglevel 3 -db-config "$work/try.json" -ca "$work/ca.pem" -ca-key "$source_key" \
+        -config "$work/try-config.json" - <"$work/ocsp-request.pem" \
+        >"$work/tried.json" 2>"$work/try.log" || :
     if grep -q CGO_ENABLED "$work/try.log"; then
         fail "$address: $cfssl is built without sqlite (CGO_ENABLED=0); install there one that has it"
     fi
-    decoded <"$work/try.crl" | openssl crl -inform DER -noout 2>/dev/null ||
+    field cert <"$work/tried.json" 2>/dev/null | openssl x509 -noout 2>/dev/null ||
         fail "$address: $cfssl cannot sign with $source_key: $(tail -n 1 "$work/try.log")"
 }
 
@@ -224,6 +230,10 @@ refresh() {
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     [ ! -s "$authority/ocsp-request.pem" ] || signer_is_good || sign_signer
+    may_sign CRL "$authority/ca.pem" || {
+        rm -f "$authority_state/ca.crl"
+        return 0
+    }
     "$cfssl" crl -loglevel 3 -db-config "$authority/db.json" -ca "$authority/ca.pem" \
         -ca-key "$authority/ca-key.pem" -expiry 24h >"$work/crl" || fail "$address: CFSSL made no CRL"
     deliver ca.crl decoded <"$work/crl"
@@ -232,7 +242,7 @@ refresh() {
 signer_is_good() {
     [ -s "$authority_state/ocsp.pem" ] &&
         [ "$(signer_inputs)" = "$(cat "$authority_state/ocsp.inputs" 2>/dev/null)" ] &&
-        openssl x509 -in "$authority_state/ocsp.pem" -noout -checkend "$renew_seconds" >/dev/null
+        lives_on "$authority_state/ocsp.pem" "$authority/ca.pem" "$renew_seconds"
 }
 
 # What the certificate was made from: signed anew when one of these changes.
@@ -301,12 +311,39 @@ install_cfssl() {
     secret "$authority/operator.key" "$authority_user"
     place "$work/ca.pem" "$authority/ca.pem" 640 "$owner" "$authority_user"
     place "$source_key" "$authority/ca-key.pem" 600 "$authority_user" "$authority_user"
+    fit_configuration
     place "$work/config.json" "$authority/config.json" 640 "$owner" "$authority_user"
     place "$work/db.json" "$authority/db.json" 640 "$owner" "$authority_user"
     install_service cfssl
     run_service cfssl
     check_health
     settled
+}
+
+# What of CFSSL's configuration the CA decides: no certificate outlives it, for openssl and Go refuse
+# it and all of its certificates on one day; and none names a CRL that it may not sign.
+fit_configuration() {
+    crl=yes
+    may_sign CRL "$work/ca.pem" || crl=
+    end=$(openssl x509 -in "$work/ca.pem" -noout -enddate)
+    "$python" -I -c '
+import datetime, json, ssl, sys
+path, end, crl = sys.argv[1:]
+end = datetime.datetime.fromtimestamp(ssl.cert_time_to_seconds(end), datetime.timezone.utc)
+left = (end - datetime.datetime.now(datetime.timezone.utc)).total_seconds() / 3600
+data = json.load(open(path))
+signing = data["signing"]
+for profile in (signing["default"], *signing["profiles"].values()):
+    if int(profile["expiry"][:-1]) >= left:
+        profile["not_after"] = end.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if not crl:
+        profile.pop("crl_url", None)
+json.dump(data, open(path, "w"), indent=2)
+sys.exit(3 if "not_after" in signing["profiles"]["kubelet"] else 0)
+' "$work/config.json" "${end#*=}" "$crl" || {
+        [ "$?" = 3 ] || fail "$address: CFSSL's configuration cannot be made"
+        say "$where.certificate: $source_certificate ends on ${end#*=}, before nodes' certificates would: theirs end with it"
+    }
 }
 
 # CFSSL stays up without its key and only warns: what it answers counts.
@@ -332,12 +369,21 @@ install_responder() {
     settled
 }
 
-# As a relying party asks: the answer about the signer's own certificate, and the CRL.
-check_responder() {
+check_crl() {
     "$python" -I "$work/probe.py" 10 "$responder_url/ca.crl" >"$work/answered.crl" || service_failed ocsp-responder
     openssl crl -inform DER -in "$work/answered.crl" -noout -CAfile "$work/ca.pem" 2>"$work/answered.log" ||
         service_failed ocsp-responder
-    openssl ocsp -issuer "$work/ca.pem" -CAfile "$work/ca.pem" -cert "$authority_state/ocsp.pem" \
+}
+
+# As a relying party asks: the answer about the signer's own certificate, and the CRL. The CA may be
+# an intermediate one: what is pinned is trusted, without a chain above it.
+check_responder() {
+    tries=200 # of a twentieth of a second or more
+    until "$python" -I "$work/probe.py" taken "$responder_port" || [ "$tries" = 0 ]; do
+        tries=$((tries - 1))
+    done
+    if may_sign CRL "$work/ca.pem"; then check_crl; fi
+    openssl ocsp -issuer "$work/ca.pem" -CAfile "$work/ca.pem" -partial_chain -cert "$authority_state/ocsp.pem" \
         -url "$responder_url" >"$work/answered.ocsp" 2>"$work/answered.log" || service_failed ocsp-responder
     grep -q ': good' "$work/answered.ocsp" || {
         cat "$work/answered.ocsp" "$work/answered.log" >&2

@@ -51,7 +51,7 @@ inputs() {
 
 certificate_is_good() {
     [ -s "$gate/tls.pem" ] && [ "$(inputs)" = "$(cat "$gate/tls.inputs" 2>/dev/null)" ] &&
-        openssl x509 -in "$gate/tls.pem" -noout -checkend "$renew_seconds" >/dev/null
+        lives_on "$gate/tls.pem" "$authority/ca.pem" "$renew_seconds"
 }
 
 # Signed by CFSSL on this host, with a row in the certdb as every other certificate.

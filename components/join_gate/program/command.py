@@ -138,7 +138,14 @@ def _status(rest: list[str], settings: Settings, store: Store) -> None:
         if rest and nodes == [None]:
             raise GateError(f"{rest[0]}: not registered")
         shown = [_shown(node, store) for node in nodes if node is not None]
-    print(json.dumps(shown[0] if rest else {"nodes": shown}, indent=2))
+    if rest:
+        print(json.dumps(shown[0], indent=2))
+        return
+    try:
+        authority = Path(settings.authority).read_text()
+    except OSError as error:
+        raise GateError(f"{settings.authority}: {error.strerror}") from None
+    print(json.dumps({"authority": authority, "nodes": shown}, indent=2))
 
 
 def _shown(node: Node, store: Store) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Stops an installation over a disk that holds a node which has joined as the same generation.
+# Stops an installation over a disk that holds a node which has joined as the same generation, and
+# tells the installer the disk by the kernel's name, the only one that it compares with.
 #
 #   install-guard DISK IDENTITY
 #
@@ -7,6 +8,7 @@
 # cut, is so kept from wiping itself; raising the node's generation makes another identity.
 set -eu
 
+ANSWERS=${AUTOJOIN_ROOT:-}/autoinstall.yaml # the installer reads it again after this
 DISK=$1 IDENTITY=$2
 lsblk -dno NAME "$DISK" >/dev/null 2>&1 || {
     echo "there is no disk $DISK in this machine: correct the worker's disk" >&2
@@ -26,3 +28,6 @@ for partition in $(lsblk -lnpo NAME "$DISK"); do
     fi
     umount "$folder"
 done
+
+name=$(readlink -f "$DISK")
+[ "$name" = "$DISK" ] || sed -i "s|path: *['\"]*${DISK}['\"]*\$|path: $name|" "$ANSWERS"

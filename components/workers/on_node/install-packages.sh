@@ -22,7 +22,7 @@ fail() {
 
 # Unattended upgrades of the first boot may hold the lock for minutes.
 apt() {
-    apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" ||
+    apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o DPkg::Options::=--force-confold "$@" ||
         fail "apt-get $1 failed; the lines above say why"
 }
 
@@ -69,9 +69,17 @@ install_all() {
     apt install --no-install-recommends --allow-change-held-packages $PACKAGES "kubelet=$KUBERNETES_VERSION-*" "kubectl=$KUBERNETES_VERSION-*"
 }
 
-# systemd is the one that keeps control groups; two keepers make a node unstable.
+# Whether containerd's configuration is the package's own as it came: nobody's wish.
+is_as_packaged() {
+    sum=$(md5sum <"$CONTAINERD")
+    dpkg-query -W -f '${Conffiles}' containerd | grep -q "${CONTAINERD#"$ROOT"} ${sum%% *}"
+}
+
+# systemd is the one that keeps control groups; two keepers make a node unstable. By containerd's
+# defaults plugins are in /opt/cni/bin, where Cilium and the Kubernetes packages put theirs; Debian's
+# file looks elsewhere.
 configure_containerd() {
-    [ ! -s "$CONTAINERD" ] || return 0
+    [ ! -s "$CONTAINERD" ] || is_as_packaged || return 0
     mkdir -p "${CONTAINERD%/*}"
     containerd config default | sed 's/SystemdCgroup = false/SystemdCgroup = true/' >"$CONTAINERD.new"
     mv "$CONTAINERD.new" "$CONTAINERD"

@@ -20,6 +20,8 @@ CERTIFICATE=$PKI/kubelet.crt
 CLIENT_PAIR=$PKI/kubelet-client-autojoin.pem
 RUN=$ROOT/run/autojoin
 UNITS=$ROOT/etc/systemd/system
+KUBELET=$ROOT/etc/kubernetes/kubelet.yaml
+RESOLVED=/run/systemd/resolve/resolv.conf
 INSTALL_PACKAGES=$ROOT/usr/local/lib/autojoin/install-packages
 MODULES=$ROOT/etc/modules-load.d/autojoin.conf
 SYSCTLS=$ROOT/etc/sysctl.d/90-autojoin.conf
@@ -239,7 +241,7 @@ prepare_kernel() {
 # has_certificate: a certificate of this identity, key and authority that is still valid.
 has_certificate() {
     [ -s "$CERTIFICATE" ] && [ -s "$KEY" ] && [ -s "$CLIENT_PAIR" ] || return 1
-    openssl verify -CAfile "$AUTHORITY" "$CERTIFICATE" >/dev/null 2>&1 || return 1
+    openssl verify -partial_chain -CAfile "$AUTHORITY" "$CERTIFICATE" >/dev/null 2>&1 || return 1
     [ "$(openssl x509 -in "$CERTIFICATE" -noout -pubkey)" = "$(openssl pkey -in "$KEY" -pubout 2>/dev/null)" ]
 }
 
@@ -362,7 +364,7 @@ install_certificate() {
     [ "$about" = "${public_key}subject=CN=system:node:$NODE,O=system:nodes" ] ||
         fail "$REFUSED" "the join gate's certificate is not for this key and name: ${about##*"
 "}"
-    until verified=$(openssl verify -CAfile "$AUTHORITY" "$CERTIFICATE.new" 2>&1); do
+    until verified=$(openssl verify -partial_chain -CAfile "$AUTHORITY" "$CERTIFICATE.new" 2>&1); do
         case $verified in
             *'has expired'*) wait_more "the clock says $(date -u +%Y-%m-%d), after the new certificate's end; waiting for time" ;;
             *'not yet valid'*) wait_more "the clock is behind the new certificate; waiting for time" ;;
@@ -422,8 +424,15 @@ kubelet_says() {
     journalctl --unit kubelet --lines 3 --output cat --no-pager 2>/dev/null || true
 }
 
+# Where systemd-resolved runs, /etc/resolv.conf names the node itself, which a pod would ask in vain.
+set_resolvers() {
+    [ -e "$ROOT$RESOLVED" ] && [ -f "$KUBELET" ] && ! grep -q '^resolvConf:' "$KUBELET" || return 0
+    printf 'resolvConf: %s\n' "$RESOLVED" >>"$KUBELET"
+}
+
 start_kubelet() {
     begin kubelet 120
+    set_resolvers
     [ -x "$ROOT/usr/bin/kubelet" ] || fail 1 "there is no /usr/bin/kubelet; use an image that has it, or imageKind: plain"
     # A package's own unit may be loaded already; ours is read without a reload otherwise.
     for unit in "$ROOT/usr/lib/systemd/system/kubelet.service" "$ROOT/lib/systemd/system/kubelet.service"; do
@@ -446,7 +455,8 @@ start_kubelet() {
 watch_node() {
     seconds=$limit
     [ "$seconds" -le 10 ] || seconds=10
-    curl --silent --show-error --no-buffer --max-time $((seconds + 5)) --cacert "$AUTHORITY" \
+    curl --silent --show-error --no-buffer --max-time $((seconds + 5)) \
+        --cacert "$ROOT${API_SERVER_AUTHORITY:-/etc/autojoin/ca.pem}" \
         --cert "$CLIENT_PAIR" --key "$CLIENT_PAIR" \
         "$API_SERVER/api/v1/nodes?watch=true&pretty=false&timeoutSeconds=$seconds&fieldSelector=metadata.name%3D$NODE" 2>&1
 }

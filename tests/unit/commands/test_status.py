@@ -25,7 +25,7 @@ def node(**changes: Any) -> dict[str, Any]:
     """A node as `gate status` prints it."""
     return {
         "node": NAME,
-        "addresses": [WORKER.address],
+        "addresses": [WORKER.addresses[0]],
         "generation": WORKER.generation,
         "expired": False,
         "joined": False,

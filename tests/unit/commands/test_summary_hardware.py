@@ -10,15 +10,17 @@ PARENT = "urn:pulumi:x::autojoin::autojoin:workers:Bhyve::guest"
 COMMAND = f"{PARENT.rpartition('::')[0]}$command:remote:Command::guest"
 
 
-def shown(registered: bool, **changes: Any) -> str:
-    """The summary where the delivery's input changes, and with `registered` the registration's."""
+def shown(anew: bool, **changes: Any) -> str:
+    """The summary where the delivery's input changes, and with `anew` the identity."""
     old = {"hardware": "bhyve", "address": "10.0.0.1", "generation": 1, "userDataSha256": "a" * 64}
     steps = [
         Step("same", PARENT),
         Step("update", f"{COMMAND}-machine", parent=PARENT, diffs=("stdin",)),
     ]
-    if registered:
-        steps.append(Step("update", f"{COMMAND}-registration", parent=PARENT, diffs=("stdin",)))
+    if anew:
+        remove = [{"delete": f"gate remove guest guest-{each}"} for each in ("g1-a", "g2-b")]
+        urn = f"{COMMAND}-registration"
+        steps.append(Step("update", urn, *remove, parent=PARENT, diffs=("stdin", "delete")))
     before, after = {"nodes": {"guest": old}}, {"nodes": {"guest": {**old, **changes}}}
     return text(summarise(Preview(steps, before, after)))
 
@@ -38,3 +40,8 @@ def test_a_new_generation_is_for_a_person_to_provision() -> None:
     found = shown(True, generation=2, userDataSha256="b" * 64)
     assert "guest: to be provisioned anew (generation 1 → 2" in found
     assert "by hand" in found and "revoked of guest" in found
+
+
+def test_a_second_address_is_told() -> None:
+    found = shown(True, generation=2, addresses=["10.0.0.1", "fd00::1"], userDataSha256="b" * 64)
+    assert "address 10.0.0.1 → 10.0.0.1 and fd00::1" in found

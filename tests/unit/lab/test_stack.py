@@ -80,7 +80,7 @@ def test_it_moves_with_all_addresses_and_its_comments(file: Path) -> None:
     before = file.read_text()
     assert "from 10.64.0.0/24 to 10.99.2.0/24" in stack.move(IPv4Network("10.99.2.0/24"))
     lab = from_stack_file(file)
-    assert lab.workers["worker-3"].address == "10.99.2.13"
+    assert lab.workers["worker-3"].addresses == ("10.99.2.13",)
     assert lab.bgp and lab.bgp.load_balancer_pools[0].cidrs == ["10.227.2.0/24"]
     assert "10.64." not in file.read_text()
     stack.move(IPv4Network("10.64.0.0/24"))

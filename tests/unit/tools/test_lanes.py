@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 from pathlib import Path
 
@@ -68,3 +70,12 @@ def test_a_failure_ends_the_other_lane_and_is_what_is_told(tmp_path: Path) -> No
     with pytest.raises(SetupError, match=r"^failing: (?s:.*)why\nThe whole log: .*/failing\.log"):
         run(tmp_path, *steps)
     assert not (tmp_path / "begun").exists()
+
+
+def test_an_interrupt_ends_what_runs_and_is_no_failure(tmp_path: Path) -> None:
+    def interrupted(log: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        logged(["sleep", "600"], log)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Step("long", lambda: False, interrupted))

@@ -31,7 +31,12 @@ def peers(*settings: dict[str, Any]) -> Lab:
 
 @pytest.mark.parametrize(
     ("chart", "version"),
-    [("1.17.9", "cilium.io/v2alpha1"), ("1.18.4", "cilium.io/v2"), ("1.20.2", "cilium.io/v2")],
+    [
+        ("1.17.9", "cilium.io/v2alpha1"),
+        ("1.18.4", "cilium.io/v2"),
+        ("1.19.4", "cilium.io/v2"),
+        ("1.20.2", "cilium.io/v2"),
+    ],
 )
 def test_the_api_version_follows_the_chart(chart: str, version: str) -> None:
     assert {item["apiVersion"] for item in resources(lab(chart))} == {version}

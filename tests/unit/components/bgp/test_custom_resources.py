@@ -20,7 +20,7 @@ from tests.unit.components.bgp import bgp_examples
 from tests.unit.tools.plugins.kubernetes_server import ApiError, ApiServer, running
 from tools.pins import Layout
 
-RELEASES = {"1.17": "1.17.0", "1.18": "1.18.4", "1.20": "1.20.2"}
+RELEASES = {"1.17": "1.17.0", "1.18": "1.18.4", "1.19": "1.19.4", "1.20": "1.20.2"}
 
 
 @dataclass(frozen=True)

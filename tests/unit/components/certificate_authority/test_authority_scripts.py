@@ -18,7 +18,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 from commands.backup_file import Backup
 from components.certificate_authority import authority_host
@@ -35,15 +35,24 @@ from tests.unit.components.certificate_authority.authority_machine import (
 
 
 def certificate(
-    key: Any, *, ca: bool = True, identifier: bool = True, days: int = 100, sign: bool = True
+    key: Any,
+    *,
+    ca: bool = True,
+    identifier: bool = True,
+    days: float = 4000,
+    sign: bool = True,
+    crl: bool = True,
+    above: Any = None,
 ) -> bytes:
+    """A CA's certificate; one of an intermediate CA where `above` is the key that signs it."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test-ca")])
+    root = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "root")]) if above else name
     now = datetime.datetime.now(datetime.UTC)
     usage = dict.fromkeys(
         ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False
     )
     builder = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(root, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=200))
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
@@ -51,7 +60,7 @@ def certificate(
             x509.KeyUsage(
                 digital_signature=True,
                 key_cert_sign=sign,
-                crl_sign=True,
+                crl_sign=crl,
                 encipher_only=False,
                 decipher_only=False,
                 **usage,
@@ -62,7 +71,7 @@ def certificate(
     if identifier:
         public = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         builder = builder.add_extension(public, critical=False)
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return builder.sign(above or key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 CA_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -377,6 +386,49 @@ def test_the_gate_comes_up_with_a_recorded_certificate(machine: Machine) -> None
     again = good(machine.install_gate(*LISTENER))
     assert (again.stdout, again.stderr) == ("", "")
     assert machine.asked("restart") == [] and len(rows(machine)) == 2
+
+
+def test_kubeadms_authority_may_sign_no_crl_and_needs_none(machine: Machine) -> None:
+    (machine.source / "ca.pem").write_bytes(certificate(CA_KEY, crl=False))
+    good(machine.install_authority())
+    good(machine.install_gate(*LISTENER))
+    program = f"{machine.platform.programs}/certificate-authority.sh"
+    good(machine.run(f"{program} refresh"))
+    assert not Path(machine.platform.authority_state, "ca.crl").exists()
+    cert = x509.load_pem_x509_certificate(machine.etc("join-gate/tls.pem").read_bytes())
+    kinds = {it.oid for it in cert.extensions}
+    assert ExtensionOID.CRL_DISTRIBUTION_POINTS not in kinds
+    assert ExtensionOID.AUTHORITY_INFORMATION_ACCESS in kinds  # OCSP
+    machine.forget()
+    assert good(machine.install_authority()).stderr == ""
+    assert machine.asked("restart") == []
+
+
+def test_an_intermediate_authority_is_one(machine: Machine) -> None:
+    """Whoever is given its certificate trusts that, and asks for no chain above it."""
+    pem = certificate(CA_KEY, above=OTHER_KEY)
+    (machine.source / "ca.pem").write_bytes(pem)
+    assert good(machine.install_authority()).stdout == pem.decode()
+    good(machine.install_gate(*LISTENER))
+    assert rows(machine) == [("OCSP signer", "good"), ("autojoin join gate", "good")]
+
+
+def test_no_certificate_outlives_its_authority(machine: Machine) -> None:
+    pem = certificate(CA_KEY, days=1)
+    (machine.source / "ca.pem").write_bytes(pem)
+    end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
+    said = good(machine.install_authority()).stderr
+    assert "before nodes' certificates would: theirs end with it" in said
+    good(machine.install_gate(*LISTENER))
+    settings = json.loads(machine.etc("cfssl/config.json").read_text())["signing"]
+    profiles = (settings["default"], *settings["profiles"].values())
+    assert {it["not_after"] for it in profiles} == {end.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    cert = x509.load_pem_x509_certificate(machine.etc("join-gate/tls.pem").read_bytes())
+    assert cert.not_valid_after_utc == end
+    # As long as it can be: neither is signed anew again and again.
+    good(machine.run(f"{machine.platform.programs}/certificate-authority.sh refresh"))
+    good(machine.run(f"{machine.platform.programs}/join-gate.sh renew"))
+    assert len(rows(machine)) == 2
 
 
 def test_another_key_is_signed_anew(machine: Machine) -> None:

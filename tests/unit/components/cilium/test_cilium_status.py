@@ -142,7 +142,7 @@ def node(name: str) -> dict[str, Any]:
         "apiVersion": "cilium.io/v2",
         "kind": "CiliumNode",
         "metadata": {"name": name, **facts},
-        "spec": {"addresses": [{"type": "InternalIP", "ip": LAB.workers[name].address}]},
+        "spec": {"addresses": [{"type": "InternalIP", "ip": LAB.workers[name].addresses[0]}]},
     }
 
 

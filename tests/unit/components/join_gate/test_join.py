@@ -70,6 +70,21 @@ def test_names_may_come_in_the_certificate_request_or_not_at_all(shared_host: Ho
     assert status == 200 and names_of(certificate(answer)) == {second.name, ADDRESS}
 
 
+def test_a_dual_stack_node_has_both_its_addresses_and_no_third(shared_host: Host) -> None:
+    node = TestNode("dual-stack")
+    both = [ADDRESS, "fd00::7"]
+    assert shared_host.register(node, addresses=both).returncode == 0
+    third = node.request(hosts=[node.name, *both, "fd00::8"])
+    status, answer = shared_host.sign(node.sealed(third))
+    assert status == 403 and "fd00::8" in str(answer)
+    # Written out, as some clients do.
+    status, answer = shared_host.sign(
+        node.sealed(node.request(hosts=[node.name, ADDRESS, "fd00:0:0:0:0:0:0:7"]))
+    )
+    assert status == 200, answer
+    assert names_of(certificate(answer)) == {node.name, *both}
+
+
 def test_the_same_key_asks_again_and_gets_the_same(shared_host: Host, node: TestNode) -> None:
     answers = [shared_host.sign(node.sealed(node.request())) for _ in range(3)]
     assert [status for status, _ in answers] == [200, 200, 200]

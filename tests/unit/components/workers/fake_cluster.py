@@ -42,15 +42,18 @@ def pem(certificate: x509.Certificate) -> str:
 
 
 class Authority:
-    """A certificate authority of its own."""
+    """A certificate authority: of its own, or below another one."""
 
-    def __init__(self, common_name: str = "cluster authority") -> None:
+    def __init__(
+        self, common_name: str = "cluster authority", above: Authority | None = None
+    ) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = make_name(common_name)
+        signer = above or self
         self.certificate = (
-            self._builder(self.name, self.key.public_key())
+            signer._builder(self.name, self.key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(self.key, hashes.SHA256())
+            .sign(signer.key, hashes.SHA256())
         )
         self.pem = pem(self.certificate)
 
@@ -111,6 +114,8 @@ class FakeCluster:
     before_answer: Callable[[int], tuple[int, dict[str, Any]] | None] | None = None
     change_certificate: Callable[[str], str] | None = None
     authority: Authority = field(default_factory=Authority)
+    # Signs the API server's certificate, where that is another one.
+    api_authority: Authority | None = None
 
     def __enter__(self) -> FakeCluster:
         self.servers = [
@@ -131,9 +136,12 @@ class FakeCluster:
 
     def _tls(self, client_certificates: bool) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*self.authority.server_files(self.folder))
+        signer = self.api_authority if client_certificates else None
+        context.load_cert_chain(*(signer or self.authority).server_files(self.folder))
         if client_certificates:
             context.verify_mode = ssl.CERT_REQUIRED
+            # As Go does: whatever is given is trusted.
+            context.verify_flags |= 0x80000
             context.load_verify_locations(cadata=self.authority.pem)
         return context
 

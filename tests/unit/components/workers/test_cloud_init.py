@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import yaml
 
 from components.workers import cloud_init, kubelet
 from components.workers.seed import Cluster, Node, Seed
+from lab import image
 from tests.unit.components.examples import AUTHORITY_NOT_BEFORE, AUTHORITY_PEM, CLUSTER, NODE
 
 JOIN_KEY = "5a" * 32
@@ -90,10 +93,76 @@ def test_network_matches_by_name_or_by_mac() -> None:
     assert by_name["ethernets"]["host0"]["addresses"] == ["192.168.10.11/24"]
     assert "routes" not in by_name["ethernets"]["host0"]
     mac = dataclasses.replace(NODE, mac="a0:36:9f:00:00:41", interface="")
-    gateway = dataclasses.replace(CLUSTER, gateway="192.168.10.1")
+    gateway = dataclasses.replace(CLUSTER, gateways=("192.168.10.1",))
     (interface,) = yaml.safe_load(make(gateway, mac).network_config)["ethernets"].values()
     assert interface["match"] == {"macaddress": "a0:36:9f:00:00:41"}
     assert interface["routes"] == [{"to": "0.0.0.0/0", "via": "192.168.10.1"}]
+
+
+NETWORKD = """
+import sys, yaml
+from cloudinit.net import network_state, networkd
+renderer = networkd.Renderer()
+state = network_state.parse_net_config_data(yaml.safe_load(sys.stdin), renderer=renderer)
+print(yaml.safe_dump(renderer._render_content(state)))
+"""
+
+
+def networkd_routes(text: str) -> set[tuple[str, ...]]:
+    """The routes that Debian's cloud-init makes of a network-config for systemd-networkd."""
+    packages = image.root() / "usr/lib/python3/dist-packages"
+    answer = subprocess.run(
+        [sys.executable, "-c", NETWORKD], input=text, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(packages)},
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    (unit,) = yaml.safe_load(answer.stdout).values()
+    parts = [part.partition("[")[0].split() for part in unit.split("[Route]")[1:]]
+    return {tuple(sorted(part)) for part in parts}
+
+
+@pytest.mark.parametrize(
+    ("networks", "addresses", "gateways", "routes"),
+    [
+        (
+            ("192.168.10.0/24", "fd00:10::/64"),
+            ("192.168.10.11", "fd00:10::11"),
+            ("192.168.10.1", "fd00:10::1"),
+            {("Destination=0.0.0.0/0", "Gateway=192.168.10.1"), ("Gateway=fd00:10::1",)},
+        ),
+        (
+            ("192.168.10.0/24", "192.168.20.0/24"),
+            ("192.168.20.11",),
+            ("192.168.10.1", "192.168.20.1"),
+            {("Destination=0.0.0.0/0", "Gateway=192.168.20.1")},
+        ),
+        (
+            ("192.168.10.11/32", "fd00:10::11/128"),
+            ("192.168.10.11", "fd00:10::11"),
+            ("172.31.1.1", "fd00:1::1"),
+            {
+                ("Destination=172.31.1.1/32",),
+                ("Destination=0.0.0.0/0", "Gateway=172.31.1.1"),
+                ("Destination=fd00:1::1/128",),
+                ("Gateway=fd00:1::1",),
+            },
+        ),
+        (("fd00:10::/64",), ("fd00:10::11",), ("fe80::1",), {("Gateway=fe80::1",)}),
+        (("192.168.10.0/24",), ("192.168.10.11",), (), set()),
+    ],
+)
+def test_each_address_has_the_gateway_of_its_network(
+    networks: tuple[str, ...],
+    addresses: tuple[str, ...],
+    gateways: tuple[str, ...],
+    routes: set[tuple[str, ...]],
+) -> None:
+    cluster = dataclasses.replace(CLUSTER, node_cidrs=networks, gateways=gateways)
+    seed = make(cluster, dataclasses.replace(NODE, addresses=addresses))
+    assert networkd_routes(seed.network_config) == routes
+    (interface,) = yaml.safe_load(seed.network_config)["ethernets"].values()
+    away = [route for route in interface.get("routes", []) if route.get("on-link")]
+    assert len(away) == ("172.31.1.1" in gateways)  # netplan's word for it
 
 
 def test_extra_user_data_is_merged_and_brings_all_modules_back() -> None:

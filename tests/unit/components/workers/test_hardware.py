@@ -13,16 +13,18 @@ from typing import Any, get_args
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from components.load import from_values
 from components.workers.bare_metal import GUARD_SCRIPT
+from components.workers.bhyve import vnic
 from components.workers.hardware_types import HARDWARE, Emission, Hardware, of
 from lab import image
 from stack import models
 from stack.problem import ConfigError
 from tests.unit.components.examples import AUTHORITY_PEM
+from tests.unit.components.workers.fake_cluster import Authority
 
 SECRET = "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\n"
 STACK_FILE = Path(__file__).parents[3] / "golden" / "hardware.yaml"
@@ -185,7 +187,7 @@ def test_settings_reach_the_kubelet() -> None:
     configuration = yaml.safe_load(files["/etc/kubernetes/kubelet.yaml"])
     assert configuration["maxPods"] == 60
     assert configuration["cgroupDriver"] == "systemd"
-    assert configuration["resolvConf"] == "/run/systemd/resolve/resolv.conf"
+    assert "resolvConf" not in configuration  # decided on the node: join.sh
     assert configuration["registerWithTaints"][0]["key"] == "dedicated"
     assert "--node-labels=example.com/rack=a" in files["/etc/systemd/system/kubelet.service"]
     assert "NODE_KEY=rsa-2048\n" in files["/etc/autojoin/join.env"]
@@ -196,11 +198,99 @@ def test_plain_images_get_packages_of_the_configured_version_and_templates_none(
     settings = written("cm4", emission)["/etc/autojoin/install-packages.env"]
     assert "REPOSITORY=https://pkgs.k8s.io/core:/stable:/v1.34/deb/\n" in settings
     assert "KUBERNETES_VERSION=1.34.2\n" in settings
+    assert "PACKAGES=containerd\n" in settings
+    _, older = make("cm4", osRelease="ubuntu-22.04")
+    settings = written("cm4", older)["/etc/autojoin/install-packages.env"]
     assert "PACKAGES='containerd linux-modules-extra-raspi'\n" in settings
     _, template = make("cm4", imageKind="template")
     assert not [path for path in written("cm4", template) if "install-packages" in path]
     _, guest = make("bhyve")
     assert not [path for path in written("bhyve", guest) if "install-packages" in path]
+
+
+DUAL = ["192.168.10.99", "fd00:10::99"]
+
+
+def make_dual(name: str) -> tuple[Hardware, Emission]:
+    """A worker with an address of each family, in a cluster that has both."""
+    values = copy.deepcopy(VALUES)
+    cluster = values["cluster"]
+    cluster |= {
+        "nodeCidrs": [*cluster["nodeCidrs"], "fd00:10::/64"],
+        "podCidrs": [*cluster["podCidrs"], "fd00:20::/104"],
+        "gateway": ["192.168.10.1", "fe80::1"],
+    }
+    values["workers"][name]["address"] = DUAL
+    lab = from_values(values)
+    hardware = of(lab, name)
+    return hardware, hardware.emit(SECRET, AUTHORITY_PEM)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_both_addresses_of_a_node_are_everywhere_that_one_is(name: str) -> None:
+    hardware, emission = make_dual(name)
+    (interface,) = yaml.safe_load(emission.seed.network_config)["ethernets"].values()
+    assert interface["addresses"] == ["192.168.10.99/24", "fd00:10::99/64"]
+    assert interface["routes"] == [{"to": "0.0.0.0/0", "via": "192.168.10.1"}]
+    assert interface["gateway6"] == "fe80::1"
+    files = written(name, emission)
+    assert f"--node-ip={','.join(DUAL)}" in files["/etc/systemd/system/kubelet.service"]
+    assert f"ADDRESSES='{' '.join(DUAL)}'\n" in files["/etc/autojoin/join.env"]
+    assert json.loads(hardware.register_input(emission, 24))["addresses"] == DUAL
+    about = json.loads(hardware.files(emission)["node.json"].content)
+    assert (about["address"], about["addresses"]) == (DUAL[0], DUAL)
+    if dnsmasq := hardware.files(emission).get("dnsmasq.conf"):
+        assert b",192.168.10.99,[fd00:10::99],metal\n" in dnsmasq.content
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_another_authority_of_the_api_server_is_pinned_too(name: str, tmp_path: Path) -> None:
+    other = Authority("the API server's").pem
+    (tmp_path / "ca.crt").write_text(other)
+    values = copy.deepcopy(VALUES)
+    for text in (other, str(tmp_path / "ca.crt")):
+        values["cluster"]["apiServerCertificateAuthority"] = text
+        lab = from_values(values)
+        hardware = of(lab, name)
+        files = written(name, hardware.emit(SECRET, AUTHORITY_PEM))
+        assert files["/etc/autojoin/ca.pem"] == AUTHORITY_PEM
+        assert files["/etc/autojoin/api-server-ca.pem"] == other
+        assert files["/etc/autojoin/authorities.pem"] == AUTHORITY_PEM + other
+        kubeconfig = yaml.safe_load(files["/etc/kubernetes/kubelet.kubeconfig"])
+        (cluster,) = kubeconfig["clusters"]
+        assert cluster["cluster"]["certificate-authority"] == "/etc/autojoin/api-server-ca.pem"
+        kubelet = yaml.safe_load(files["/etc/kubernetes/kubelet.yaml"])
+        clients = kubelet["authentication"]["x509"]["clientCAFile"]
+        assert clients == "/etc/autojoin/authorities.pem"
+        environment = files["/etc/autojoin/join.env"]
+        assert "API_SERVER_AUTHORITY=/etc/autojoin/api-server-ca.pem\n" in environment
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("/nowhere/ca.crt", "can't be read (/nowhere/ca.crt: No such file or directory)"),
+        ("-----BEGIN CERTIFICATE-----\nabc", "is no CA's certificate in PEM"),
+        (AUTHORITY_PEM + SECRET, "holds a private key"),
+        ("leaf", "is no CA's certificate in PEM"),
+    ],
+)
+def test_what_is_no_authority_of_the_api_server_is_refused(given: str, message: str) -> None:
+    values = copy.deepcopy(VALUES)
+    if given == "leaf":
+        authority = Authority()
+        given = authority.sign(authority.name, authority.key.public_key(), None)
+    values["cluster"]["apiServerCertificateAuthority"] = given
+    with pytest.raises(ConfigError) as error:
+        from_values(values)
+    assert f"apiServerCertificateAuthority: {message}" in str(error.value)
+
+
+def test_one_address_is_the_same_as_a_list_of_it() -> None:
+    address = VALUES["workers"]["bhyve"]["address"]
+    one, first = make("bhyve")
+    other, second = make("bhyve", address=[address])
+    assert (first, one.files(first)) == (second, other.files(second))
 
 
 def test_storage_disk_is_mounted_before_the_runtime_and_never_wiped() -> None:
@@ -238,6 +328,112 @@ def test_bhyve_zone_and_template_agree_on_the_machine() -> None:
     assert (zone["vcpus"], template["cpu"]) == ("4", "4")
     assert (zone["ram"], template["memory"]) == ("8G", "8G")
     assert zone["bootdisk"]["path"] == "rpool/zones/bhyve/root"
+    assert "allowed-address" not in json.dumps(zone)  # its guard would drop what pods send
+
+
+# A link name on illumos: letters, digits and _, a letter first, a number without a leading 0 last.
+LINK = re.compile(r"[A-Za-z]\w*?(?<!\d)(0|[1-9]\d*)")
+NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?", fullmatch=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(NAMES, min_size=2, max_size=6, unique=True))
+@example(["kubernetes-worker-1", "kubernetes-worker-2"])
+@example(["01-node", "n01-node", "n-01-node"])
+@example(["a" * 52, "a" * 51 + "b", "a" * 30, "a" * 31])
+@example(["a-1", "a-1-0", "a1", "a", "a-0", "a0", "a--0"])
+def test_each_name_has_a_vnic_of_its_own(names: list[str]) -> None:
+    found = [vnic(name) for name in names]
+    assert len(set(found)) == len(names)
+    for link in found:
+        assert LINK.fullmatch(link), link
+        assert len(link) < 32
+
+
+def guest(folder: Path, files: dict[str, Any], *words: str, tool: str) -> str:
+    """What guest.sh says and does, with a hypervisor's tools that write down what they are told."""
+    tools, here = folder / "tools", folder / "here"
+    tools.mkdir(exist_ok=True)
+    here.mkdir(exist_ok=True)
+    (folder / ".templates").mkdir(exist_ok=True)
+    stubs = {
+        tool: f'echo "{tool} $*"; [ "$1/{tool}" != create/zadm ] || cat',
+        "sysrc": "echo zfs:zroot/vm",
+        "zfs": f"echo {folder}",
+    }
+    for name, action in stubs.items():
+        (tools / name).write_text(f"#!/bin/sh\n{action}\n")
+        (tools / name).chmod(0o755)
+    for name in ("guest.sh", "guest.env", "zadm.json", "vm-bhyve.conf"):
+        (here / name).write_bytes(files[name].content)
+    answer = subprocess.run(
+        ["dash", str(here / "guest.sh"), *words],
+        env={"PATH": f"{tools}:/usr/bin:/bin"}, capture_output=True, text=True,
+    )  # fmt: skip
+    return answer.stdout + answer.stderr
+
+
+def test_a_zone_is_made_from_its_image_over_the_link_that_is_told(tmp_path: Path) -> None:
+    hardware, emission = make("bhyve", guest={})
+    files = hardware.files(emission)
+    assert "global-nic" not in json.loads(files["zadm.json"].content)["net"][0]
+    assert "guest.sh: which image becomes the disk?" in guest(tmp_path, files, tool="zadm")
+    assert "set guest.link of bhyve" in guest(tmp_path, files, "debian.img", tool="zadm")
+    said = guest(tmp_path, files, "debian.img", "igb0", tool="zadm")
+    create, *zone, start = said.splitlines()
+    assert (create, start) == ("zadm create -b bhyve -i debian.img bhyve", "zadm start bhyve")
+    (net,) = json.loads("\n".join(zone))["net"]
+    assert net["global-nic"] == "igb0" and net["physical"] == "bhyve0"
+    told, emission = make("bhyve", guest={"link": "aggr0", "image": "uuid"})
+    said = guest(tmp_path, told.files(emission), tool="zadm")
+    assert said.startswith("zadm create -b bhyve -i uuid bhyve\n")
+    assert '"global-nic": "aggr0", ' in said
+
+
+def test_a_machine_of_vm_bhyve_is_made_from_its_image(tmp_path: Path) -> None:
+    hardware, emission = make("bhyve", guest={"image": "debian.qcow2"})
+    said = guest(tmp_path, hardware.files(emission), tool="vm")
+    assert said == "vm create -t bhyve -i debian.qcow2 bhyve\nvm start bhyve\n"
+    template = hardware.files(emission)["vm-bhyve.conf"].content
+    assert (tmp_path / ".templates/bhyve.conf").read_bytes() == template
+
+
+def keys_of_root(emission: Emission) -> list[str]:
+    """The options before root's keys, as Debian's cloud-init decides them from the user-data."""
+    program = """
+import sys, yaml
+from cloudinit import distros, util
+from cloudinit.config import cc_ssh
+from cloudinit.distros import ug_util
+system, user_data = map(yaml.safe_load, (open(sys.argv[1]), sys.stdin))
+config = util.mergemanydict([user_data, system])
+distro = distros.fetch("debian")("debian", system["system_info"], None)
+users, _ = ug_util.normalize_users_groups(config, distro)
+user, _ = ug_util.extract_default(users)
+cc_ssh.ssh_util.setup_user_keys = lambda keys, name, options="": print(name, bool(keys), options)
+options = config.get("disable_root_opts", cc_ssh.ssh_util.DISABLE_USER_OPTS)
+cc_ssh.apply_credentials(set(config.get("ssh_authorized_keys", [])), user,
+                         util.get_cfg_option_bool(config, "disable_root", True), options)
+"""
+    root = image.root()
+    answer = subprocess.run(
+        [sys.executable, "-c", program, str(root / "etc/cloud/cloud.cfg")],
+        env={**os.environ, "PYTHONPATH": str(root / "usr/lib/python3/dist-packages")},
+        input=emission.seed.user_data, capture_output=True, text=True,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", ["bhyve", "rk1", "cm4", "machine"])
+def test_a_key_logs_somebody_in(name: str) -> None:
+    key = {"ssh_authorized_keys": ["ssh-ed25519 AAAA me"]}
+    assert keys_of_root(make(name, userData=key)[1]) == ["root True "]
+    with_user, root = keys_of_root(make(name, userData={**key, "users": ["default"]})[1])
+    assert with_user == "debian True "  # the image's own user, and root only says so
+    assert root.startswith("root True no-port-forwarding")
+    mine = keys_of_root(make(name, userData={**key, "disable_root": True})[1])
+    assert mine[0].startswith("root True no-port-forwarding")  # a person's own word is the last
 
 
 def test_bhyve_mac_is_kept_and_each_node_has_its_own() -> None:
@@ -377,10 +573,11 @@ def guard(tmp_path: Path) -> Any:
         (tools / name).write_text(f"#!/bin/sh\n{action}\n")
         (tools / name).chmod(0o755)
 
-    def run(identity: str) -> subprocess.CompletedProcess[str]:
+    def run(identity: str, disk: str = "/dev/sda") -> subprocess.CompletedProcess[str]:
+        path = f"{tools}:{os.environ['PATH']}"
         return subprocess.run(
-            ["dash", "-c", GUARD_SCRIPT.read_text(), "install-guard", "/dev/sda", identity],
-            env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"},
+            ["dash", "-c", GUARD_SCRIPT.read_text(), "install-guard", disk, identity],
+            env={**os.environ, "PATH": path, "AUTOJOIN_ROOT": str(tmp_path)},
             capture_output=True, text=True,
         )  # fmt: skip
 
@@ -400,6 +597,24 @@ def test_the_guard_stops_only_over_the_very_same_joined_node(guard: Any, tmp_pat
     assert stopped.returncode == 1
     assert "/dev/sda1 holds metal-g1-aa, which has joined" in stopped.stderr
     assert guard("metal-g2-bb").returncode == 0  # another generation
+
+
+def test_the_installer_is_told_the_kernels_name_of_a_disk(guard: Any, tmp_path: Path) -> None:
+    """It compares with nothing else (subiquity#1389), and reads its answers after the guard."""
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "by-id-Samsung_SSD_980"
+    link.symlink_to("/dev/sda")
+    _, emission = make("metal", disk="/dev/disk/by-id/x")
+    answers = yaml.safe_load(emission.seed.user_data)["autoinstall"]
+    answers["storage"]["layout"]["match"]["path"] = str(link)
+    written = tmp_path / "autoinstall.yaml"
+    written.write_text(yaml.safe_dump(answers))
+    assert guard("metal-g1-aa", str(link)).returncode == 0
+    after = yaml.safe_load(written.read_text())
+    answers["storage"]["layout"]["match"]["path"] = "/dev/sda"
+    assert after == answers
+    assert guard("metal-g1-aa").returncode == 0  # a kernel's name is left as it is
+    assert yaml.safe_load(written.read_text()) == answers
 
 
 def test_the_guard_names_a_missing_disk(guard: Any) -> None:

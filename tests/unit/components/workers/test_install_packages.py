@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from components.workers.cloud_init import INSTALL_SCRIPT, PACKAGES_KEY
+from lab import image
 
 FINGERPRINT_LINES = (
     "pub:-:2048:1:234654DA9A296436:1661356832:::-:::scSC::::::23::0:\nfpr:::::::::{}:\n"
@@ -36,6 +38,8 @@ class System:
         self.tool("curl", 'while [ "$1" != --output ]; do shift; done; echo key >"$2"')
         self.tool(
             "dpkg-query",
+            f"case $* in *Conffiles*) exec /usr/bin/dpkg-query --admindir="
+            f'{image.root()}/var/lib/dpkg "$@" ;; esac; '
             f"for last; do :; done; [ -f {self.installed}/$last ] || exit 1; "
             f'echo "installed $(cat {self.installed}/$last)"',
         )
@@ -47,7 +51,7 @@ class System:
             f"containerd|more) echo 1.7 >{self.installed}/$word ;; esac; done",
         )
         self.tool("apt-mark", f'echo "mark $*" >>{self.calls}')
-        self.tool("containerd", "echo SystemdCgroup = false")
+        self.tool("containerd", f'exec {image.root()}/usr/bin/containerd "$@"')
         self.tool("systemctl", f'echo "systemctl $*" >>{self.calls}')
 
     def tool(self, name: str, action: str) -> None:
@@ -81,8 +85,7 @@ def test_installs_the_configured_version_and_holds_it(system: System) -> None:
         "deb [signed-by=/etc/apt/keyrings/kubernetes.asc] "
         "https://pkgs.k8s.io/core:/stable:/v1.34/deb/ /\n"
     )
-    configuration = (system.root / "etc/containerd/config.toml").read_text()
-    assert configuration == "SystemdCgroup = true\n"
+    assert containerd(system) == ("/opt/cni/bin", True)
 
 
 def test_what_is_there_is_left_alone(system: System) -> None:
@@ -124,3 +127,34 @@ def test_a_key_that_can_not_be_fetched_is_named(system: System) -> None:
     done = system.run()
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].endswith("can't be fetched; check the node's DNS and route")
+
+
+def containerd(system: System) -> tuple[str, bool]:
+    """Where its configuration looks for plugins, and whether systemd keeps control groups."""
+    text = (system.root / "etc/containerd/config.toml").read_text()
+    cri = tomllib.loads(text)["plugins"]["io.containerd.grpc.v1.cri"]
+    runtime = cri["containerd"]["runtimes"]["runc"]["options"]
+    return cri["cni"]["bin_dir"], runtime["SystemdCgroup"]
+
+
+def test_debians_own_configuration_of_containerd_gives_way(system: System) -> None:
+    """Debian's package, its file as it came: the lab's image has both."""
+    file = system.root / "etc/containerd/config.toml"
+    file.parent.mkdir()
+    file.write_bytes((image.root() / "etc/containerd/config.toml").read_bytes())
+    assert 'bin_dir = "/usr/lib/cni"' in file.read_text()
+    done = system.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert containerd(system) == ("/opt/cni/bin", True)
+    assert "systemctl restart containerd.service" in system.calls.read_text()
+    system.calls.write_text("")
+    assert system.run().returncode == 0
+    assert "restart" not in system.calls.read_text()
+
+
+def test_a_persons_configuration_of_containerd_is_left(system: System) -> None:
+    file = system.root / "etc/containerd/config.toml"
+    file.parent.mkdir()
+    file.write_text("# mine\nversion = 2\n")
+    assert system.run().returncode == 0
+    assert file.read_text() == "# mine\nversion = 2\n"

@@ -175,6 +175,55 @@ def test_joins(machine: Machine, cluster: FakeCluster, shell: str) -> None:
     ]
 
 
+def test_joins_with_an_intermediate_authority(machine: Machine, tmp_path: Path) -> None:
+    """What is pinned is trusted, without the chain above it."""
+    key, below = secrets.token_hex(32), Authority("below", Authority("root"))
+    with FakeCluster(tmp_path, NODE, key, machine.kubelet_started, authority=below) as cluster:
+        machine.seed(cluster)
+        done = machine.join()
+        assert done.returncode == 0, done.stdout
+        assert cluster.phases_done() == PHASES
+
+
+def test_joins_where_the_api_servers_authority_is_another(machine: Machine, tmp_path: Path) -> None:
+    key, other = secrets.token_hex(32), Authority("the API server's")
+    started = machine.kubelet_started
+    with FakeCluster(tmp_path, NODE, key, started, api_authority=other) as cluster:
+        pinned = "/etc/autojoin/api-server-ca.pem"
+        machine.seed(cluster, API_SERVER_AUTHORITY=pinned)
+        (machine.root / pinned[1:]).write_text(other.pem)
+        done = machine.join()
+        assert done.returncode == 0, done.stdout
+        assert cluster.phases_done() == PHASES
+
+
+RESOLVED = "resolvConf: /run/systemd/resolve/resolv.conf\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "resolved", "after"),
+    [
+        ("kind: K\n", True, f"kind: K\n{RESOLVED}"),
+        ("kind: K\n", False, "kind: K\n"),
+        ("resolvConf: /etc/mine\n", True, "resolvConf: /etc/mine\n"),
+        (f"kind: K\n{RESOLVED}", True, f"kind: K\n{RESOLVED}"),
+    ],
+)
+def test_pods_ask_the_resolvers_behind_systemds_own(
+    machine: Machine, cluster: FakeCluster, before: str, resolved: bool, after: str
+) -> None:
+    """Its stub in /etc/resolv.conf would be the pod's own address, and CoreDNS a loop."""
+    configuration = machine.root / "etc/kubernetes/kubelet.yaml"
+    configuration.parent.mkdir()
+    configuration.write_text(before)
+    if resolved:
+        there = machine.root / "run/systemd/resolve/resolv.conf"
+        there.parent.mkdir(parents=True)
+        there.write_text("nameserver 192.168.10.1\n")
+    assert machine.join().returncode == 0
+    assert configuration.read_text() == after
+
+
 def test_no_secret_is_an_argument(machine: Machine, cluster: FakeCluster) -> None:
     key = bytes.fromhex(cluster.join_key)
     assert machine.join().returncode == 0
