@@ -10,7 +10,7 @@ from tests.e2e.conftest import own_lab
 from tests.lifecycle.cluster import Cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     with own_lab() as lab:
         yield Cluster(lab)
