@@ -152,7 +152,7 @@ class Rollout:
             output, complaint = await asyncio.wait_for(process.communicate(), seconds)
         except TimeoutError:
             process.kill()
-            raise pulumi.RunError(f"no answer of the API server in {seconds:.0f} s") from None
+            raise pulumi.RunError(f"kubectl {words[0]} does not end in {seconds:.0f} s") from None
         if process.returncode:
             raise pulumi.RunError(_shortest(complaint.decode()) or "kubectl gave no reason")
         return output.decode()

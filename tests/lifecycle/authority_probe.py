@@ -38,7 +38,7 @@ def main() -> None:
     folders = (PROGRAMS, CONFIGURATION, UNITS)
     found = {
         "nodes": {node["node"]: node for node in gate("status")["nodes"]},
-        "revoked": [each["sha256"] for each in gate("revoked")["revoked"]],
+        "revoked": {it["sha256"]: it["node"] for it in gate("revoked")["revoked"]},
         "issued": rows(
             settings["database"], "SELECT serial, node, identity, revoke FROM certificates"
         ),

@@ -314,13 +314,19 @@ class Cluster:
         return problems + _differ("files on the CA host", set(there), self.authority_files)
 
     def _of_the_bars(self, now: Seen, state: State) -> list[str]:
-        """Barred are the removed, and every revoked certificate that is still valid."""
-        removed = json.loads(state["admission-bars"]["stdout"])["barred"]
-        wanted = {f"node.{name}" for name in removed}
-        wanted |= {f"certificate.{sum}" for sum in now.authority["revoked"]}
+        """Barred are the removed by name, and every revoked certificate of who is still there."""
+        removed = set(json.loads(state["admission-bars"]["stdout"])["barred"])
+        revoked = now.authority["revoked"]
+        names = {f"node.{name}" for name in removed}
+        needed = {f"certificate.{sum}" for sum, node in revoked.items() if node not in removed}
+        # Of the removed some are listed, since they were revoked before their removal.
+        allowed = {f"certificate.{sum}" for sum in revoked}
         workers = set(self.lab.config["autojoin:workers"])
-        problems = [f"{name} is a worker and barred" for name in workers & set(removed)]
-        return problems + _differ("the list of the barred", now.barred, wanted)
+        problems = [f"{name} is a worker and barred" for name in sorted(workers & removed)]
+        problems += _differ(
+            "the list of the barred", now.barred - (allowed - needed), names | needed
+        )
+        return problems
 
 
 def _clear(values: dict[str, Any]) -> dict[str, Any]:

@@ -294,6 +294,9 @@ class ApiServer:
             "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": name}}},
         }
         self.kubectl("apply", "--filename=-", stdin=budget)
+        # What kube-controller-manager would tell; kubectl waits much longer for one that is new.
+        counts = {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1}
+        self.say("pdb", name, {"observedGeneration": 1, "expectedPods": 1, **counts})
 
     def say(self, kind: str, name: str, status: Object) -> None:
         """What a kubelet would tell of a node or a pod."""
