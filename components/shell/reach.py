@@ -8,7 +8,6 @@ does not run this program.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from stack.models import Host
 TRIES = 8
 _DELAY_SECONDS, _FACTOR = 0.2, 1.7  # 12 s in all where a port is closed
 
-_looks: dict[str, pulumi.ResourceHook] = {}
+_looks: dict[tuple[Any, ...], pulumi.ResourceHook] = {}
 
 
 def before_commands(
@@ -33,12 +32,14 @@ def before_commands(
     `private_key` is the key to log in with, in the clear; None leaves it to the SSH agent.
     `before_update` are further hooks.
     """
-    # One for the same host with the same login, whoever asks; so two clusters share no other.
-    login = hashlib.sha256(repr((host.host_key, private_key)).encode()).hexdigest()[:8]
-    name = f"look at {host.where} ({host.user}@{host.address}:{host.port}, {login})"
-    if name not in _looks:
-        _looks[name] = pulumi.ResourceHook(name, _once(host, private_key))
-    hook = _looks[name]
+    # One for the same host with the same login, whoever asks: two clusters share no other.
+    key = (host.where, host.address, host.port, host.user, host.host_key, private_key)
+    if key not in _looks:
+        name = f"look at {host.where.removeprefix('autojoin:')}"
+        same = sum(where == host.where for where, *_ in _looks)
+        name += f" ({same + 1})" if same else ""
+        _looks[key] = pulumi.ResourceHook(name, _once(host, private_key))
+    hook = _looks[key]
     return pulumi.ResourceHookBinding(
         before_create=[hook], before_update=[hook, *(before_update or [])]
     )

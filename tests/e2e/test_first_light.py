@@ -218,7 +218,7 @@ def test_the_kubelet_rotates_what_the_gate_gave_it(lab: Lab) -> None:
     )
     serial, end = pair("x509 -in PAIR -noout -serial"), pair("x509 -in PAIR -noout -enddate")
     lab.on_hypervisor(
-        f"leader=$(pgrep -P $(pgrep -of '^systemd-nspawn .*--machine={node} '));"
+        f"leader=$(pgrep -P $(pgrep -of '^systemd-nspawn .*--hostname={node} '));"
         " nsenter --all --target $leader systemctl restart kubelet"
     )
     assert until(60, lambda: pair("x509 -in PAIR -noout -serial") != serial), "not rotated"
@@ -249,7 +249,7 @@ def test_editing_one_worker_changes_that_worker_only(lab: Lab) -> None:
     finally:
         lab.file.write_text(before)
     changed = [step["urn"].rpartition("::")[2] for step in steps]
-    of_all = ["admission-bars", "admission-revoked"]
+    of_all = ["admission-bars", "admission-revoked", "joins-ready"]
     assert sorted(changed) == [*of_all, "worker-2-machine", "worker-2-registration"], changed
 
 

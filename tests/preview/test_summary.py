@@ -110,7 +110,7 @@ def shorter_certificates(config: Config) -> None:
 
 def a_key_to_log_in_with(config: Config) -> None:
     host = config["autojoin:certificateAuthority"]["host"]
-    host["privateKeyFile"] = str(Path(config["autojoin:cluster"]["kubeconfig"]).parent / "key")
+    host["privateKeyFile"] = str(Path(config["autojoin:cluster"]["kubeconfig"]).parents[1] / "key")
 
 
 def add_and_remove_and_renew(config: Config) -> None:
@@ -170,7 +170,8 @@ def test_no_secret_is_in_what_is_read_or_shown(previews: dict[str, str]) -> None
     ("edit", "marks"),
     [
         (raise_a_generation, {"node-2": ("warning", "re-provisioned: starts and joins anew")}),
-        (wait_longer_for_a_join, {"node-2": ("info", "settings changed: keeps running")}),
+        (another_image, {"node-2": ("warning", "re-provisioned: starts and joins anew")}),
+        (wait_longer_for_a_join, {}),
         (add_a_worker, {}),
         (nothing, {}),
     ],
@@ -198,7 +199,11 @@ def test_for_a_program(previews: dict[str, str]) -> None:
         "untouched": ["node-1"],
     }
     assert data["certificates"] == {"issued": ["node-2", "node-4"], "revoked": ["node-2", "node-3"]}
-    assert data["sections"] == {}
+    assert data["sections"] == {
+        "Provisioning hosts": [
+            {"op": "update", "what": "hypervisor", "details": ["- node-3", "+ node-4"]}
+        ]
+    }
 
 
 def test_a_replaced_command_is_removed_before_it_is_made_anew(stack: Deployed) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.preview.test_preview import Engine, names, steps
-from tools.pins import CHECKOUT
+from tools.pins import CHECKOUT, Layout
 
 PROGRAM = Path(__file__).with_name("two_clusters.py")
 TYPES = ("BareMetal", "Bhyve", "Nspawn", "TuringCm4", "TuringRk1")
@@ -19,7 +19,8 @@ def test_two_clusters_in_one_program(tmp_path: Path) -> None:
     engine = Engine(tmp_path, {"PYTHONPATH": str(CHECKOUT)})
     created = engine.run("stack", "init", "off", folder=project)
     assert created.returncode == 0, created.stderr
-    found = steps(engine.run("preview", "--json", folder=project))
+    chart = f"two:chart={Layout().chart}"
+    found = steps(engine.run("preview", "--json", "--config", chart, folder=project))
     assert {step["op"] for step in found} == {"create"}
     urns = [step["urn"] for step in found]
     assert len(urns) == len(set(urns))

@@ -17,6 +17,7 @@ from components.workers.worker import WorkerArgs
 from stack import models
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk7"
+CILIUM = models.Cilium(chart=pulumi.Config().require("chart"))
 BOARD = models.Board(address="203.0.113.99")
 MORE: dict[str, dict[str, object]] = {
     "turing-rk1": {"slot": 1},
@@ -42,7 +43,7 @@ for number, name in enumerate(("first", "second"), 1):
     gate = JoinGate(f"{name}-gate", JoinGateArgs(ca))
     api = kubernetes.Provider(f"{name}-api", kubeconfig=cluster.kubeconfig)
     opts = pulumi.ResourceOptions(provider=api)
-    cilium = Cilium(f"{name}-cilium", CiliumArgs(cluster, models.Cilium()), opts)
+    cilium = Cilium(f"{name}-cilium", CiliumArgs(cluster, CILIUM), opts)
     feeding = models.ProvisioningHost.model_validate(host)
     site = Site(cluster, gate.url, feeding, BOARD)
     registered = {}

@@ -18,11 +18,11 @@ def shown(anew: bool, **changes: Any) -> str:
         Step("update", f"{COMMAND}-machine", parent=PARENT, diffs=("stdin",)),
     ]
     if anew:
-        remove = [{"delete": f"gate remove guest guest-{each}"} for each in ("g1-a", "g2-b")]
+        before, after = ({"delete": f"gate remove guest guest-{it}"} for it in ("g1-a", "g2-b"))
         urn = f"{COMMAND}-registration"
-        steps.append(Step("update", urn, *remove, parent=PARENT, diffs=("stdin", "delete")))
-    before, after = {"nodes": {"guest": old}}, {"nodes": {"guest": {**old, **changes}}}
-    return text(summarise(Preview(steps, before, after)))
+        steps.append(Step("update", urn, before, after, parent=PARENT, diffs=("stdin", "delete")))
+    outputs = {"nodes": {"guest": old}}, {"nodes": {"guest": {**old, **changes}}}
+    return text(summarise(Preview(steps, *outputs)))
 
 
 def test_a_seed_that_a_joined_node_will_not_read_names_the_generation() -> None:

@@ -23,21 +23,23 @@ from pathlib import Path
 sys.path.insert(0, {checkout!r})
 from components import interrupt
 from components.certificate_authority import authority_host
-from components.certificate_authority.component import CertificateAuthority
+from components.certificate_authority.component import (
+    CertificateAuthority, CertificateAuthorityArgs
+)
 from components.certificate_authority.platforms import PLATFORMS
-from components.join_gate.component import JoinGate
+from components.join_gate.component import JoinGate, JoinGateArgs
 from components.shell import reach
 from stack.models import CertificateAuthority as Settings
-from stack.models import Host, JoinGate as GateSettings
+from stack.models import Host
 
 reach.TRIES = 2
 authority_host.FILES = Path({files!r})
 PLATFORMS["linux"] = pickle.loads({platform!r})
 settings = Settings(host=Host(**{host!r}), platform="linux", source="existing",
                     certificate={certificate!r}, key={key!r}, node_certificate_hours={hours!r})
-authority = CertificateAuthority("ca", settings)
+authority = CertificateAuthority("ca", CertificateAuthorityArgs(settings))
 if {gate!r}:
-    JoinGate("gate", authority, GateSettings())
+    JoinGate("gate", JoinGateArgs(authority))
 """
 _SHELL = """#!/bin/sh
 # What sshd runs: the command, on the machine.

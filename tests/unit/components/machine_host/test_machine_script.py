@@ -85,6 +85,7 @@ class Host:
     def __init__(self, folder: Path, gate: Gate) -> None:
         self.folder = folder
         self.gate = gate
+        self.relays: list[subprocess.Popen[bytes]] = []
         self.machines = folder / "machines"
         (folder / "programs/books").mkdir(parents=True)
         shutil.copy(ASSEMBLE_SCRIPT, folder / "programs/assemble")
@@ -120,7 +121,9 @@ class Host:
         assert result.returncode == 0, result.stderr
 
     def relay(self, name: str = "worker-1") -> subprocess.Popen[bytes]:
-        return subprocess.Popen(["dash", "-c", self.script, "machine", "relay", name])
+        command = ["dash", "-c", self.script, "machine", "relay", name]
+        self.relays.append(subprocess.Popen(command))
+        return self.relays[-1]
 
     def restarts(self) -> int:
         log = self.folder / "systemctl"
@@ -130,7 +133,11 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
     gate = Gate(tmp_path)
-    yield Host(tmp_path, gate)
+    host = Host(tmp_path, gate)
+    yield host
+    for relay in host.relays:
+        relay.kill()
+        relay.wait()
     gate.server.shutdown()
     gate.server.server_close()
 
