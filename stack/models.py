@@ -367,6 +367,12 @@ class Board(Section):
 class Rollout(Section):
     """How nodes are taken down."""
 
+    max_unavailable: int = key(
+        "How many nodes may be down at a time while an edit has them provisioned anew",
+        1,
+        default=1,
+        ge=1,
+    )
     drain_timeout: int = key(
         "Seconds within which a node's pods must have left it before it goes; 0 does not drain",
         300,

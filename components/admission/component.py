@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 
@@ -18,7 +20,7 @@ from components.shell import remote
 class AdmissionArgs:
     """The workers that the gate was told of, and how this program reaches their API server.
 
-    `drain_seconds` is how long a removed node may take to be drained; 0 leaves that away.
+    `drain_seconds` is how long a node that goes may take to be drained; 0 leaves that away.
     """
 
     gate: JoinGate
@@ -32,12 +34,13 @@ class Admission(pulumi.ComponentResource):
 
     Both take the workers' identities and nothing else of them, so that an edit that reaches no
     machine leaves them alone. `ready` is what a join waits for: from then on the name is not barred
-    any more, and the Node of the identity before is gone.
+    any more, and the Node of the identity before is gone, or has its own turn to go (Rollout).
     """
 
     def __init__(self, name: str, args: AdmissionArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("autojoin:index:Admission", name, None, opts)
         gate, nodes = args.gate, [registration.node for registration in args.registrations]
+        self._nodes = {node.node: node for node in nodes}
         identities: pulumi.Output[dict[str, str]] = gate.shown_seed_values.apply(
             lambda values: {node.node: node.emission(values).identity for node in nodes}
         )
@@ -53,18 +56,32 @@ class Admission(pulumi.ComponentResource):
             parent=self,
             depends_on=[gate.ready],
         )
-        seconds = args.drain_seconds
+        self._revoked = revoked.stdout
+        self._drain_seconds = args.drain_seconds
+
+        def stated(known: list[Any]) -> str:
+            rolling = {
+                node.node: (node.machine_id(known[0][node.node]), json.dumps(node.place()))
+                for node in nodes
+                if node.restarts_by_itself
+            }
+            return render.command_input(known[0], known[1], args.drain_seconds, rolling)
+
         self.ready = remote.run_here(
             f"{name}-bars",
             create=render.command("apply"),
             delete=render.command("remove"),
-            stdin=pulumi.Output.all(identities, revoked.stdout).apply(
-                lambda known: render.command_input(known[0], known[1], seconds)
-            ),
+            stdin=pulumi.Output.all(identities, revoked.stdout).apply(stated),
             environment={"KUBECONFIG": args.kubeconfig},
             parent=self,
         )
         self.register_outputs({"workers": identities})
+
+    async def leaving(self, node: str, identity: str) -> str:
+        """Standard input for the turn of `node`, which becomes `identity`; once `ready` is."""
+        revoked = await self._revoked.future()
+        machine_id = self._nodes[node].machine_id(identity)
+        return render.leave_input(node, machine_id, str(revoked), self._drain_seconds)
 
 
 def _after(resources: Sequence[pulumi.Resource]) -> pulumi.Output[None]:

@@ -40,6 +40,7 @@ class Cluster(ApiServer):
         revoked: list[dict[str, str]] | None = None,
         action: str = "apply",
         drain: int = 5,
+        rolling: dict[str, tuple[str, str]] | None = None,
         environment: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         # A number is a worker's generation.
@@ -49,7 +50,7 @@ class Cluster(ApiServer):
         return subprocess.run(
             admission.command(action),
             input=admission.command_input(
-                identities, json.dumps({"revoked": revoked or []}), drain
+                identities, json.dumps({"revoked": revoked or []}), drain, rolling
             ),
             cwd=CHECKOUT,
             env={
@@ -59,6 +60,18 @@ class Cluster(ApiServer):
                 "PULUMI_COMMAND_STDOUT": before,
                 **(environment or {}),
             },
+            capture_output=True,
+            text=True,
+        )
+
+    def leave(
+        self, name: str, machine_id: str, *revoked: dict[str, str], drain: int = 5
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            admission.command("leave"),
+            input=admission.leave_input(name, machine_id, json.dumps({"revoked": revoked}), drain),
+            cwd=CHECKOUT,
+            env={"PATH": os.environ["PATH"], "KUBECONFIG": str(self.kubeconfig)},
             capture_output=True,
             text=True,
         )
@@ -165,7 +178,8 @@ def test_a_removed_worker_can_write_nothing_and_its_node_is_gone(cluster: Cluste
     for name in (stays, goes, foreign):
         assert cluster.create(name, node_object(name)) == ""
     after = good(cluster.bar({"stays": 1}, before))
-    assert json.loads(after) == {"workers": {"stays": "stays-g1-0"}, "barred": ["goes"]}
+    told = {"workers": {"stays": "stays-g1-0"}, "places": {}, "barred": ["goes"]}
+    assert json.loads(after) == told
     assert cluster.get("node", "goes") is None
     message = "goes is barred: it was removed from its autojoin stack"
     for value in (node_object(goes), lease(goes), signing_request(goes)):
@@ -192,7 +206,7 @@ def test_what_a_budget_keeps_on_a_removed_worker_keeps_the_worker(cluster: Clust
     before = good(cluster.bar({"full": 1}))
     result = cluster.bar({}, before)
     assert result.returncode == 1
-    assert "full can't be drained in 5 s, so nothing was removed" in result.stderr
+    assert "full can't be drained in 5 s and keeps running as it is" in result.stderr
     assert "disruption budget" in result.stderr and "drainTimeout" in result.stderr
     assert "node.full" not in cluster.listed()
     node = cluster.get("node", "full")
@@ -247,6 +261,38 @@ def test_another_identity_deletes_the_node_whatever_made_it_another(cluster: Clu
     assert cluster.get("node", "labelled")
     good(cluster.bar({"labelled": "labelled-g1-bb"}, before))
     assert cluster.get("node", "labelled") is None
+
+
+def test_a_machine_that_is_replaced_where_it_is_works_until_its_turn(cluster: Cluster) -> None:
+    old = cluster.node("turns", "turns-old")
+    before = good(cluster.bar({"turns": 1}, rolling={"turns": ("first", "here")}))
+    cluster.ready_node("turns")
+    revoked = [{**cluster.fingerprint(old), "node": "turns"}]
+    key = f"certificate.{revoked[0]['sha256']}"
+    rolling = {"turns": ("second", "here")}
+    said = good(cluster.bar({"turns": 2}, before, revoked=revoked, rolling=rolling))
+    # Nor does a later run reach it, where this one was cut off.
+    good(cluster.bar({"turns": 2, "more": 1}, said, revoked=revoked, rolling=rolling))
+    assert cluster.get("node", "turns") and key not in cluster.listed()
+    assert good(cluster.leave("turns", "second", *revoked)) == "left"
+    assert cluster.get("node", "turns") is None and key in cluster.listed()
+
+
+def test_a_turn_leaves_a_machine_alone_that_is_the_new_one_already(cluster: Cluster) -> None:
+    cluster.ready_node("newer")
+    cluster.say("node", "newer", {"nodeInfo": {"machineID": "second"}})
+    assert good(cluster.leave("newer", "second")) == "did not work"
+    assert cluster.get("node", "newer")
+    assert good(cluster.leave("newer", "third")) == "left"
+    assert good(cluster.leave("newer", "third")) == "did not work"
+
+
+def test_a_machine_that_goes_elsewhere_is_drained_and_leaves_at_once(cluster: Cluster) -> None:
+    cluster.ready_node("moves")
+    cluster.run_pod("mover", "moves")
+    before = good(cluster.bar({"moves": 1}, rolling={"moves": ("first", "here")}))
+    good(cluster.bar({"moves": 2}, before, rolling={"moves": ("second", "there")}))
+    assert cluster.get("node", "moves") is None and cluster.get("pod", "mover") is None
 
 
 def test_a_state_that_knows_generations_deletes_no_node(cluster: Cluster) -> None:

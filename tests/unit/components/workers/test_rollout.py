@@ -19,6 +19,7 @@ from tests.unit.tools.plugins.plugin_engine import Project
 from tools.pins import CHECKOUT
 
 PROGRAM = """
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -28,22 +29,40 @@ from pulumi_command import local
 
 sys.path.insert(0, {checkout!r})
 from components import interrupt
-from components.workers.rollout import Rollout
+from components.admission import policy
+from components.workers.rollout import Rollout, Steps
 
 given = json.loads(Path("given.json").read_text())
-rollout = Rollout(
-    "rollout", given["kubeconfig"], lambda args: args.name.removesuffix("-machine"),
-    most=given["most"], drain_seconds=given["drain"], back_seconds=given["back"],
-)
+
+async def leaving(node, identity):
+    revoked = json.dumps({{"revoked": [
+        {{"node": node, "sha256": "old-" + node, "notAfter": "2999-01-01T00:00:00Z"}}
+    ]}})
+    return policy.leave_input(node, identity, revoked, given["drain"])
+
+# What the join gate tells of a lab's machines.
+async def back(node, identity):
+    words = ("--kubeconfig", given["kubeconfig"], "--timeout", str(given["back"]) + "s")
+    for condition in ("create", "condition=Ready"):
+        command = ("kubectl", "wait", "node/" + node, "--for", condition, *words)
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+        )
+        if await process.wait():
+            raise pulumi.RunError(node + " did not join")
+
+rollout = Rollout("rollout", given["kubeconfig"], Steps(leaving, back), given["most"])
 for name, generation in given["workers"].items():
+    identity = name + "-g" + str(generation) + "-0"
     local.Command(
         name + "-machine",
         create=given["script"],
+        delete="true " + identity,
         environment={{
             "KUBECONFIG": given["kubeconfig"], "NODE": name, "GENERATION": str(generation),
-            "FAULT": given["faults"].get(name, ""),
+            "FAULT": given["faults"].get(name, ""), "IDENTITY": identity,
         }},
-        opts=pulumi.ResourceOptions(hooks=rollout.hooks()),
+        opts=pulumi.ResourceOptions(hooks=rollout.hooks(name + "-machine", name)),
     )
 """
 # A machine's start, its join, and its kubelet's first word.
@@ -56,7 +75,8 @@ echo "{\\"apiVersion\\": \\"v1\\", \\"kind\\": \\"Node\\",
     \\"labels\\": {\\"generation\\": \\"$GENERATION\\"}}}" |
     kubectl apply --filename=- >/dev/null
 kubectl patch node "$NODE" --subresource=status --type=merge \\
-    --patch='{"status": {"conditions": [{"type": "Ready", "status": "True"}]}}' >/dev/null
+    --patch='{"status": {"conditions": [{"type": "Ready", "status": "True"}],
+        "nodeInfo": {"machineID": "'$IDENTITY'"}}}' >/dev/null
 """
 Workers = dict[str, int]
 
@@ -177,7 +197,7 @@ def test_a_node_that_a_budget_keeps_from_being_drained_goes_on(cluster: Cluster)
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"), [("silent", "is not Ready 5 s after"), ("fails", "it has no disk")]
+    ("fault", "told"), [("silent", "did not join"), ("fails", "it has no disk")]
 )
 def test_a_node_that_does_not_come_back_stops_the_rest(
     cluster: Cluster, fault: str, told: str
