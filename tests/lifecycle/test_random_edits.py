@@ -1,11 +1,10 @@
 """Random edits one after another, with three workers: each ends as its preview said.
 
-In `make test` for four minutes at most; EDITS=600 makes so many, however long they take.
+In `make test` for a minute; EDITS=600 makes so many, however long they take.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,9 +20,9 @@ from hypothesis.stateful import (
 )
 
 from tests.lifecycle.cluster import Cluster, Seen
+from tests.lifecycle.edits import EDITS
 
-SECONDS = 240
-EDITS = int(os.environ.get("EDITS", "0"))
+SECONDS = 60
 NAMES = st.sampled_from(("worker-1", "worker-2", "worker-3"))
 # Addresses that nothing else of the lab has.
 HOSTS = st.integers(20, 60)
@@ -167,7 +166,7 @@ def test_random_edits(cluster: Cluster) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
-    assert course.over or len(course.edits) > 10, course.edits
+    assert course.over or len(course.edits) > 2, course.edits
     print(f"{len(course.edits)} edits: {'; '.join(course.edits)}")
 
 

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from tests.lifecycle.cluster import HERE, Cluster, Seen
+from tests.lifecycle.edits import EDITS
 
-EIGHT = tuple(f"worker-{number}" for number in range(1, 9))
+# All of them with EDITS; as they all are alike, three tell the same in less time.
+ALL = tuple(f"worker-{number}" for number in range(1, 9 if EDITS else 4))
 Event = dict[str, Any]
 
 
@@ -117,7 +119,13 @@ def witnesses(cluster: Cluster, node: str) -> list[str]:
 @pytest.fixture
 def witness(cluster: Cluster) -> Iterator[tuple[Seen, str]]:
     """What there is, with a pod running on worker-1."""
-    cluster.known_good()
+    before = cluster.known_good()
+    # Of the test's host a part of the disk is left that a kubelet takes for too little.
+    eviction = {"imagefs.available": "1%", "nodefs.available": "1%"}
+    kubelet = {"worker-1": {"kubelet": {"evictionHard": eviction}}}
+    summary = edit(cluster, lambda config: _merge(config["autojoin:workers"], kubelet))
+    cluster.up()
+    cluster.check(before, summary)
     uid = run_witness(cluster, "worker-1")
     yield cluster.look(), uid
     cluster.kubectl("delete replicaset,poddisruptionbudget --all --ignore-not-found")
@@ -143,7 +151,7 @@ def test_pods_are_evicted_before_their_machine_goes(
     cluster.check(before, summary)
 
 
-@pytest.mark.parametrize("what", ["replaced", "removed"])
+@pytest.mark.parametrize("what", ["replaced", "removed"] if EDITS else ["replaced"])
 def test_a_budget_keeps_a_worker_as_it_is(
     cluster: Cluster, witness: tuple[Seen, str], what: str
 ) -> None:
@@ -179,17 +187,17 @@ def test_a_budget_keeps_a_worker_as_it_is(
 
 
 @pytest.fixture(scope="module")
-def eight(cluster: Cluster) -> Cluster:
-    """The lab with eight workers."""
+def full(cluster: Cluster) -> Cluster:
+    """The lab with all of the workers, and no others."""
     before = cluster.known_good()
 
     def grow(config: dict[str, Any]) -> None:
         workers = config["autojoin:workers"]
         like = {key: workers["worker-2"][key] for key in ("hardware", "image", "bridge")}
-        for number, name in enumerate(EIGHT):
+        for number, name in enumerate(ALL):
             address = f"{cluster.subnet}.{200 + number}"
             workers.setdefault(name, {**like, "address": address, "generation": 100})
-        for name in set(workers) - set(EIGHT):
+        for name in set(workers) - set(ALL):
             del workers[name]
 
     summary = edit(cluster, grow)
@@ -198,28 +206,32 @@ def eight(cluster: Cluster) -> Cluster:
     return cluster
 
 
-@pytest.mark.parametrize("most", [1, 2])
-def test_of_eight_no_more_than_so_many_are_down(eight: Cluster, most: int) -> None:
-    before = eight.known_good()
-    summary = edit(eight, raised(*EIGHT, maxUnavailable=most))
-    with watched(eight, "nodes") as nodes:
-        eight.up()
-    assert most_down(nodes, EIGHT) == most
-    eight.check(before, summary)
+@pytest.mark.parametrize("most", [1, 2] if EDITS else [1])
+def test_of_all_no_more_than_so_many_are_down(full: Cluster, most: int) -> None:
+    before = full.known_good()
+    summary = edit(full, raised(*ALL, maxUnavailable=most))
+    with watched(full, "nodes") as nodes:
+        full.up()
+    assert most_down(nodes, ALL) == most
+    full.check(before, summary)
 
 
-def test_a_node_that_does_not_come_back_stops_the_rest(eight: Cluster) -> None:
-    before = eight.known_good()
-    eight.lab.edit(lambda config: [it.update(joinTimeout=20) for it in workers(config)])
-    summary = edit(eight, raised(*EIGHT))
-    eight.lab.on_authority("systemctl stop cfssl")
-    with watched(eight, "nodes") as nodes:
-        said = eight.up(fails=True)
-    eight.lab.on_authority("systemctl start cfssl")
-    assert most_down(nodes, EIGHT) == 1
+def test_a_node_that_does_not_come_back_stops_the_rest(full: Cluster) -> None:
+    before = full.known_good()
+    full.lab.edit(lambda config: [it.update(joinTimeout=20) for it in workers(config)])
+    summary = edit(full, raised(*ALL))
+    full.lab.on_authority("systemctl stop cfssl")
+    with watched(full, "nodes") as nodes:
+        said = full.up(fails=True)
+    full.lab.on_authority("systemctl start cfssl")
+    assert most_down(nodes, ALL) == 1
     assert "did not join: phase certificate" in said and "the rollout stopped" in said, said
-    eight.up()
-    eight.check(before, summary)
+    full.up()
+    full.check(before, summary)
+
+
+def _merge(into: dict[str, Any], more: dict[str, Any]) -> None:
+    into |= {key: into[key] | value for key, value in more.items()}
 
 
 def workers(config: dict[str, Any]) -> list[dict[str, Any]]:
