@@ -36,19 +36,19 @@ import sys
 from pathlib import Path
 
 import pulumi
-import pulumi_kubernetes as kubernetes
 
 sys.path.insert(0, {checkout!r})
 from components import interrupt
+from components.api_server import provider
 from components.bgp.component import Bgp, BgpArgs
-from components.cilium.component import Cilium, CiliumArgs, kubeconfig
+from components.cilium.component import Cilium, CiliumArgs
 from components.load import from_values
 from components.workers.rotation import allow_rotation
 
 lab = from_values(json.loads(Path("lab.json").read_text()))
-provider = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab.cluster))
-there = pulumi.ResourceOptions(provider=provider)
-allow_rotation("rotation", provider)
+cluster = provider("cluster", lab.cluster)
+there = pulumi.ResourceOptions(provider=cluster)
+allow_rotation("rotation", cluster)
 cilium = Cilium("cilium", CiliumArgs(lab.cluster, lab.cilium, True), there)
 Bgp("bgp", BgpArgs(lab.bgp, cilium), there)
 """
@@ -300,7 +300,6 @@ def test_values_reach_helm_nulls_too(cluster: Cluster) -> None:
     cluster.up("1.18.4")
     given = cluster.release()["config"]
     assert given["debug"] == {"enabled": False}
-    assert given["operator"]["updateStrategy"] == {"rollingUpdate": None}
     operator = cluster.server.get("deployment", "cilium-operator", "--namespace=kube-system")
     assert operator is not None
     # Kubernetes' default, not the chart's.
