@@ -1,10 +1,10 @@
 """Load the lab, wire its components, export what a person wants to know."""
 
 import pulumi
+import pulumi_kubernetes as kubernetes
 
 from components import checks, from_lab, interrupt, pace  # noqa: F401
 from components.admission.component import Admission, AdmissionArgs
-from components.api_server import provider
 from components.bgp.component import Bgp, BgpArgs
 from components.certificate_authority.component import (
     CertificateAuthority,
@@ -20,7 +20,7 @@ from components.workers.worker import WorkerArgs
 from stack.from_pulumi import load
 
 lab = load(checks)
-cluster = provider("cluster", lab.cluster)
+cluster = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab.cluster))
 in_cluster = pulumi.ResourceOptions(provider=cluster)
 
 authority = CertificateAuthority("ca", CertificateAuthorityArgs(lab.certificate_authority))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components.api_server import owned
 from components.bgp import resources as render
 from components.cilium import versions as cilium_versions
 from components.cilium.component import Cilium
+from components.objects import owned
 from stack.bgp import Bgp as Settings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components.api_server import owned
+from components.objects import owned
 
 # What kube-controller-manager asks about before it approves a node's request for its own name; the
 # role is in every cluster, its binding only where kubeadm made the control plane.
