@@ -14,7 +14,8 @@ from components.cilium.component import Cilium, CiliumArgs, kubeconfig
 from components.join_gate.component import JoinGate, JoinGateArgs
 from components.machine_host.component import MachineHost, MachineHostArgs
 from components.workers import hardware_types
-from components.workers.joins import Joins, JoinsArgs
+from components.workers.joins import Joins, JoinsArgs, back
+from components.workers.rollout import Rollout, Steps
 from components.workers.rotation import allow_rotation
 from components.workers.worker import WorkerArgs
 from stack.from_pulumi import load
@@ -32,8 +33,12 @@ bgp = Bgp("bgp", BgpArgs(lab.bgp, cilium), in_cluster) if lab.bgp else None
 
 nodes = {name: hardware_types.of(lab, name) for name in lab.workers}
 registered = {name: gate.register(name, node) for name, node in nodes.items()}
-admission_args = AdmissionArgs(gate, list(registered.values()), kubeconfig(lab.cluster))
+admission_args = AdmissionArgs(
+    gate, list(registered.values()), kubeconfig(lab.cluster), lab.rollout.drain_timeout
+)
 admission = Admission("admission", admission_args)
+steps = Steps(admission.leaving, back(gate, nodes))
+rollout = Rollout("rollout", kubeconfig(lab.cluster), steps, lab.rollout.max_unavailable)
 hosts = {}
 for name in lab.provisioners():
     host = lab.provisioning[name]
@@ -43,7 +48,7 @@ for name in lab.provisioners():
 workers = {}
 for name, settings in lab.workers.items():
     at = hosts.get(lab.provisioner_name(settings) or "")
-    args = WorkerArgs(registered[name], at, [admission.ready, cilium.release])
+    args = WorkerArgs(registered[name], at, [admission.ready, cilium.release], rollout)
     workers[name] = hardware_types.WORKERS[settings.hardware](name, args)
 joins = Joins("joins", JoinsArgs(gate, workers))
 

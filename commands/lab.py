@@ -165,13 +165,14 @@ def lint() -> None:
     run(["lint-imports", "--no-cache"])
 
 
-END_TO_END = "tests/e2e"
+# Each has a lab of its own.
+ON_LABS = ("tests/lifecycle", "tests/e2e")
 
 
 def test(wanted: list[str]) -> None:
     """The tests named; else the checks of style and types, and all tests in two halves at once.
 
-    The end-to-end half waits for its lab most of the time, and leaves a core to the other one.
+    The half on labs waits for them most of the time, and leaves a core to the other one.
     """
     pytest = [sys.executable, "-m", "pytest"]
     if wanted:
@@ -179,14 +180,14 @@ def test(wanted: list[str]) -> None:
         return
     with tempfile.TemporaryFile("w+") as output:
         labs = subprocess.Popen(
-            [*pytest, END_TO_END, "-p", "no:cacheprovider"],
+            [*pytest, *ON_LABS, "-p", "no:cacheprovider"],
             cwd=CHECKOUT,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
         try:
             lint()
-            run([*pytest, "tests", f"--ignore={END_TO_END}"])
+            run([*pytest, "tests", *(f"--ignore={folder}" for folder in ON_LABS)])
         finally:
             status = labs.wait()
             output.seek(0)

@@ -88,6 +88,14 @@ def _hosts(lab: Lab) -> Iterator[Problem]:
         if host.private_key and host.private_key_file:
             hint = "give the key itself, or its file"
             yield Problem(f"{key}.privateKeyFile", "stands beside privateKey", hint=hint)
+    places: dict[tuple[str, int], str] = {}
+    for name, host in lab.provisioning.items():
+        other = places.setdefault((host.address, host.port), name)
+        if other != name:
+            # Each removes the machines there that it does not know.
+            hint = "one entry a host: let its workers name the same provisioner"
+            problem = f"is the host of autojoin:provisioning.{other} too"
+            yield Problem(f"autojoin:provisioning.{name}.address", problem, host.address, hint)
 
 
 def _unused(lab: Lab) -> Iterator[Problem]:

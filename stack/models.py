@@ -364,6 +364,23 @@ class Board(Section):
     password: SecretStr | None = key("Its password, a secret", {"secure": "…"}, default=None)
 
 
+class Rollout(Section):
+    """How nodes are taken down."""
+
+    max_unavailable: int = key(
+        "How many nodes may be down at a time while an edit has them provisioned anew",
+        1,
+        default=1,
+        ge=1,
+    )
+    drain_timeout: int = key(
+        "Seconds within which a node's pods must have left it before it goes; 0 does not drain",
+        300,
+        default=300,
+        ge=0,
+    )
+
+
 class Lab(Section):
     """A whole stack configuration."""
 
@@ -372,6 +389,7 @@ class Lab(Section):
     join_gate: JoinGate = JoinGate()
     cilium: Cilium = Cilium()
     bgp: Bgp | None = None
+    rollout: Rollout = Rollout()
     workers: dict[WorkerName, Worker] = Field(default={})
     boards: dict[NodeName, Board] = Field(default={})
     provisioning: dict[NodeName, ProvisioningHost] = Field(default={})

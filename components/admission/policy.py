@@ -107,18 +107,46 @@ def command(action: str) -> list[str]:
     return ["python3", "-I", _SCRIPT, action]
 
 
-def command_input(generations: Mapping[str, int], revoked: str) -> str:
+def command_input(
+    identities: Mapping[str, str],
+    revoked: str,
+    drain_seconds: int,
+    rolling: Mapping[str, tuple[str, str]] | None = None,
+) -> str:
     """Standard input of `command`: the workers there are, and what the gate has revoked.
 
-    `revoked` is what the gate's command of that name printed; it holds no secret.
+    `identities` are those of the workers by name; `revoked` is what the gate's command of that name
+    printed, which holds no secret. A node that goes has `drain_seconds` to be drained; 0 leaves
+    that away. `rolling` are the workers whose machines are replaced where they are, each in its
+    turn: its new machine-id, and where it is.
     """
     return json.dumps(
         {
-            "workers": dict(sorted(generations.items())),
+            "workers": dict(sorted(identities.items())),
+            "rolling": {
+                name: {"machineId": machine_id, "place": place}
+                for name, (machine_id, place) in sorted((rolling or {}).items())
+            },
             "revoked": json.loads(revoked)["revoked"],
+            "drainSeconds": drain_seconds,
             "namespace": NAMESPACE,
             "name": NAME,
             "policy": policy(),
             "binding": binding(),
+        }
+    )
+
+
+def leave_input(node: str, machine_id: str, revoked: str, drain_seconds: int) -> str:
+    """Standard input for `leave`: whose turn it is, and the machine-id of its new machine."""
+    certificates = [each for each in json.loads(revoked)["revoked"] if each["node"] == node]
+    return json.dumps(
+        {
+            "node": node,
+            "machineId": machine_id,
+            "revoked": certificates,
+            "drainSeconds": drain_seconds,
+            "namespace": NAMESPACE,
+            "name": NAME,
         }
     )

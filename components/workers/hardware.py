@@ -188,6 +188,10 @@ class Hardware:
         where = [host.host_key, host.directory] if host else []
         return [self.name, self.site.cluster.name, *where]
 
+    def machine_id(self, identity: str) -> str:
+        """The machine-id of its machine of that identity, which its Node tells; empty: unknown."""
+        return ""
+
     def reaches_machine(self) -> list[Any]:
         """What of the worker reaches its machine beside its seed, where the graph starts it."""
         return []
