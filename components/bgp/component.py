@@ -10,6 +10,7 @@ import pulumi_kubernetes as kubernetes
 from components.bgp import resources as render
 from components.cilium import versions as cilium_versions
 from components.cilium.component import Cilium
+from components.objects import owned
 from stack.bgp import Bgp as Settings
 
 
@@ -50,7 +51,7 @@ class Bgp(pulumi.ComponentResource):
             f"{self._prefix}-{name}",
             api_version=version,
             kind=kind,
-            metadata=resource["metadata"],
+            metadata=owned(resource["metadata"]),
             spec=resource["spec"],
             opts=pulumi.ResourceOptions(parent=self, depends_on=needs, aliases=before),
         )
@@ -61,7 +62,7 @@ class Bgp(pulumi.ComponentResource):
         return [
             kubernetes.core.v1.Secret(
                 f"{self._prefix}-{secret['metadata']['name']}",
-                metadata=secret["metadata"],
+                metadata=owned(secret["metadata"]),
                 string_data=pulumi.Output.secret(secret["stringData"]),
                 opts=pulumi.ResourceOptions(
                     parent=self, aliases=[pulumi.Alias(name=secret["metadata"]["name"])]

@@ -169,3 +169,13 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         else:
             merged[name] = copy.deepcopy(value)
     return merged
+
+
+def nulls(values: dict[str, Any]) -> dict[str, Any]:
+    """Nothing of `values` but its nulls, each where it stands."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        below = nulls(value) if isinstance(value, dict) else None
+        if value is None or below:
+            found[name] = below
+    return found

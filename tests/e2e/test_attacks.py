@@ -77,9 +77,9 @@ class AuthorityHost(Gate):
         self.run(f"{GATE} register {node.name}", data)
         return node
 
-    def remove(self, *names: str) -> None:
-        for name in names:
-            self.run(f"{GATE} remove {name}")
+    def remove(self, *nodes: TestNode) -> None:
+        for node in nodes:
+            self.run(f"{GATE} remove {node.name} {node.identity}")
 
     def expire(self, name: str) -> None:
         update = f"update nodes set expires_at = 1 where name = '{name}'"
@@ -104,11 +104,11 @@ def cast(gate: AuthorityHost) -> Iterator[Cast]:
     nodes = {part: gate.register(TestNode(f"attack-{part}")) for part in parts}
     assert gate.sign(nodes["joined"].sealed(nodes["joined"].request()))[0] == 200
     gate.expire(nodes["expired"].name)
-    gate.remove(nodes["removed"].name)
-    gate.register(TestNode(nodes["superseded"].name, generation=2))
+    gate.remove(nodes["removed"])
+    successor = gate.register(TestNode(nodes["superseded"].name, generation=2))
     unknown = TestNode("attack-nobody", join_key=nodes["node"].join_key)
     yield Cast(gate, unknown=unknown, **nodes)
-    gate.remove(*(node.name for node in nodes.values()))
+    gate.remove(*nodes.values(), successor)
 
 
 # --- at the gate ------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def test_nothing_comes_of_an_attack_on_the_connection_over_the_network(
 
     stage = connection_attacks.Stage(gate, admit)
     connection_attacks.check(stage, connection_attacks.ATTACKS[attack], gate.count)
-    gate.remove(*(node.name for node in admitted))
+    gate.remove(*admitted)
 
 
 @pytest.mark.parametrize("port", [8888, 80, 443])

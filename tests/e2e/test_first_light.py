@@ -425,4 +425,4 @@ def test_down_leaves_nothing_behind(lab: Lab, again: bool) -> None:
     spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
     assert state.name not in links + spaces
     assert not list(Path("/sys/fs/cgroup").glob(f"**/*{state.name}*"))
-    assert not lab.file.exists() or "was edited and is kept" in lab.output[-1]
+    assert lab.file.exists() and not (lab.checkout / ".lab").is_symlink()

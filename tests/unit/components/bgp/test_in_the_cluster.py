@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from commands.preview import UNANSWERED
 from components.bgp import resources as bgp
 from components.load import from_values
 from stack.models import Lab
@@ -300,7 +301,6 @@ def test_values_reach_helm_nulls_too(cluster: Cluster) -> None:
     cluster.up("1.18.4")
     given = cluster.release()["config"]
     assert given["debug"] == {"enabled": False}
-    assert given["operator"]["updateStrategy"] == {"rollingUpdate": None}
     operator = cluster.server.get("deployment", "cilium-operator", "--namespace=kube-system")
     assert operator is not None
     # Kubernetes' default, not the chart's.
@@ -335,7 +335,9 @@ def silent(port: int) -> Callable[[], None]:
 
 @pytest.mark.parametrize("answering", [nobody, silent])
 def test_a_preview_without_an_api_server_shows_the_same_edit(
-    cluster: Cluster, answering: Callable[[int], Callable[[], None]], tmp_path: Path
+    cluster: Cluster,
+    answering: Callable[[int], Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pools = cluster.values["bgp"]["loadBalancerPools"]
     pools[0]["cidrs"].append("192.168.52.0/24")
@@ -345,10 +347,9 @@ def test_a_preview_without_an_api_server_shows_the_same_edit(
         port = free.getsockname()[1]
     stop = answering(port)
     kubeconfig.write_text(text.replace(f":{cluster.server.port}", f":{port}"))
-    started = time.monotonic()
+    monkeypatch.setenv(*next(iter(UNANSWERED.items())))
     try:
         assert cluster.steps("1.18.4") == {"bgp-ippool": "update"}
-        assert time.monotonic() - started < 60
     finally:
         stop()
         kubeconfig.write_text(text)
@@ -380,5 +381,5 @@ def test_a_destroy_waits_for_finalizers_and_leaves_nothing(cluster: Cluster) -> 
     assert lifted and lifted[0] < time.monotonic()
     for item in wanted:
         assert cluster.server.get(bgp.PLURALS[item["kind"]], item["metadata"]["name"]) is None
-    secrets = cluster.server.get("secrets", "--namespace=kube-system", "--selector=owner=helm")
-    assert secrets is not None and secrets["items"] == []
+    left = cluster.server.get("secrets", "--namespace=kube-system", "--selector=owner=helm")
+    assert left is None, "a release of Helm is left"
