@@ -5,12 +5,14 @@ import pulumi_kubernetes as kubernetes
 
 from components import checks, from_lab, interrupt, pace  # noqa: F401
 from components.admission.component import Admission, AdmissionArgs
+from components.bgp import resources as render
 from components.bgp.component import Bgp, BgpArgs
 from components.certificate_authority.component import (
     CertificateAuthority,
     CertificateAuthorityArgs,
 )
 from components.cilium.component import Cilium, CiliumArgs, kubeconfig
+from components.dns.component import Dns, DnsArgs
 from components.join_gate.component import JoinGate, JoinGateArgs
 from components.machine_host.component import MachineHost, MachineHostArgs
 from components.workers import hardware_types
@@ -30,6 +32,9 @@ gate = JoinGate("gate", JoinGateArgs(authority, lab.join_gate))
 cilium_args = CiliumArgs(lab.cluster, lab.cilium, lab.bgp is not None, from_lab.taints(lab))
 cilium = Cilium("cilium", cilium_args, in_cluster)
 bgp = Bgp("bgp", BgpArgs(lab.bgp, cilium), in_cluster) if lab.bgp else None
+dns = from_lab.dns(lab)
+if dns:
+    Dns("dns", DnsArgs(dns), in_cluster)
 
 nodes = {name: hardware_types.of(lab, name) for name in lab.workers}
 registered = {name: gate.register(name, node) for name, node in nodes.items()}
@@ -51,6 +56,8 @@ for name, settings in lab.workers.items():
     args = WorkerArgs(registered[name], at, [admission.ready, cilium.release], rollout)
     workers[name] = hardware_types.WORKERS[settings.hardware](name, args)
 joins = Joins("joins", JoinsArgs(gate, workers))
+if bgp:
+    bgp.await_sessions(render.sessions(lab), [joins])
 
 pulumi.export(
     "certificateAuthority",
@@ -63,4 +70,5 @@ pulumi.export(
 pulumi.export("nodes", joins.nodes)
 pulumi.export("cilium", {"version": lab.cilium.version, "release": cilium.release.status})
 pulumi.export("bgp", {"localAsn": lab.bgp.local_asn if lab.bgp else None})
+pulumi.export("dns", {"address": lab.dns_address})
 pulumi.run(pace.begin_registrations)

@@ -1,7 +1,7 @@
 """How a stack's workers stand: `python -m commands.status STACK`.
 
 Asks the join gate (over SSH to the CA host) how far each worker came, and the API server which
-Nodes are Ready and, with autojoin:bgp, how BGP, pools and load balancer addresses are.
+Nodes are Ready, and how Cilium's agents, DNS, BGP sessions, pools and load balancer addresses are.
 Exit status: 0 all Ready and well; 1 something is not; 2 the join gate could not be asked.
 """
 
@@ -166,7 +166,7 @@ def main() -> int:
         return 2
     readiness, trouble = ready(lab)
     shown = lines(lab, nodes, None if trouble else readiness)
-    bgp = [] if trouble or lab.bgp is None else bgp_status.read(lab.cluster.kubeconfig)
+    bgp = [] if trouble else bgp_status.read(lab.cluster.kubeconfig)
     if given.json:
         found = {"workers": [asdict(it) for it in shown], "apiServer": trouble or "ok"}
         print(json.dumps({**found, "bgp": [asdict(it) for it in bgp]}))

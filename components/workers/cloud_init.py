@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography import x509
 
-from components.workers import kubelet
+from components.workers import kubelet, registries
 from components.workers.seed import Cluster, Node, Seed
 from components.workers.yaml_text import to_yaml
 
@@ -202,7 +202,7 @@ def _files(
     if other:
         own = {"authentication": {"x509": {"clientCAFile": kubelet.AUTHORITIES}}}
         overrides = kubelet.merged(own, overrides)
-    configuration = kubelet.configuration(node, overrides)
+    configuration = kubelet.configuration(cluster, node, overrides)
     endpoint = str(configuration["containerRuntimeEndpoint"])
     environment = {
         "NODE": node.name,
@@ -230,6 +230,10 @@ def _files(
         _file(MODULES_FILE, "".join(f"{name}\n" for name in KERNEL_MODULES), "0644"),
         _file(SYSCTL_FILE, "".join(f"{key} = {it}\n" for key, it in SYSCTLS.items()), "0644"),
         *(_install_files(cluster, node) if node.plain else ()),
+        *(
+            _file(path, content, "0600")
+            for path, content in registries.files(cluster.registries).items()
+        ),
         _file(COMPLETE, "", "0644"),
     ]
 
@@ -250,6 +254,7 @@ def _install_files(cluster: Cluster, node: Node) -> list[dict[str, Any]]:
         "KEY_FINGERPRINT": PACKAGES_KEY,
         "KUBERNETES_VERSION": cluster.kubernetes_version,
         "PACKAGES": " ".join(("containerd", *node.packages)),
+        "SANDBOX_IMAGE": cluster.sandbox_image,
     }
     return [
         _file(INSTALL_ENVIRONMENT, _shell(environment), "0600"),

@@ -22,7 +22,9 @@ HEALTH_PORT = 10248
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
-def configuration(node: Node, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+def configuration(
+    cluster: Cluster, node: Node, overrides: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The KubeletConfiguration; `overrides` is what a hardware type needs instead, merged last."""
     values: dict[str, Any] = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -42,6 +44,8 @@ def configuration(node: Node, overrides: dict[str, Any] | None = None) -> dict[s
         "tlsCertFile": f"{PKI}/kubelet.crt",
         "tlsPrivateKeyFile": f"{PKI}/kubelet.key",
     }
+    if cluster.cluster_dns:
+        values["clusterDNS"] = [cluster.cluster_dns]
     if node.taints:
         values["registerWithTaints"] = [taint(text) for text in node.taints]
     return merged(values, overrides or {})

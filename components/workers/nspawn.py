@@ -22,10 +22,18 @@ from components.workers.worker import Worker
 
 # A machine shares its host's control groups, swap and memory: the kubelet has nothing to enforce,
 # and does not put itself before the host's own services. Where it may not, it would sleep 0.2 s.
+# It shares the disk too, of which a part of the whole tells nothing: a host at 85 % is no reason to
+# evict every pod, nor to remove their images.
 KUBELET_OVERRIDES: dict[str, Any] = {
     "cgroupsPerQOS": False,
     "enforceNodeAllocatable": [],
     "oomScoreAdj": 0,
+    "evictionHard": {
+        "memory.available": "100Mi",
+        "nodefs.available": "1Gi",
+        "imagefs.available": "1Gi",
+    },
+    "imageGCHighThresholdPercent": 100,
 }
 MACHINE_SCRIPT = Path(delivery.__file__).parent / "on_host" / "machine.sh"
 

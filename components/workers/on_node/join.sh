@@ -25,6 +25,8 @@ RESOLVED=/run/systemd/resolve/resolv.conf
 INSTALL_PACKAGES=$ROOT/usr/local/lib/autojoin/install-packages
 MODULES=$ROOT/etc/modules-load.d/autojoin.conf
 SYSCTLS=$ROOT/etc/sysctl.d/90-autojoin.conf
+REGISTRIES=/etc/containerd/certs.d
+CONTAINERD=/etc/containerd/config.toml
 TAB=$(printf '\t')
 REFUSED=3 # the exit status that the unit does not retry
 PHASE=clock told=''
@@ -409,6 +411,12 @@ runtime_answers() {
     [ "$answered" -ne 7 ] && [ "$answered" -ne 28 ]
 }
 
+# Where images are to come from, as the stack says, is of use to a containerd that looks there.
+registries_heeded() {
+    [ ! -d "$ROOT$REGISTRIES" ] ||
+        grep -q "^ *config_path *= *[\"']$REGISTRIES" "$ROOT$CONTAINERD" 2>/dev/null
+}
+
 # The first look was in the background, beside the certificate.
 check_runtime() {
     begin runtime 120
@@ -416,6 +424,9 @@ check_runtime() {
     ! wait "$preparing" || answers=yes
     until [ -n "$answers" ] || runtime_answers; do
         wait_more "the container runtime does not answer at $RUNTIME_SOCKET"
+    done
+    until registries_heeded; do
+        wait_more "containerd does not look into $REGISTRIES: set config_path to it in $CONTAINERD"
     done
     finished runtime
 }
