@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,11 +173,10 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def nulls(values: dict[str, Any]) -> dict[str, Any]:
-    """Nothing of `values` but its nulls, each where it stands."""
-    found: dict[str, Any] = {}
+def nulls(values: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Where nulls stand in `values`, as dotted paths."""
     for name, value in values.items():
-        below = nulls(value) if isinstance(value, dict) else None
-        if value is None or below:
-            found[name] = below
-    return found
+        if value is None:
+            yield f"{path}{name}"
+        elif isinstance(value, dict):
+            yield from nulls(value, f"{path}{name}.")

@@ -22,6 +22,7 @@ import pytest
 
 from commands.preview import UNANSWERED
 from components.bgp import resources as bgp
+from components.cilium import checks
 from components.load import from_values
 from stack.models import Lab
 from tests.unit.components.bgp import bgp_examples
@@ -293,19 +294,17 @@ def test_a_password_that_changes_is_another_secret(cluster: Cluster) -> None:
     unchanged(cluster, "1.18.4")
 
 
-def test_values_reach_helm_nulls_too(cluster: Cluster) -> None:
-    """A null takes a default of the chart away, as `helm --set key=null` does."""
+def test_values_reach_helm_but_nulls_do_not(cluster: Cluster) -> None:
+    """The plugin drops nulls, whatever `allowNullValues` says: `make check` warns of each."""
     values = {"debug": {"enabled": False}, "operator": {"updateStrategy": {"rollingUpdate": None}}}
     cluster.values["cilium"]["values"] = values
     assert cluster.steps("1.18.4") == {"cilium-release": "update"}
     cluster.up("1.18.4")
     given = cluster.release()["config"]
     assert given["debug"] == {"enabled": False}
-    operator = cluster.server.get("deployment", "cilium-operator", "--namespace=kube-system")
-    assert operator is not None
-    # Kubernetes' default, not the chart's.
-    default = {"maxSurge": "25%", "maxUnavailable": "25%"}
-    assert operator["spec"]["strategy"]["rollingUpdate"] == default
+    assert given["operator"]["updateStrategy"] == {}
+    (warning,) = checks.warnings(cluster.lab())
+    assert warning.key == "autojoin:cilium.values.operator.updateStrategy.rollingUpdate"
     unchanged(cluster, "1.18.4")
 
 
