@@ -19,6 +19,7 @@ import sqlite3
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -78,6 +79,15 @@ def make_authority(folder: Path) -> None:
     (folder / "ca-key.pem").write_text(pem(key))
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A certificate that a client shows, its key, and what stands above it (PEM)."""
+
+    certificate: str
+    key: Any
+    chain: str = ""
+
+
 @dataclass
 class Gate:
     """A gate as nodes see it, wherever it is: `authority` is the file of the CA's certificate."""
@@ -86,12 +96,21 @@ class Gate:
     port: int
     authority: Path
 
-    def context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.authority))
+    def context(self, shown: Shown | None = None) -> ssl.SSLContext:
+        """For a client that shows a certificate, or none."""
+        context = ssl.create_default_context(cafile=str(self.authority))
+        if shown is not None:
+            with tempfile.NamedTemporaryFile("w") as pair:
+                pair.write(f"{shown.certificate}\n{pem(shown.key)}{shown.chain}")
+                pair.flush()
+                context.load_cert_chain(pair.name)
+        return context
 
-    def connection(self, timeout: float = 35) -> http.client.HTTPSConnection:
+    def connection(
+        self, timeout: float = 35, shown: Shown | None = None
+    ) -> http.client.HTTPSConnection:
         return http.client.HTTPSConnection(
-            self.address, self.port, timeout=timeout, context=self.context()
+            self.address, self.port, timeout=timeout, context=self.context(shown)
         )
 
     def connect(self, timeout: float = 5) -> socket.socket:
@@ -107,8 +126,9 @@ class Gate:
         path: str,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
+        shown: Shown | None = None,
     ) -> tuple[int, bytes]:
-        connection = self.connection()
+        connection = self.connection(shown=shown)
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
@@ -116,12 +136,25 @@ class Gate:
         finally:
             connection.close()
 
-    def post(self, path: str, value: object) -> tuple[int, Any]:
-        status, body = self.ask("POST", path, json.dumps(value).encode())
+    def post(self, path: str, value: object, shown: Shown | None = None) -> tuple[int, Any]:
+        status, body = self.ask("POST", path, json.dumps(value).encode(), shown=shown)
         return status, json.loads(body) if body else None
 
     def sign(self, value: object) -> tuple[int, Any]:
         return self.post("/api/v1/cfssl/authsign", value)
+
+    def join(self, node: TestNode) -> Shown:
+        """Have the node join; what it may show from then on."""
+        status, answer = self.sign(node.sealed(node.request()))
+        assert status == 200, answer
+        return Shown(answer["result"]["certificate"], node.key)
+
+    def renew(self, node: TestNode, shown: Shown) -> Shown:
+        """Renew with a key of its own, which becomes the node's; what it may show from then on."""
+        node.key = ec.generate_private_key(ec.SECP256R1())
+        status, answer = self.post("/v1/renewal", node.request(), shown)
+        assert status == 200, answer
+        return Shown(answer["result"]["certificate"], node.key)
 
     def raw(self, data: bytes, *, wait: float = 5) -> bytes:
         """What the gate answers to these bytes until it closes or `wait` seconds are over."""
