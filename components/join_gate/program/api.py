@@ -16,6 +16,7 @@ from .commits import Commits
 from .errors import AuthorityError, Refusal
 from .http1 import Request, Response
 from .locks import NodeLocks
+from .status import CertificateStatus
 from .store import Event, Node, Serial, Store
 from .upstream import Upstream
 
@@ -52,6 +53,7 @@ class Application:
         locks: NodeLocks,
         authority: issued.Authority,
         hours: int,
+        status: CertificateStatus | None = None,
     ) -> None:
         self._store = store
         self._commits = commits
@@ -59,6 +61,7 @@ class Application:
         self._progress = following
         self._authority = authority
         self._hours = hours
+        self._certificate_status = status
         self._locks = locks
         self._routes: dict[tuple[str, str], _Handler] = {
             ("POST", "/api/v1/cfssl/info"): self._info,
@@ -185,7 +188,7 @@ class Application:
     async def _renew(self, request: Request, remote: str) -> Response:
         """Another certificate, for another key, for the node that shows the one it has."""
         started = time.monotonic()
-        node, shown = self._certified(request)
+        node, shown = await self._certified(request)
         data = envelope.parse_object(request.body, "the body")
         certificate_request = rules.read_request(data)
         signable = rules.check(data, certificate_request, node.name, node.addresses)
@@ -207,7 +210,7 @@ class Application:
         )
         return _signed(certificate)
 
-    def _certified(self, request: Request) -> tuple[Node, _Shown]:
+    async def _certified(self, request: Request) -> tuple[Node, _Shown]:
         """The registered node whose certificate, of its present identity, the client has shown.
 
         TLS has proved that it is the authority's, was alive when the connection began, and that the
@@ -226,6 +229,9 @@ class Application:
             )
         if time.time() >= shown.parts.life[1]:
             raise Refusal(401, "not authentic: the certificate has expired")
+        status = self._certificate_status
+        if status is not None and await status.is_revoked(shown.parts.serial):
+            raise Refusal(401, "not authentic: the certificate is revoked")
         return node, shown
 
     async def _successor(
@@ -273,7 +279,7 @@ class Application:
 
     async def _troubled(self, request: Request, remote: str) -> Response:
         """Why a node can't renew its certificate, as it tells it itself."""
-        node, shown = self._certified(request)
+        node, shown = await self._certified(request)
         data = envelope.parse_object(request.body, "the body")
         message = data.get("message")
         if set(data) != {"message"} or not isinstance(message, str):

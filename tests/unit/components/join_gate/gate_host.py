@@ -32,10 +32,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from components.certificate_authority import cfssl
+from components.certificate_authority import installation as responder
 from components.join_gate import installation as join_gate
 from components.join_gate.program.store import Registration, Store
 
 ADDRESS = "10.9.8.7"
+RESPONDER = Path(responder.__file__).parent / "on_host" / "responder.py"
 PLATFORM_PYTHON = "/usr/bin/python3"
 HOURS = 48
 
@@ -176,7 +178,7 @@ class Host(Gate):
         self.folder = folder
         self.minimum_tls = minimum_tls
         super().__init__("127.0.0.1", free_port(), folder / "ca.pem")
-        self.cfssl_port = free_port()
+        self.cfssl_port, self.responder_port = free_port(), free_port()
         self.cfssl = shutil.which("cfssl")
         assert self.cfssl, "cfssl is not on PATH; make tools puts it there"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -219,6 +221,20 @@ class Host(Gate):
                 "authorityUser": getpass.getuser(),
                 "certificateDatabase": str(self.folder / "db.json"),
                 "cfssl": self.cfssl,
+                "responderPort": self.responder_port,
+            },
+        )
+        self._write_json(
+            "responder.json",
+            {
+                "listen": "127.0.0.1",
+                "port": self.responder_port,
+                "authority": str(self.folder / "ca.pem"),
+                "certdb": str(certdb),
+                # Of no use to the gate, which asks for neither OCSP nor the CRL.
+                "crl": str(self.folder / "ca.crl"),
+                "certificate": str(self.folder / "ocsp.pem"),
+                "key": str(self.folder / "ocsp-key.pem"),
             },
         )
 
@@ -261,7 +277,13 @@ class Host(Gate):
             words += ["-tls-key", str(self.folder / "tls-key.pem")]
         self._start("cfssl", words, self.cfssl_port)
 
+    def start_responder(self) -> None:
+        words = [interpreter(), "-I", str(RESPONDER), str(self.folder / "responder.json")]
+        self._start("responder", words, self.responder_port)
+
     def start_gate(self) -> None:
+        if "responder" not in self.processes:
+            self.start_responder()
         self._start("gate", [*self.command(), "serve"], self.port)
 
     def command(self) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,7 +42,9 @@ def test_a_node_renews_with_what_it_has_again_and_again(shared_host: Host, node:
     shown = shared_host.join(node)
     for _ in range(3):
         before, shown = shown, shared_host.renew(node, shown)
-        old, new = (x509.load_pem_x509_certificate(it.certificate.encode()) for it in (before, shown))
+        old, new = (
+            x509.load_pem_x509_certificate(it.certificate.encode()) for it in (before, shown)
+        )
         assert new.subject == old.subject and new.serial_number != old.serial_number
         for kind in (x509.SubjectAlternativeName, x509.ExtendedKeyUsage, x509.KeyUsage):
             found = [it.extensions.get_extension_for_class(kind).value for it in (old, new)]
@@ -225,4 +229,33 @@ def test_state_of_renewals_survives_a_restart(own_host: Host) -> None:
     assert own_host.stop("gate") == 0
     own_host.start_gate()
     assert own_host.post(RENEWAL, TestNode(node.name).request(), stolen)[0] == 409
+    own_host.renew(node, shown)
+
+
+def test_a_certificate_that_was_revoked_by_hand_is_not_renewed(
+    shared_host: Host, node: TestNode
+) -> None:
+    """Behind the gate, in the certdb alone."""
+    shown = shared_host.join(node)
+    with sqlite3.connect(shared_host.folder / "certdb.sqlite") as database:
+        database.execute(
+            "UPDATE certificates SET status = 'revoked' WHERE common_name = ?",
+            (f"system:node:{node.name}",),
+        )
+    deadline = time.monotonic() + 10
+    while shared_host.post("/v1/trouble", {"message": "x"}, shown)[0] != 401:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    status, answer = shared_host.post(RENEWAL, TestNode(node.name).request(), shown)
+    assert status == 401 and "the certificate is revoked" in answer["errors"][0]["message"]
+    assert shared_host.rows(node.name) == [("revoked", 0)]
+
+
+def test_nothing_is_renewed_while_nobody_knows_what_is_revoked(own_host: Host) -> None:
+    node = registered(own_host)
+    shown = own_host.join(node)
+    own_host.stop("responder")
+    status, answer = own_host.post(RENEWAL, TestNode(node.name).request(), shown)
+    assert status == 503 and "can't be asked" in answer["errors"][0]["message"]
+    own_host.start_responder()
     own_host.renew(node, shown)
