@@ -17,8 +17,8 @@ class Settings:
 
     `listen` is an address to bind, `::` for every address of both families.
     `minimumTls` is 1.3, or 1.2 for nodes that have nothing newer. `certificateDatabase` is CFSSL's
-    -db-config file. `responderPort` is where the loopback is asked what the certdb holds as revoked; 0
-    leaves that to the gate's own books.
+    -db-config file. `responderPort` is where the loopback is asked what the certdb holds as
+    revoked; 0 leaves that to the gate's own books.
     """
 
     listen: str

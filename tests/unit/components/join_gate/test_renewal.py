@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -200,10 +201,8 @@ def test_a_kill_at_any_moment_of_a_renewal_burns_no_node(own_host: Host, victim:
         request = node.request()
 
         def attempt(request: object = request, shown: Shown = shown) -> None:
-            try:
+            with contextlib.suppress(OSError, ValueError):
                 own_host.post(RENEWAL, request, shown)
-            except (OSError, ValueError):
-                pass
 
         thread = threading.Thread(target=attempt)
         thread.start()
