@@ -193,9 +193,7 @@ class Application:
         certificate_request = rules.read_request(data)
         signable = rules.check(data, certificate_request, node.name, node.addresses)
         if not shown.parts.is_for(signable.hosts):
-            raise Refusal(
-                403, "hosts: must be those of the certificate that is renewed, all of them"
-            )
+            raise Refusal(403, "hosts: must be all those of the certificate, and no others")
         if signable.key == shown.parts.key:
             raise Refusal(403, "key: must be another one than that of the certificate")
         certificate, serial = await self._successor(node, shown, signable, remote)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+from tests.unit.components.join_gate import renewal_attacks
 from tests.unit.components.join_gate.gate_host import (
     ADDRESS,
     HOURS,
@@ -56,7 +58,7 @@ def test_a_node_renews_with_what_it_has_again_and_again(shared_host: Host, node:
     assert about["joined"] and about["trouble"] is None
     assert about["certificateUntil"] == new.not_valid_after_utc.timestamp()
     assert about["certificateFrom"] == new.not_valid_before_utc.timestamp()
-    assert about["certificateUntil"] - about["certificateFrom"] == HOURS * 3600  # type: ignore[operator]
+    assert about["certificateUntil"] - about["certificateFrom"] == HOURS * 3600
 
 
 def test_an_answer_that_was_lost_is_given_again(shared_host: Host, node: TestNode) -> None:
@@ -258,3 +260,38 @@ def test_nothing_is_renewed_while_nobody_knows_what_is_revoked(own_host: Host) -
     assert status == 503 and "can't be asked" in answer["errors"][0]["message"]
     own_host.start_responder()
     own_host.renew(node, shown)
+
+
+# --- attacks --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cast(shared_host: Host) -> renewal_attacks.Cast:
+    host, folder = shared_host, shared_host.folder
+    authority = renewal_attacks.Authority(
+        x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes()),
+        serialization.load_pem_private_key((folder / "ca-key.pem").read_bytes(), None),
+    )
+    cast = renewal_attacks.cast_of(host, authority, lambda: registered(host))
+    removed, raised, moved = (it[0] for it in (cast.removed, cast.raised, cast.moved))
+    assert host.run("remove", removed.name, removed.identity).returncode == 0
+    assert host.register(TestNode(raised.name, generation=2)).returncode == 0
+    assert host.register(TestNode(moved.name), identity="edited").returncode == 0
+    return cast
+
+
+@pytest.mark.parametrize("attack", renewal_attacks.ATTACKS)
+def test_refused(shared_host: Host, cast: renewal_attacks.Cast, attack: str) -> None:
+    renewal_attacks.check(cast, renewal_attacks.ATTACKS[attack], shared_host.count)
+
+
+def test_there_are_many_attacks() -> None:
+    """One name for one attack: a name that stands twice would hide one of them."""
+    parts = (renewal_attacks.WHO, renewal_attacks.WHAT, renewal_attacks.WHERE)
+    assert len(renewal_attacks.ATTACKS) == sum(len(part) for part in parts) >= 60
+
+
+def test_the_node_renews_after_all_of_them(shared_host: Host, cast: renewal_attacks.Cast) -> None:
+    """Named to run after the attacks, in file order."""
+    shared_host.renew(*cast.node)
+    assert shared_host.rows(cast.node[0].name) == [("good", 0)] * 2
