@@ -601,6 +601,31 @@ forget_used_key() {
         rm -f "$KEY"
 }
 
+# Kubelets before 1.36 serve whoever asks by address, as most API servers do, with the pair that they
+# started with (kubernetes#133001). Others take up the new one in a moment, and a kubelet that does not
+# answer will start with it.
+have_it_served() {
+    port=$(sed -n 's/^port: *//p' "$KUBELET" 2>/dev/null) wanted=$(openssl x509 -in "$CLIENT_PAIR" -noout -serial)
+    looks=0
+    while served=$(served_serial "${ADDRESSES%% *}" "${port:-10250}") && [ "$served" != "$wanted" ]; do
+        looks=$((looks + 1))
+        if [ "$looks" -gt 20 ]; then
+            printf '%s: the kubelet goes on serving with the certificate before; it is restarted\n' "$NODE"
+            systemctl try-restart --no-block kubelet.service
+            break
+        fi
+        sleep 0.25
+    done
+    rm -f "$STATE/renewed"
+}
+
+# served_serial ADDRESS PORT: of the certificate that is served there to who does not ask by name.
+served_serial() {
+    case $1 in *:*) set -- "[$1]" "$2" ;; esac
+    timeout 5 openssl s_client -noservername -connect "$1:$2" </dev/null 2>/dev/null |
+        openssl x509 -noout -serial 2>/dev/null
+}
+
 # The timer comes again in a minute, so everything is tried once. The key is on the disk before the
 # gate hears of it and stays there until its certificate is in use: whatever breaks off in between,
 # the gate is asked for the same one again, and answers the same.
@@ -609,6 +634,7 @@ renew() {
     PHASE=renewal tell=tell_trouble KEY=$PKI/renewal.key CERTIFICATE=$PKI/renewal.crt
     exec 4>/dev/null
     trap on_exit EXIT
+    [ ! -e "$STATE/renewed" ] || have_it_served
     [ "$WHEN" = --now ] || is_due || return 0
     forget_used_key
     make_request
@@ -628,11 +654,13 @@ renew() {
     esac
     begin renewal 30
     install_certificate
+    : >"$STATE/renewed"
     install_client_pair
     mv "$CERTIFICATE" "$PKI/kubelet.crt"
     mv "$KEY" "$PKI/kubelet.key"
     about=$(openssl x509 -in "$CLIENT_PAIR" -noout -enddate)
     finished renewal "until $(field notAfter)"
+    have_it_served
 }
 
 renew_by_timer() {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from tests.unit.components.join_gate.gate_host import (
     HOURS,
     Host,
     TestNode,
+    answers,
+    free_port,
     pem,
     registered,
     running,
@@ -37,6 +41,8 @@ class Joined(Machine):
         self.pair.write_text(f"{shown.certificate}\n{pem(node.key)}")
         self.pair.with_name("kubelet-client-current.pem").symlink_to(self.pair.name)
         (self.root / "etc/autojoin/ca.pem").write_bytes(host.authority.read_bytes())
+        # The node's address is nobody's here, and asking it would take as long as it may.
+        self._tool("timeout", "exit 1")
         self.configure()
 
     def configure(self, **extra: str) -> None:
@@ -222,6 +228,55 @@ def test_a_full_disk_is_told_here_and_at_the_gate(machine: Joined) -> None:
     machine._tool("mv", 'exec /bin/mv "$@"')
     assert machine.renew("--now").returncode == 0
     assert machine.trouble() is None
+
+
+@contextlib.contextmanager
+def serving(pair: Path) -> Iterator[int]:
+    """A TLS server that goes on with the pair it began with, as a kubelet before 1.36."""
+    port = free_port()
+    words = ["openssl", "s_server", "-quiet", "-www", "-accept", str(port), "-cert", str(pair)]
+    server = subprocess.Popen([*words, "-key", str(pair)])
+    try:
+        while not answers(port):
+            assert server.poll() is None
+            time.sleep(0.02)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_a_kubelet_that_goes_on_serving_with_what_it_had_is_restarted(
+    machine: Joined, tmp_path: Path
+) -> None:
+    """And one that has taken up what is new, or does not answer, is left alone."""
+    old = tmp_path / "old.pem"
+    old.write_bytes(machine.pair.read_bytes())
+    configuration = machine.root / "etc/kubernetes/kubelet.yaml"
+    configuration.parent.mkdir(parents=True)
+    restarted = "systemctl try-restart --no-block kubelet.service"
+    machine._tool("timeout", 'exec /usr/bin/timeout "$@"')
+    with serving(old) as port:
+        configuration.write_text(f"kind: K\nport: {port}\n")
+        functions = JOIN_SCRIPT.read_text().rpartition("\nmain\n")[0]
+        program = f'{functions}\n. "$ETC/join.env"\nADDRESSES=127.0.0.1\n'
+        program += 'mkdir -p "$STATE"\nhave_it_served\n'
+
+        def look() -> str:
+            words = ["dash", "-c", program]
+            done = subprocess.run(
+                words, env=machine.environment(), capture_output=True, text=True, check=True
+            )
+            return done.stdout
+
+        assert look() == "" and not machine.arguments.read_text().count(restarted)
+        machine._tool("timeout", "exit 1")
+        assert machine.renew("--now").returncode == 0
+        assert restarted not in machine.arguments.read_text()  # nobody answers at its address
+        machine._tool("timeout", 'exec /usr/bin/timeout "$@"')
+        assert "the kubelet goes on serving with the certificate before" in look()
+        assert machine.arguments.read_text().count(restarted) == 1
+    assert look() == "" and machine.arguments.read_text().count(restarted) == 1
 
 
 def test_nothing_is_renewed_before_the_join_is_over(machine: Joined) -> None:
