@@ -261,7 +261,7 @@ class Host(Gate):
         )
         (self.folder / "tls.pem").write_text(json.loads(result.stdout)["cert"])
 
-    def start_cfssl(self, *, tls: bool = False) -> None:
+    def start_cfssl(self, *, tls: bool = False, mutual: bool = False) -> None:
         words = list(
             cfssl.serve_command(
                 str(self.cfssl),
@@ -275,6 +275,8 @@ class Host(Gate):
         if tls:
             words += ["-tls-cert", str(self.folder / "tls.pem")]
             words += ["-tls-key", str(self.folder / "tls-key.pem")]
+        if mutual:
+            words += ["-mutual-tls-ca", str(self.folder / "ca.pem")]
         self._start("cfssl", words, self.cfssl_port)
 
     def start_responder(self) -> None:
