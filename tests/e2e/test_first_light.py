@@ -196,11 +196,12 @@ def test_a_node_renews_its_certificate_at_the_gate(lab: Lab) -> None:
     address = lab.config["autojoin:workers"][node]["address"]
 
     def serial(what: str) -> str:
-        return lab.on_hypervisor(what + " | openssl x509 -noout -serial").strip()
+        """Nothing while the kubelet does not answer."""
+        return lab.on_hypervisor(f"{what} | openssl x509 -noout -serial 2>&1 || true").strip()
 
     def served() -> str:
-        asked = f"openssl s_client -noservername -connect {address}:10250 </dev/null 2>/dev/null"
-        return serial(f"{asked} || true")
+        asked = f"openssl s_client -noservername -connect {address}:10250"
+        return serial(f"{asked} </dev/null 2>/dev/null")
 
     serials = [serial(f"cat {pair}")]
     for _ in range(3):
