@@ -18,7 +18,6 @@ from components.machine_host.component import MachineHost, MachineHostArgs
 from components.workers import hardware_types
 from components.workers.joins import Joins, JoinsArgs, back
 from components.workers.rollout import Rollout, Steps
-from components.workers.rotation import allow_rotation
 from components.workers.worker import WorkerArgs
 from stack.from_pulumi import load
 
@@ -27,7 +26,6 @@ cluster = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab.cluster))
 in_cluster = pulumi.ResourceOptions(provider=cluster)
 
 authority = CertificateAuthority("ca", CertificateAuthorityArgs(lab.certificate_authority))
-allow_rotation("rotation", cluster)
 gate = JoinGate("gate", JoinGateArgs(authority, lab.join_gate))
 cilium_args = CiliumArgs(lab.cluster, lab.cilium, lab.bgp is not None, from_lab.taints(lab))
 cilium = Cilium("cilium", cilium_args, in_cluster)

@@ -41,6 +41,7 @@ class Line:
     """One worker. `join` is its last phase and how that stands; `ready` is the Node's condition.
 
     `generation` is the one that the gate has registered, None where it has none of that name.
+    `renews` is whether its certificate is renewed as it should be.
     """
 
     name: str
@@ -51,10 +52,13 @@ class Line:
     ready: str
     word: str
     at: str | None
+    renews: bool = True
 
     @property
     def fine(self) -> bool:
-        return self.ready == "True" or (self.ready == _UNKNOWN and self.join == "joined")
+        return self.renews and (
+            self.ready == "True" or (self.ready == _UNKNOWN and self.join == "joined")
+        )
 
 
 def registered(lab: Lab) -> dict[str, dict[str, Any]]:
@@ -104,6 +108,7 @@ def line(
         word = "not in the stack file; the next `up` removes it"
     elif node and node["generation"] != worker.generation:
         word = f"the stack file has generation {worker.generation}; `up` makes it so"
+    fault = lifetime.renewal_fault(node or {}, datetime.datetime.now(datetime.UTC))
     at = node and node.get("at")
     moment = datetime.datetime.fromtimestamp(at, datetime.UTC) if at else None
     return Line(
@@ -113,7 +118,8 @@ def line(
         generation=node["generation"] if node else None,
         join=join,
         ready=_UNKNOWN if readiness is None else readiness.get(name, "no Node"),
-        word=word,
+        word=fault or word,
+        renews=fault is None,
         at=moment.isoformat(timespec="seconds") if moment else None,
     )
 

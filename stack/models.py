@@ -185,7 +185,11 @@ class CertificateAuthority(Section):
         default=Subject(),
     )
     node_certificate_hours: int = Field(
-        description="Life of a node's certificate", examples=[8760], default=8760, ge=1
+        description="Life of a node's certificate, which is renewed at two thirds of it; another "
+        "one holds from each node's next renewal on",
+        examples=[168],
+        default=168,
+        ge=1,
     )
     setup: int = Field(
         description="Raise it to have the CA host set up again; keys and certdb stay",

@@ -148,6 +148,9 @@ def write_list(given, revoked, barred, workers):
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     data = {f"node.{name}": f"removed {now}" for name in barred if f"node.{name}" not in listed}
     data.update({f"node.{name}": None for name in workers if f"node.{name}" in listed})
+    signs = "renews at the join gate"
+    data.update({f"worker.{name}": signs for name in workers})
+    data.update({key: None for key in listed if key.startswith("worker.") and key not in data})
     for entry in revoked:
         data[f"certificate.{entry['sha256']}"] = f"{entry['node']} until {entry['notAfter']}"
     for key, text in listed.items():

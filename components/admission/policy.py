@@ -5,6 +5,9 @@ door until it expires. A ValidatingAdmissionPolicy closes it for writes: it look
 one ConfigMap, by node name (a removed worker) and by certificate (one that was superseded; the
 API server tells its fingerprint since Kubernetes 1.32). A list of the barred, never of the
 admitted: nodes that autojoin did not make are none of its business.
+
+Every certificate of a worker is in the certdb, since workers renew at the join gate. So that it
+stays so they may not ask the API server's signer, whose certificates nobody here would know.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ NAMESPACE = "kube-system"
 NAME = "autojoin-barred-nodes"
 NODE_PREFIX = "node."
 CERTIFICATE_PREFIX = "certificate."
+WORKER_PREFIX = "worker."
 
 _USER_PREFIX = "system:node:"
 # Where kube-apiserver puts it: k8s.io/apiserver/pkg/authentication/user, CredentialIDKey.
@@ -75,6 +79,13 @@ def policy() -> dict[str, Any]:
                     " in variables.barred)",
                     "messageExpression": f"'this certificate of ' + {name} + ' is barred:"
                     " autojoin revoked it'",
+                    "reason": "Forbidden",
+                },
+                {
+                    "expression": "request.resource.resource != 'certificatesigningrequests' ||"
+                    f" !(('{WORKER_PREFIX}' + {name}) in variables.barred)",
+                    "messageExpression": f"{name} + ' renews its certificate at the join gate:"
+                    " no other signer keeps books of it'",
                     "reason": "Forbidden",
                 },
             ],

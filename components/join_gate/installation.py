@@ -25,6 +25,7 @@ from components.certificate_authority.authority_host import (
     script_command,
     settings,
 )
+from components.certificate_authority.installation import RESPONDER_PORT
 from components.certificate_authority.platforms import Job, Platform, Service
 
 PORT = 8443
@@ -216,6 +217,7 @@ def gate_settings(
         "authorityUser": where.authority_user,
         "certificateDatabase": f"{where.authority}/db.json",
         "cfssl": where.cfssl,
+        "responderPort": RESPONDER_PORT,
     }
 
 

@@ -20,6 +20,33 @@ JOIN_PROGRAM = "/usr/local/lib/autojoin/join"
 JOIN_ENVIRONMENT = "/etc/autojoin/join.env"
 JOIN_KEY = "/etc/autojoin/join-key"
 JOIN_UNIT = "autojoin-join.service"
+RENEW_UNIT = "autojoin-renew"
+# What the program says is kept; that it began and ended, every minute, is not.
+RENEW_SERVICE = f"""\
+[Unit]
+Description=Renew this node's certificate at the join gate, where due
+After=network.target
+ConditionPathExists=!{JOIN_KEY}
+
+[Service]
+Type=oneshot
+ExecStart={JOIN_PROGRAM} renew
+TimeoutStartSec=300
+SyslogLevel=notice
+LogLevelMax=notice
+"""
+RENEW_TIMER = """\
+[Unit]
+Description=Look every minute whether this node's certificate is to be renewed
+
+[Timer]
+OnActiveSec=10
+OnUnitInactiveSec=60
+AccuracySec=10
+
+[Install]
+WantedBy=multi-user.target
+"""
 INSTALL_PROGRAM = "/usr/local/lib/autojoin/install-packages"
 INSTALL_ENVIRONMENT = "/etc/autojoin/install-packages.env"
 CONTAINERD = "/var/lib/containerd"
@@ -224,6 +251,8 @@ def _files(
         _file(JOIN_ENVIRONMENT, _shell(environment), "0600"),
         _file(JOIN_PROGRAM, JOIN_SCRIPT.read_text(), "0700"),
         _file(f"/etc/systemd/system/{JOIN_UNIT}", _join_service(node), "0644"),
+        _file(f"/etc/systemd/system/{RENEW_UNIT}.service", RENEW_SERVICE, "0644"),
+        _file(f"/etc/systemd/system/{RENEW_UNIT}.timer", RENEW_TIMER, "0644"),
         _file(kubelet.CONFIGURATION, to_yaml(configuration), "0600"),
         _file(kubelet.KUBECONFIG, to_yaml(kubelet.kubeconfig(cluster, node)), "0600"),
         _file("/etc/systemd/system/kubelet.service", kubelet.service(node), "0644"),

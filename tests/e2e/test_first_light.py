@@ -175,59 +175,59 @@ def test_prerequisites_are_installed_and_a_mistake_is_told(lab: Lab) -> None:
     assert lab.kubectl(*gateways)["metadata"]["name"], "what was installed stays"
 
 
-# A certificate like the one that the node has, in the last tenth of its life: CFSSL dates it back
-# by five minutes.
-SIGN_SHORT = """
-set -eu
-work=$(mktemp -d)
-trap 'rm -r "$work"' EXIT
-cat >"$work/request.pem"
-echo '{"signing": {"default": {"expiry": "5m40s", "usages": ["client auth"]}}}' >"$work/short.json"
-cfssl sign -loglevel 3 -ca /etc/autojoin/cfssl/ca.pem -ca-key /etc/autojoin/cfssl/ca-key.pem \\
-    -config "$work/short.json" "$work/request.pem" |
-    python3 -c 'import json, sys; print(json.load(sys.stdin)["cert"], end="")'
-"""
 PKI = "/var/lib/kubelet/pki"
 
 
-def test_the_kubelet_rotates_what_the_gate_gave_it(lab: Lab) -> None:
-    """A certificate that is about to end is renewed by the API server's signer, and not needed."""
+def in_worker(lab: Lab, node: str, command: str) -> str:
+    leader = f"leader=$(pgrep -P $(pgrep -of '^systemd-nspawn .*--hostname={node} '))"
+    return lab.on_hypervisor(f"{leader}; nsenter --all --target $leader {command}")
+
+
+def test_a_node_renews_its_certificate_at_the_gate(lab: Lab) -> None:
+    """Again and again; the kubelet takes it up for both its uses, and no pod notices."""
     node = WORKERS[2]
-    pki = WORKER_ROOT.format(node) + PKI
+    pair = f"{WORKER_ROOT.format(node)}{PKI}/kubelet-client-autojoin.pem"
+    address = lab.config["autojoin:workers"][node]["address"]
 
-    def pair(words: str) -> str:
-        """What openssl says of the pair that the kubelet has; its link is the node's own path."""
-        current = f"{pki}/$(basename $(readlink {pki}/kubelet-client-current.pem))"
-        return lab.on_hypervisor(f"openssl {words.replace('PAIR', current)}").strip()
+    def serial(what: str) -> str:
+        """Nothing while the kubelet does not answer."""
+        return lab.on_hypervisor(f"{what} | openssl x509 -noout -serial 2>&1 || true").strip()
 
-    request = pair(f"req -new -key PAIR -subj /O=system:nodes/CN=system:node:{node}")
-    short = lab.on_authority(
-        f"cat >/root/short.sh <<'END'\n{SIGN_SHORT}\nEND\n"
-        f"sh /root/short.sh <<'END'\n{request}\nEND\nrm /root/short.sh"
-    )
-    lab.on_hypervisor(
-        f"set -eu; umask 077; cd {pki}; old=$(readlink kubelet-client-current.pem);"
-        f" {{ cat; openssl pkey -in $(basename $old); }} >short.pem <<'END'\n{short}\nEND\n"
-        "ln -sf short.pem kubelet-client-current.pem"
-    )
-    serial, end = pair("x509 -in PAIR -noout -serial"), pair("x509 -in PAIR -noout -enddate")
-    lab.on_hypervisor(
-        f"leader=$(pgrep -P $(pgrep -of '^systemd-nspawn .*--hostname={node} '));"
-        " nsenter --all --target $leader systemctl restart kubelet"
-    )
-    assert until(60, lambda: pair("x509 -in PAIR -noout -serial") != serial), "not rotated"
-    assert pair("verify -CAfile /etc/kubernetes/pki/ca.pem PAIR").endswith(": OK")
-    assert f"CN = system:node:{node}" in pair("x509 -in PAIR -noout -subject")
-    # Beyond the end of the old one the node goes on telling that it lives.
-    ended = datetime.datetime.strptime(end, "notAfter=%b %d %H:%M:%S %Y %Z").isoformat()
+    def served() -> str:
+        asked = f"openssl s_client -noservername -connect {address}:10250"
+        return serial(f"{asked} </dev/null 2>/dev/null")
+
+    serials = [serial(f"cat {pair}")]
+    for _ in range(3):
+        said = in_worker(lab, node, "/usr/local/lib/autojoin/join renew --now")
+        assert f"{node} renewal done: until " in said
+        serials.append(serial(f"cat {pair}"))
+        assert until(30, lambda: served() == serials[-1]), "the kubelet serves with another one"
+    assert len(set(serials)) == 4
+    database = lab.on_authority("find /var/lib -name certdb.sqlite").strip()
+    query = f"select count(*) from certificates where common_name = 'system:node:{node}'"
+    assert int(lab.on_authority(f'sqlite3 {database} "{query}"')) >= 4
 
     def alive() -> bool:
+        """By a lease that was written after the last renewal."""
         lease = lab.kubectl("get", "lease", node, "--namespace=kube-node-lease")
         ready = [each["status"] for each in lab.kubectl("get", "node", node)["status"]["conditions"]
                  if each["type"] == "Ready"]  # fmt: skip
-        return lease["spec"]["renewTime"] > ended and ready == ["True"]
+        return bool(lease["spec"]["renewTime"] > renewed and ready == ["True"])
 
-    assert until(90, alive), "no sign of life after the end of the first certificate"
+    renewed = datetime.datetime.now(datetime.UTC).isoformat()
+    assert until(60, alive), "no sign of life after the renewals"
+
+
+def test_the_timer_finds_nothing_to_do_with_a_fresh_certificate(lab: Lab) -> None:
+    for node in WORKERS:
+        timer = in_worker(lab, node, "systemctl is-active autojoin-renew.timer").strip()
+        assert timer == "active"
+        assert in_worker(lab, node, "/usr/local/lib/autojoin/join renew") == ""
+
+
+def test_no_signer_but_the_gates_has_anything_to_do(lab: Lab) -> None:
+    assert lab.kubectl("get", "certificatesigningrequests")["items"] == []
 
 
 def test_editing_one_worker_changes_that_worker_only(lab: Lab) -> None:

@@ -219,6 +219,26 @@ def test_what_a_budget_keeps_on_a_removed_worker_keeps_the_worker(cluster: Clust
     assert cluster.get("node", "full") is None
 
 
+def test_a_worker_gets_no_certificate_from_the_api_servers_signer(cluster: Cluster) -> None:
+    """Nobody would know of it here; nodes that are not the stack's rotate as ever."""
+    worker, foreign = cluster.node("renews"), cluster.node("rotates")
+    for name in (worker, foreign):
+        assert cluster.create(name, signing_request(name)) == ""
+    before = good(cluster.bar({"renews": 1}))
+    deadline = time.monotonic() + 15
+    while "renews its certificate at the join gate" not in cluster.create(
+        worker, signing_request(worker)
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert cluster.create(worker, node_object(worker)) == ""
+    assert cluster.create(foreign, signing_request(foreign)) == ""
+    assert "worker.renews" in cluster.listed()
+    good(cluster.bar({}, before))
+    assert "renews is barred" in cluster.create(worker, signing_request(worker))
+    assert "worker.renews" not in cluster.listed()
+
+
 def test_registered_again_it_joins_but_not_with_its_old_certificate(cluster: Cluster) -> None:
     old = cluster.node("returns", "returns-old")
     before = good(cluster.bar({"returns": 1}))

@@ -45,12 +45,10 @@ from components import interrupt
 from components.bgp.component import Bgp, BgpArgs
 from components.cilium.component import Cilium, CiliumArgs, kubeconfig
 from components.load import from_values
-from components.workers.rotation import allow_rotation
 
 lab = from_values(json.loads(Path("lab.json").read_text()))
 provider = kubernetes.Provider("cluster", kubeconfig=kubeconfig(lab.cluster))
 there = pulumi.ResourceOptions(provider=provider)
-allow_rotation("rotation", provider)
 cilium = Cilium("cilium", CiliumArgs(lab.cluster, lab.cilium, True), there)
 Bgp("bgp", BgpArgs(lab.bgp, cilium), there)
 """

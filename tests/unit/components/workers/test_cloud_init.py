@@ -210,7 +210,7 @@ def test_kubelet_configuration_is_closed_and_may_be_overridden() -> None:
     assert plain["authentication"]["anonymous"] == {"enabled": False}
     assert plain["authorization"] == {"mode": "Webhook"}
     assert plain["authentication"]["x509"] == {"clientCAFile": "/etc/autojoin/ca.pem"}
-    assert plain["rotateCertificates"] is True
+    assert (plain["rotateCertificates"], plain["serverTLSBootstrap"]) == (False, False)
     assert "clusterDNS" not in plain
     assert plain["registerWithTaints"] == [
         {"key": "dedicated", "value": "storage", "effect": "NoSchedule"},
