@@ -49,7 +49,7 @@ def config(
             "kubeconfig": kubeconfig,
             "kubernetesVersion": KUBERNETES_VERSION,
             "podCidrs": ["10.96.0.0/12"],
-            "serviceCidrs": ["10.112.0.0/16"],
+            "serviceCidrs": ["10.30.0.0/16"],
             "nodeCidrs": [str(_NODES)],
         },
         "autojoin:certificateAuthority": {
