@@ -45,7 +45,7 @@ def value(each: Any) -> Any:
 
 
 def snake(name: str) -> str:
-    return re.sub("([A-Z])", lambda match: f"_{match[1].lower()}", name)
+    return re.sub("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def spelled(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -172,6 +172,9 @@ def measure(bed: Bed, count: int, repetitions: int) -> Result:
     state = ours.state()
     resources = written_down(state)
     write_down(bare, resources)
+    # Both sides make the same objects; Helm alone refuses a release that is there already.
+    releases = ("--namespace=kube-system", "--selector=owner=helm")
+    bed.api.kubectl("delete", "secrets", *releases)
     bare.up("up")
     for _ in range(repetitions):
         for side in (ours, bare):

@@ -49,7 +49,7 @@ def config(
             "kubeconfig": kubeconfig,
             "kubernetesVersion": KUBERNETES_VERSION,
             "podCidrs": ["10.96.0.0/12"],
-            "serviceCidrs": ["10.112.0.0/16"],
+            "serviceCidrs": ["10.30.0.0/16"],
             "nodeCidrs": [str(_NODES)],
         },
         "autojoin:certificateAuthority": {
@@ -61,6 +61,8 @@ def config(
         },
         "autojoin:provisioning": {"hypervisor": host},
         "autojoin:cilium": {"version": CILIUM_VERSION, **({"chart": str(chart)} if chart else {})},
+        # The bare program that it is measured against has none.
+        "autojoin:dns": {"mode": "off"},
         "autojoin:bgp": {
             "localAsn": 65010,
             "peers": [{"name": "router", "address": "10.64.0.1", "asn": 65001}],

@@ -25,6 +25,7 @@ from commands import stack_lab
 from components import documents, from_lab
 from components.bgp import resources as bgp
 from components.certificate_authority import installation as certificate_authority
+from components.certificate_authority import lifetime
 from components.certificate_authority.authority_host import platform
 from components.join_gate import installation as join_gate
 from components.shell import kubectl, ssh
@@ -111,7 +112,7 @@ def host_differences(lab: Lab, answer: str, now: datetime.datetime) -> Iterator[
         elif kind == "certificate":
             yield from _certificate_life(name, value, now)
         elif kind == "gate":
-            yield from _registrations(lab, json.loads(value))
+            yield from _registrations(lab, json.loads(value), now)
     if not any(line.startswith("service\t") for line in answer.splitlines()):
         yield Difference("CA host", "autojoin is not installed", "CFSSL and the gate", _SETUP)
 
@@ -132,7 +133,9 @@ def _certificate_life(path: str, end: str, now: datetime.datetime) -> Iterator[D
         yield Difference(where, f"{days} days left", f"at least {WARN_DAYS}", repair)
 
 
-def _registrations(lab: Lab, status: dict[str, Any]) -> Iterator[Difference]:
+def _registrations(
+    lab: Lab, status: dict[str, Any], now: datetime.datetime
+) -> Iterator[Difference]:
     nodes = {node["node"]: node for node in status["nodes"]}
     for name, worker in lab.workers.items():
         where = f"join gate, {name}"
@@ -146,6 +149,9 @@ def _registrations(lab: Lab, status: dict[str, Any]) -> Iterator[Difference]:
             last = f"{node['phase'] or 'nothing heard'}: {node['message'] or 'no message'}"
             repair = "docs/troubleshooting.md has the phases"
             yield Difference(where, f"not joined ({last})", "joined", repair)
+        elif fault := lifetime.renewal_fault(node, now):
+            repair = "docs/troubleshooting.md says what to do"
+            yield Difference(where, fault, "renewed at two thirds of its life", repair)
     for name in sorted(set(nodes) - set(lab.workers)):
         yield Difference(
             f"join gate, {name}", "registered", "no such worker", "`pulumi up`, or remove it there"

@@ -28,6 +28,10 @@ from tools import install as tools
 from tools.errors import LabError, tell
 from tools.pins import CHECKOUT, Layout
 
+# The kubernetes plugin waits for an API server that takes connections and says nothing, once for
+# each resource and for ever; a preview does without it.
+UNANSWERED = {"PULUMI_K8S_CLIENT_TIMEOUT": "3"}
+
 
 @dataclass(frozen=True)
 class Target:
@@ -109,7 +113,8 @@ def run(where: Target, *, quiet: bool) -> summary.Preview:
         events = Path(folder) / "events"
         command = ["pulumi", "preview", "--diff", "--event-log", str(events), *where.words]
         # The flag is one of the engine's for developers, shown only where this is set.
-        environment = {**os.environ, **where.environment, "PULUMI_DEBUG_COMMANDS": "true"}
+        environment = {**UNANSWERED, **os.environ, **where.environment}
+        environment["PULUMI_DEBUG_COMMANDS"] = "true"
         answer = subprocess.run(
             [*command, "--non-interactive"],
             cwd=where.folder,

@@ -1,7 +1,7 @@
 """How a stack's workers stand: `python -m commands.status STACK`.
 
 Asks the join gate (over SSH to the CA host) how far each worker came, and the API server which
-Nodes are Ready and, with autojoin:bgp, how BGP, pools and load balancer addresses are.
+Nodes are Ready, and how Cilium's agents, DNS, BGP sessions, pools and load balancer addresses are.
 Exit status: 0 all Ready and well; 1 something is not; 2 the join gate could not be asked.
 """
 
@@ -41,6 +41,7 @@ class Line:
     """One worker. `join` is its last phase and how that stands; `ready` is the Node's condition.
 
     `generation` is the one that the gate has registered, None where it has none of that name.
+    `renews` is whether its certificate is renewed as it should be.
     """
 
     name: str
@@ -51,10 +52,13 @@ class Line:
     ready: str
     word: str
     at: str | None
+    renews: bool = True
 
     @property
     def fine(self) -> bool:
-        return self.ready == "True" or (self.ready == _UNKNOWN and self.join == "joined")
+        return self.renews and (
+            self.ready == "True" or (self.ready == _UNKNOWN and self.join == "joined")
+        )
 
 
 def registered(lab: Lab) -> dict[str, dict[str, Any]]:
@@ -104,6 +108,7 @@ def line(
         word = "not in the stack file; the next `up` removes it"
     elif node and node["generation"] != worker.generation:
         word = f"the stack file has generation {worker.generation}; `up` makes it so"
+    fault = lifetime.renewal_fault(node or {}, datetime.datetime.now(datetime.UTC))
     at = node and node.get("at")
     moment = datetime.datetime.fromtimestamp(at, datetime.UTC) if at else None
     return Line(
@@ -113,7 +118,8 @@ def line(
         generation=node["generation"] if node else None,
         join=join,
         ready=_UNKNOWN if readiness is None else readiness.get(name, "no Node"),
-        word=word,
+        word=fault or word,
+        renews=fault is None,
         at=moment.isoformat(timespec="seconds") if moment else None,
     )
 
@@ -166,7 +172,7 @@ def main() -> int:
         return 2
     readiness, trouble = ready(lab)
     shown = lines(lab, nodes, None if trouble else readiness)
-    bgp = [] if trouble or lab.bgp is None else bgp_status.read(lab.cluster.kubeconfig)
+    bgp = [] if trouble else bgp_status.read(lab.cluster.kubeconfig)
     if given.json:
         found = {"workers": [asdict(it) for it in shown], "apiServer": trouble or "ok"}
         print(json.dumps({**found, "bgp": [asdict(it) for it in bgp]}))

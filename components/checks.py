@@ -8,9 +8,10 @@ from components import network_checks
 from components.bgp import checks as bgp_checks
 from components.cilium import checks as cilium_checks
 from components.cilium import version_checks
+from components.dns import checks as dns_checks
 from components.workers import checks as worker_checks
-from stack.models import Lab
-from stack.problem import Problem
+from stack.models import Lab, pem
+from stack.problem import Problem, key_path
 
 
 def problems(lab: Lab) -> list[Problem]:
@@ -23,6 +24,8 @@ def problems(lab: Lab) -> list[Problem]:
         *_hosts(lab),
         *cilium_checks.problems(lab),
         *bgp_checks.problems(lab),
+        *dns_checks.problems(lab),
+        *_registries(lab),
         *worker_checks.problems(lab, network_checks.taken(lab)),
     ]
 
@@ -35,6 +38,7 @@ def warnings(lab: Lab) -> list[Problem]:
         *cilium_checks.warnings(lab),
         *bgp_checks.warnings(lab),
         *worker_checks.warnings(lab),
+        *lab.missing_files,
         *_unused(lab),
     ]
 
@@ -52,16 +56,33 @@ def _authority(lab: Lab) -> Iterator[Problem]:
 
 
 def _api_server_authority(lab: Lab) -> Iterator[Problem]:
-    """What nodes pin must be certificates of CAs, and no secret."""
     given = lab.cluster.api_server_certificate_authority
+    whose = "the API server's; kubeadm's is /etc/kubernetes/pki/ca.crt"
+    yield from _pinned("autojoin:cluster.apiServerCertificateAuthority", given, whose)
+
+
+def _registries(lab: Lab) -> Iterator[Problem]:
+    for name, registry in lab.registries.items():
+        key = key_path(("registries", name))
+        given = None if registry.lacks_authority else registry.ca
+        yield from _pinned(f"{key}.ca", given, "the registry's certificate")
+        if (registry.user is None) != (registry.password is None):
+            lacking = "password" if registry.password is None else "user"
+            yield Problem(f"{key}.{lacking}", "is missing beside the other", hint="give both")
+        if name == "default" and not registry.mirrors:
+            hint = "name the registry whose images it is about, or give mirrors"
+            yield Problem(f"{key}.mirrors", "is empty", hint=hint)
+
+
+def _pinned(key: str, given: str | None, whose: str) -> Iterator[Problem]:
+    """What nodes pin must be certificates of CAs, and no secret."""
     if given is None:
         return
-    from cryptography import x509  # for this key alone: it takes as long as all the rest
+    from cryptography import x509  # for these keys alone: it takes as long as all the rest
 
-    key = "autojoin:cluster.apiServerCertificateAuthority"
     shown = "" if "-----BEGIN" in given else given
     try:
-        text = lab.cluster.api_server_authority_pem or ""
+        text = pem(given) or ""
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         yield Problem(key, "can't be read", f"{shown}: {reason}", "give PEM, or a path")
@@ -76,8 +97,7 @@ def _api_server_authority(lab: Lab) -> Iterator[Problem]:
     except (ValueError, x509.ExtensionNotFound):
         right = False
     if not right:
-        hint = "give that of the CA that signed the API server's; kubeadm's is "
-        hint += "/etc/kubernetes/pki/ca.crt"
+        hint = f"give that of the CA that signed {whose}"
         yield Problem(key, "is no CA's certificate in PEM", shown, hint)
 
 
@@ -88,6 +108,14 @@ def _hosts(lab: Lab) -> Iterator[Problem]:
         if host.private_key and host.private_key_file:
             hint = "give the key itself, or its file"
             yield Problem(f"{key}.privateKeyFile", "stands beside privateKey", hint=hint)
+    places: dict[tuple[str, int], str] = {}
+    for name, host in lab.provisioning.items():
+        other = places.setdefault((host.address, host.port), name)
+        if other != name:
+            # Each removes the machines there that it does not know.
+            hint = "one entry a host: let its workers name the same provisioner"
+            problem = f"is the host of autojoin:provisioning.{other} too"
+            yield Problem(f"autojoin:provisioning.{name}.address", problem, host.address, hint)
 
 
 def _unused(lab: Lab) -> Iterator[Problem]:

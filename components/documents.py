@@ -13,13 +13,14 @@ from components.bgp.routers.kinds import KINDS
 from components.bgp.routers.router import routers
 from components.certificate_authority import installation as certificate_authority
 from components.cilium import values as cilium
+from components.dns import resources as dns
 from components.join_gate import installation as join_gate
 from components.workers import hardware_types
 from stack.models import Lab
 
 
 def tree(lab: Lab, secret_pem: str | None, authority_pem: str | None) -> dict[str, File]:
-    """Every file by its path: `<node>/…`, `ca/…`, `cilium/…`.
+    """Every file by its path: `<node>/…`, `ca/…`, `cilium/…`, `dns/…`.
 
     `secret_pem` is the stack's join secret; without it the nodes' keys are `REDACTED`. Without
     `authority_pem` a placeholder stands for the authority's certificate.
@@ -28,6 +29,9 @@ def tree(lab: Lab, secret_pem: str | None, authority_pem: str | None) -> dict[st
     found = {f"ca/{path}": file for path, file in authority_files(lab).items()}
     rendered = cilium_files(lab, show_passwords=secret_pem is not None)
     found |= {f"cilium/{path}": file for path, file in rendered.items()}
+    settings = from_lab.dns(lab)
+    if settings:
+        found["dns/resources.yaml"] = _yaml(dns.resources(settings))
     for name in lab.workers:
         found |= {
             f"{name}/{path}": file

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from components.certificate_authority.authority_host import AuthorityHost
 from components.cilium.values import CiliumSettings
+from components.dns.resources import DnsSettings
 from components.join_gate import installation as join_gate
-from components.workers.seed import Cluster, Node
+from components.workers.seed import Cluster, Node, Registry
 from stack import models
 from stack.models import CertificateAuthority, Lab, Worker
 
@@ -47,6 +49,7 @@ def cluster(settings: models.Cluster) -> Cluster:
         node_cidrs=tuple(settings.node_cidrs),
         dns_servers=tuple(settings.dns_servers),
         gateways=settings.gateways,
+        sandbox_image=settings.sandbox_image,
     )
 
 
@@ -104,6 +107,35 @@ def cilium_settings(
         service_monitors=on["serviceMonitors"],
         dashboards=settings.dashboards.namespace if on["dashboards"] else None,
         values=settings.values,
+    )
+
+
+def dns(lab: Lab) -> DnsSettings | None:
+    """What of the lab decides the cluster's DNS; None where it is not this program's."""
+    if lab.dns.mode != "install" or lab.dns_address is None:
+        return None
+    return DnsSettings(
+        address=lab.dns_address,
+        image=f"{lab.dns.image}:v{lab.dns.version}",
+        replicas=lab.dns.replicas,
+        upstream=tuple(lab.dns.upstream),
+        zones=tuple((zone, tuple(servers)) for zone, servers in lab.dns.zones.items()),
+        taints=taints(lab),
+    )
+
+
+def registries(settings: Mapping[str, models.Registry]) -> tuple[Registry, ...]:
+    """Where nodes get images. OSError or ValueError where a CA can't be read."""
+    return tuple(
+        Registry(
+            name=name,
+            mirrors=tuple(registry.mirrors),
+            fallback=registry.fallback,
+            authority_pem=registry.authority_pem,
+            user=registry.user,
+            password=registry.password.get_secret_value() if registry.password else None,
+        )
+        for name, registry in settings.items()
     )
 
 

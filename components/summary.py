@@ -362,10 +362,10 @@ _SECTIONS = {
     "ca": "Certificate authority",
     "gate": "Join gate",
     "admission": "Admission",
-    "rotation": "Admission",
     "joins": "Join gate",
     "cilium": "Cilium",
     "bgp": "BGP and pools",
+    "dns": "Cluster DNS",
 }
 _WHAT = {
     "ca-pair": "certificate of the authority",
@@ -378,7 +378,6 @@ _WHAT = {
     "admission-revoked": "what is revoked, read from the gate",
     "admission-bars": "the admission policy and its list of the barred",
     "joins-ready": "wait until the workers are Ready",
-    "rotation": "leave for nodes to renew their own client certificates",
     "bgp-crd-gate": "wait for Cilium's custom resource definitions",
 }
 

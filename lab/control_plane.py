@@ -1,4 +1,4 @@
-"""The external control plane: etcd, kube-apiserver, kube-controller-manager, Cilium's operator.
+"""The external control plane: etcd, kube-apiserver, kube-controller-manager, kube-scheduler.
 
 They are services of the hypervisor (unit files under files/hypervisor) and start with it.
 """
@@ -16,7 +16,7 @@ from tools.errors import LabError
 
 READY_SECONDS = 120.0
 LINE_WIDTH = 240
-SERVICES = ("etcd", "kube-apiserver", "kube-controller-manager", "cilium-operator")
+SERVICES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
 def ready(place: Place) -> tuple[bool, str]:

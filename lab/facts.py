@@ -6,6 +6,7 @@ from lab import pki
 from lab.place import Place, lock
 
 BRIDGE = "br0"
+REGISTRY_PORT = 5000
 IMAGE = "/var/lib/autojoin/image"  # paths in the hypervisor; the topmost folder comes first
 WORKER_IMAGE = f"/var/lib/autojoin/layers/worker:{IMAGE}"
 

@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import arm64_image, cgroup, emulation, image, pki
+from lab import arm64_image, cgroup, emulation, image, pki, registry, router
 from lab.place import Place, Process, start_time, with_process
 from tools.errors import LabError
 
 FILES = Path(__file__).resolve().parent / "files"
 MACHINE_SCRIPT = FILES.parents[1] / "components/machine_host/on_host/machine.sh"
 ASSEMBLE_SCRIPT = MACHINE_SCRIPT.with_name("assemble.sh")
-SERVICES = ("etcd", "kube-apiserver", "kube-controller-manager", "cilium-operator-generic")
+SERVICES = ("coredns", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 LAYERS: dict[str, tuple[str, ...]] = {"worker": ("kubelet",)}
 ARM64_KUBELET = "kubelet-arm64"
 # What an arm64 machine has of the other image: qemu-user knows neither what containerd's shim asks
@@ -35,7 +35,6 @@ NOT_EMULATED = (
     "/usr/bin/containerd",
     "/usr/bin/containerd-shim-runc-v2",
     "/usr/sbin/runc",
-    *(f"/usr/lib/cni/{plugin}" for plugin in ("bridge", "host-local", "loopback", "portmap")),
     "/usr/lib/systemd/systemd-networkd",
 )
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
@@ -44,10 +43,12 @@ HOST_COMMANDS = ("systemd-nspawn", "unshare", "mount", "ip", "ssh", "depmod")
 UNITS = (
     "autojoin-network",
     "autojoin-rack",
-    "cilium-operator",
+    "autojoin-registry",
+    "autojoin-resolver",
     "etcd",
     "kube-apiserver",
     "kube-controller-manager",
+    "kube-scheduler",
 )
 # The image serves machines of every kind; these of its services are none of the hypervisor's.
 MASKED = ("systemd-networkd.service", "systemd-networkd.socket", "cloud-init.target")
@@ -104,7 +105,8 @@ def folder(place: Place) -> Path:
 
 def fingerprint(place: Place, binaries: Binaries) -> str:
     """What the outer machine was started from; another value asks for another start."""
-    state = hashlib.sha256(f"{image.root()} {place.addresses} {LAUNCH}".encode())
+    roots = f"{image.root()} {registry.folder()}"
+    state = hashlib.sha256(f"{roots} {place.addresses} {LAUNCH}".encode())
     for path in sorted(FILES.rglob("*")):
         if path.is_file() and "image" not in path.relative_to(FILES).parts[:1]:
             state.update(str(path).encode() + path.read_bytes())
@@ -199,6 +201,8 @@ def write_root(place: Place) -> None:
     for file in sorted(keys.iterdir()):
         if file.suffix in (".pem", ".key", ".pub", ".kubeconfig") and "ssh-" not in file.name:
             copy_private(file, target / file.name)
+    write(upper / "etc/autojoin/registry.yml", registry.lab_configuration(place))
+    write(upper / "etc/frr/daemons", router.DAEMONS)
     for name in UNITS:
         enable(upper, "multi-user.target", f"{name}.service")
     for name in MASKED:
@@ -299,8 +303,9 @@ def launch_command(place: Place, binaries: Binaries, group: Path, layers: Path) 
         f"--uuid={uuid.uuid5(uuid.NAMESPACE_OID, place.identifier)}",
         "--network-veth",
         "--capability=all",
-        "--system-call-filter=@keyring bpf @mount",
+        "--system-call-filter=@keyring bpf perf_event_open @mount",
         bind(image.root(), "/var/lib/autojoin/image", read_only=True),
+        bind(registry.folder(), registry.STORAGE, read_only=True),
         bind(layers, "/var/lib/autojoin/layers", read_only=True),
         bind(data(place, "machines"), "/var/lib/autojoin/machines"),
         bind(data(place, "etcd"), "/var/lib/etcd"),
@@ -341,6 +346,8 @@ def set_address(place: Place, process: subprocess.Popen[bytes]) -> None:
     address = f"{place.host_address}/24"
     run(["ip", "address", "replace", address, "dev", device], "setting the host's address")
     run(["ip", "link", "set", device, "up"], "setting the host's link up")
+    route = [str(place.pool), "via", str(place.hypervisor_address), "dev", device]
+    run(["ip", "route", "replace", *route], "routing load balancer addresses to the lab")
 
 
 def await_ssh(place: Place, process: subprocess.Popen[bytes]) -> None:

@@ -28,9 +28,10 @@ PACKAGES = (
     "ca-certificates",
     "cloud-init",
     "containerd",
-    "containernetworking-plugins",
     "curl",
     "dbus",
+    "docker-registry",
+    "frr",
     "iproute2",
     "iptables",
     "iputils-ping",
@@ -73,7 +74,7 @@ MASKED = (
     "systemd-update-utmp.service",
     "var-lib-machines.mount",
 )
-DISABLED = ("containerd.service", "cron.service")
+DISABLED = ("containerd.service", "cron.service", "docker-registry.service", "frr.service")
 ENABLED = ("systemd-networkd.service",)
 DPKG_OPTIONS = """\
 force-unsafe-io
@@ -101,7 +102,7 @@ class Source:
 def digest() -> str:
     """The image's key: everything that decides what is in it."""
     lists = (SUITE, PACKAGES, MASKED, DISABLED, ENABLED, DPKG_OPTIONS)
-    steps = [inspect.getsource(step) for step in (bootstrap, add_packages, settle)]
+    steps = [inspect.getsource(step) for step in (bootstrap, prepare_apt, add_packages, settle)]
     state = hashlib.sha256(repr((lists, steps, os.uname().machine)).encode())
     for path in sorted(FILES.rglob("*")):
         if path.is_file():
@@ -272,8 +273,8 @@ def bootstrap(target: Path, log: Path) -> None:
     logged([*command, SUITE, str(target), sources()[0].address], log)
 
 
-def add_packages(target: Path, log: Path) -> None:
-    """apt in the root, as debootstrap resolves neither alternatives nor virtual packages."""
+def prepare_apt(target: Path) -> None:
+    """apt in the root: this machine's sources, no documents, and no service that starts."""
     lines = [f"deb {source.address} {source.codename} {source.component}" for source in sources()]
     write(target / "etc/apt/sources.list", "\n".join(lines) + "\n")
     write(target / "etc/dpkg/dpkg.cfg.d/lab", DPKG_OPTIONS)
@@ -282,6 +283,11 @@ def add_packages(target: Path, log: Path) -> None:
         if Path("/", file).exists():
             (target / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(Path("/", file), target / file)
+
+
+def add_packages(target: Path, log: Path) -> None:
+    """apt in the root, as debootstrap resolves neither alternatives nor virtual packages."""
+    prepare_apt(target)
     apt = "apt-get -q -y -o Acquire::Languages=none -o APT::Sandbox::User=root"
     install = f"{apt} install --no-install-recommends {' '.join(PACKAGES)}"
     in_root(target, f"{apt} update; {apt} dist-upgrade; {install}; apt-get clean", log)

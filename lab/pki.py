@@ -51,15 +51,9 @@ def identities(place: Place) -> tuple[Identity, ...]:
         Identity("kubelet-client", "kube-apiserver-kubelet-client", ("system:masters",)),
         Identity("kube-controller-manager", "system:kube-controller-manager"),
         Identity("admin", "admin", ("system:masters",)),
-        # By these names the chart's own roles apply, as they would to its pods.
-        service_account("cilium-operator"),
-        service_account("cilium"),
+        Identity("kube-scheduler", "system:kube-scheduler"),
+        Identity("registry", "registry", (), ("localhost",), (str(place.hypervisor_address),)),
     )
-
-
-def service_account(name: str) -> Identity:
-    groups = ("system:serviceaccounts", "system:serviceaccounts:kube-system")
-    return Identity(name, f"system:serviceaccount:kube-system:{name}", groups)
 
 
 def ensure(place: Place) -> Path:
@@ -70,7 +64,7 @@ def ensure(place: Place) -> Path:
     for identity in identities(place):
         ensure_certificate(target, identity)
     ensure_service_account_key(target)
-    for name in ("admin", "kube-controller-manager", "cilium-operator", "cilium"):
+    for name in ("admin", "kube-controller-manager", "kube-scheduler"):
         ensure_kubeconfig(target, name, place.api_server)
     ensure_link(place.state / "kubeconfig", "pki/admin.kubeconfig")
     for name in ("client", "hypervisor-host", "authority-host"):

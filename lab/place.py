@@ -25,6 +25,7 @@ from tools.errors import LabError
 STATE_ROOT = Path("/var/lib/autojoin")
 FIRST_SECOND_OCTET = 64
 IDENTIFIER = re.compile("[0-9a-f]{8}")
+POOL_DISTANCE = 128 << 16  # 10.192.0.0/24 … 10.255.255.0/24
 SUBNETS = 64 * 256  # 10.64.0.0/24 … 10.127.255.0/24
 SERVICES = IPv4Network("10.30.0.0/16")
 
@@ -89,6 +90,11 @@ class Place:
         return self.network[1]
 
     @property
+    def pool(self) -> IPv4Network:
+        """The load balancer addresses, which this machine routes to the lab's router."""
+        return pool_of(self.network)
+
+    @property
     def hypervisor_address(self) -> IPv4Address:
         return self.addresses.hypervisor
 
@@ -102,6 +108,11 @@ class Place:
 
     def running(self) -> bool:
         return self.hypervisor is not None and self.hypervisor.alive()
+
+
+def pool_of(network: IPv4Network) -> IPv4Network:
+    """The load balancer addresses of the lab with this network."""
+    return IPv4Network((int(network.network_address) + POOL_DISTANCE, 24))
 
 
 def start_time(pid: int) -> int | None:
@@ -295,7 +306,7 @@ def conflict(place: Place) -> str | None:
     """What this machine routes into the lab's network elsewhere than to the lab, or None."""
     labs = {other.interface: other.checkout for other in others(place.identifier, place.root)}
     for network, device in routed_networks(but=place.interface).items():
-        if network.overlaps(place.network):
+        if network.overlaps(place.network) or network.overlaps(place.pool):
             lab = f", the lab of {labs[device]}" if device in labs else ""
             return f"{network} on interface {device}{lab}"
     return None

@@ -17,7 +17,7 @@ from pathlib import Path
 from components.load import from_stack_file
 from lab import place as places
 from lab.facts import prepare as prepare_lab
-from lab.place import Addresses, Place
+from lab.place import POOL_DISTANCE, Addresses, Place
 from stack.models import Lab
 from stack.problem import ConfigError
 from tools import install as tools
@@ -33,8 +33,6 @@ LINK = CHECKOUT / ".lab"
 HYPERVISOR = "hypervisor"
 # The file in git holds the salt of this word: a lab of its own would be an edit of each checkout.
 PASSPHRASE = "dev"
-# From a lab's network to its load balancer addresses: 10.64.0.0/24, 10.192.0.0/24.
-POOL_DISTANCE = 128 << 16
 
 
 def environment(place: Place) -> dict[str, str]:

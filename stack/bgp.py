@@ -81,10 +81,9 @@ class Peer(Section):
         "Seconds between keepalives; a third of holdTime unless told", 3, default=None,
         ge=1, le=65535,
     )  # fmt: skip
-    connect_retry_time: int | None = key(
-        "Seconds between attempts to connect; 120 unless told", 10, default=None,
-        ge=1, le=2147483647,
-    )  # fmt: skip
+    connect_retry_time: int = key(
+        "Seconds between attempts to connect", 5, default=10, ge=1, le=2147483647
+    )
     graceful_restart: int | None = key(
         "Seconds for which the peer keeps routes while a node restarts; without it no graceful"
         " restart",
@@ -189,7 +188,7 @@ class LoadBalancerPool(Section):
         default=_EVERYTHING,
     )
     allow_first_last_ips: bool = key(
-        "Whether the first and last address of each network are given out", False, default=True
+        "Whether the first and last address of each network are given out", True, default=False
     )
     disabled: bool = key("Whether it gives out no more addresses", True, default=False)
 
@@ -270,6 +269,14 @@ class Bgp(Section):
     )
     overrides: list[Override] = key(
         "What single nodes do otherwise", [{"node": "bhyve-1"}], default=[]
+    )
+
+    await_sessions: int | None = key(
+        "Seconds for which `pulumi up` waits until every worker's sessions are established; "
+        "it does not wait unless told",
+        120,
+        default=None,
+        ge=1,
     )
 
     @property

@@ -25,7 +25,10 @@ def load(checks: Checks) -> Lab:
         if section != key:
             values[section] = config.get_object(section)
     try:
-        return from_values(values, checks)
+        lab = from_values(values, checks)
+        if lab.missing_files:
+            raise ConfigError(lab.missing_files)
+        return lab
     except ConfigError as error:
         pulumi.log.error(str(error))
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
 from stack.bgp import Bgp
+from stack.problem import Problem, key_path
 from stack.section import Section, key
 from stack.types import (
     AbsolutePath,
@@ -20,6 +22,7 @@ from stack.types import (
     HostKey,
     HostText,
     HttpsUrl,
+    ImageText,
     LabelKey,
     LabelValue,
     LinkName,
@@ -28,6 +31,8 @@ from stack.types import (
     NodeAddresses,
     NodeName,
     PublicKeyPin,
+    RegistryName,
+    RegistryUrl,
     SeedUrl,
     Size,
     SubjectText,
@@ -35,6 +40,7 @@ from stack.types import (
     Version,
     WorkerName,
     ZfsDataset,
+    ZoneName,
 )
 
 Hardware = Literal["bhyve", "turing-rk1", "turing-cm4", "bare-metal", "nspawn"]
@@ -70,6 +76,11 @@ class Cluster(Section):
         alias="gateway",
     )
 
+    sandbox_image: ImageText = key(
+        "Image that holds a pod's namespaces, where the node's container runtime is set up",
+        "registry.k8s.io/pause:3.10.1",
+        default="registry.k8s.io/pause:3.10.1",
+    )
     api_server_certificate_authority: str | None = key(
         "CA of the API server's certificate, where it is another one than the nodes': PEM, or the "
         "path of a file on the machine that runs this program",
@@ -81,10 +92,7 @@ class Cluster(Section):
     @property
     def api_server_authority_pem(self) -> str | None:
         """The text of apiServerCertificateAuthority. OSError or ValueError where it has none."""
-        given = self.api_server_certificate_authority
-        if given is None or "-----BEGIN" in given:
-            return given
-        return Path(given).expanduser().read_text()
+        return pem(self.api_server_certificate_authority)
 
     @property
     def api_host(self) -> str:
@@ -226,7 +234,11 @@ class CertificateAuthority(Section):
         default=Subject(),
     )
     node_certificate_hours: int = Field(
-        description="Life of a node's certificate", examples=[8760], default=8760, ge=1
+        description="Life of a node's certificate, which is renewed at two thirds of it; another "
+        "one holds from each node's next renewal on",
+        examples=[168],
+        default=168,
+        ge=1,
     )
     setup: int = Field(
         description="Raise it to have the CA host set up again; keys and certdb stay",
@@ -421,6 +433,93 @@ class Board(Section):
     password: SecretStr | None = key("Its password, a secret", {"secure": "…"}, default=None)
 
 
+def pem(given: str | None) -> str | None:
+    """The text of a certificate that is given itself, or by its path. OSError where it has none."""
+    if given is None or "-----BEGIN" in given:
+        return given
+    return Path(given).expanduser().read_text()
+
+
+class Dns(Section):
+    """The cluster's DNS, by which pods find Services by name."""
+
+    mode: Literal["install", "external", "off"] = key(
+        "install: CoreDNS is put there; external: it is at `address` already; off: pods use the "
+        "nodes' resolvers",
+        "external",
+        default="install",
+    )
+    address: AddressText | None = key(
+        "Its address; with install by default the tenth of the first Service network",
+        "10.30.0.10",
+        default=None,
+    )
+    version: Version = key("Version of CoreDNS", "1.13.1", default="1.13.1")
+    image: str = key(
+        "Its image, without the tag",
+        "registry.k8s.io/coredns/coredns",
+        default="registry.k8s.io/coredns/coredns",
+        min_length=1,
+    )
+    replicas: int = key("Pods of it, on different nodes where it can be", 2, default=2, ge=1)
+    upstream: list[AddressText] = key(
+        "Resolvers of all other names; those of its node unless told", ["192.168.10.1"], default=[]
+    )
+    zones: dict[ZoneName, list[AddressText]] = key(
+        "Further zones, each with its resolvers", {"home.arpa": ["192.168.10.1"]}, default={}
+    )
+
+
+class Registry(Section):
+    """Where nodes get the images of a registry; they need containerd."""
+
+    mirrors: list[RegistryUrl] = key(
+        "Registries to ask first, in this order", ["https://192.168.10.4:5000"], default=[]
+    )
+    fallback: bool = key(
+        "Whether the registry itself is asked where no mirror has an image", False, default=True
+    )
+    ca: str | None = key(
+        "CA of their certificates, where it is no public one: PEM, or the path of a file on the "
+        "machine that runs this program",
+        "~/registry-ca.pem",
+        default=None,
+        min_length=1,
+    )
+    user: str | None = key("User there (HTTP basic)", "nodes", default=None, min_length=1)
+    password: SecretStr | None = key("Its password, a secret", {"secure": "…"}, default=None)
+
+    @property
+    def lacks_authority(self) -> bool:
+        """Whether the file of `ca` is not there, as that of a lab before its start."""
+        given = self.ca
+        if given is None or "-----BEGIN" in given:
+            return False
+        return not Path(given).expanduser().exists()
+
+    @property
+    def authority_pem(self) -> str | None:
+        """The text of `ca`, a placeholder where it lacks. OSError or ValueError if it has none."""
+        return f"# PLACEHOLDER: {self.ca} was not there\n" if self.lacks_authority else pem(self.ca)
+
+
+class Rollout(Section):
+    """How nodes are taken down."""
+
+    max_unavailable: int = key(
+        "How many nodes may be down at a time while an edit has them provisioned anew",
+        1,
+        default=1,
+        ge=1,
+    )
+    drain_timeout: int = key(
+        "Seconds within which a node's pods must have left it before it goes; 0 does not drain",
+        300,
+        default=300,
+        ge=0,
+    )
+
+
 class Lab(Section):
     """A whole stack configuration."""
 
@@ -429,9 +528,32 @@ class Lab(Section):
     join_gate: JoinGate = JoinGate()
     cilium: Cilium = Cilium()
     bgp: Bgp | None = None
+    rollout: Rollout = Rollout()
     workers: dict[WorkerName, Worker] = Field(default={})
     boards: dict[NodeName, Board] = Field(default={})
     provisioning: dict[NodeName, ProvisioningHost] = Field(default={})
+    registries: dict[RegistryName, Registry] = Field(default={})
+    dns: Dns = Dns()
+
+    @property
+    def missing_files(self) -> list[Problem]:
+        """What `pulumi up` can't do without; no mistake before it, as a lab's come with the lab."""
+        hint = "give PEM, or the path of a file on this machine"
+        return [
+            Problem(key_path(("registries", name, "ca")), "is not there", registry.ca or "", hint)
+            for name, registry in self.registries.items()
+            if registry.lacks_authority
+        ]
+
+    @property
+    def dns_address(self) -> str | None:
+        """Where pods ask for names; None where they ask their node's resolvers."""
+        if self.dns.mode == "off" or self.dns.address:
+            return None if self.dns.mode == "off" else self.dns.address
+        if self.dns.mode == "external":
+            return None
+        network = ipaddress.ip_network(self.cluster.service_cidrs[0])
+        return str(network[min(10, network.num_addresses - 1)])
 
     def model_post_init(self, context: object, /) -> None:
         for name, host in self.provisioning.items():

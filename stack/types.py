@@ -219,16 +219,22 @@ def _dataset(value: str) -> str:
     return value
 
 
-def _seed_url(value: str) -> str:
+def _http_url(value: str, unsafe: str, wrong: str) -> str:
+    """A URL without a slash at its end; `wrong` where it is none or holds what `unsafe` matches."""
     try:
         parts = urlsplit(value)
         port = parts.port
     except ValueError:
         raise ValueError("is no URL") from None
-    unsafe = re.search(r"[\s;\"'$#?&\\]", value) or parts.username
-    if parts.scheme not in ("http", "https") or not parts.hostname or unsafe or port == 0:
-        raise ValueError("is no URL of a folder; write it as http://192.168.10.4/autojoin/")
-    return value.rstrip("/") + "/"
+    plain = not re.search(unsafe, value) and not parts.username
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain or port == 0:
+        raise ValueError(wrong)
+    return value.rstrip("/")
+
+
+def _seed_url(value: str) -> str:
+    wrong = "is no URL of a folder; write it as http://192.168.10.4/autojoin/"
+    return _http_url(value, r"[\s;\"'$#?&\\]", wrong) + "/"
 
 
 def _public_key_pin(value: str) -> str:
@@ -240,6 +246,38 @@ def _public_key_pin(value: str) -> str:
 def _disk(value: str) -> str:
     if not re.fullmatch(r"/dev/[A-Za-z0-9_./:+-]+", value) or "/../" in value:
         raise ValueError("is no disk; write it as /dev/nvme0n1 or /dev/disk/by-id/…")
+    return value
+
+
+def _registry_name(value: str) -> str:
+    """A registry as it stands in an image's name: a host, maybe with a port; or `default`."""
+    host, _, port = value.partition(":")
+    if value != "default" and (
+        not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host)
+        or (port and not re.fullmatch(r"[1-9]\d{0,4}", port))
+        or value.endswith(":")
+    ):
+        raise ValueError("is no registry; write it as quay.io, or default for all others")
+    return value
+
+
+def _registry_url(value: str) -> str:
+    wrong = "is no URL of a registry; write it as https://192.168.10.4:5000"
+    return _http_url(value, r"[\s\"'\\?#]", wrong)
+
+
+def _zone(value: str) -> str:
+    plain = value.rstrip(".").lower()
+    if not all(
+        re.fullmatch(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", it) for it in plain.split(".")
+    ):
+        raise ValueError("is no zone; write it as home.arpa")
+    return plain
+
+
+def _image(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._:/-]*:[\w][\w.-]{0,127}(@sha256:[0-9a-f]{64})?", value):
+        raise ValueError("is no image; write it with its tag, as registry.k8s.io/pause:3.10.1")
     return value
 
 
@@ -331,3 +369,9 @@ ZfsDataset = Annotated[str, _text(_dataset, lambda number: f"rpool/stand-in-{num
 SeedUrl = Annotated[str, _text(_seed_url, lambda number: f"http://{_number_address(number)}/")]
 DiskPath = Annotated[str, _text(_disk, lambda number: f"/dev/stand-in-{number}")]
 PublicKeyPin = Annotated[str, _text(_public_key_pin, lambda number: f"sha256//{number:043d}=")]
+RegistryName = Annotated[str, _text(_registry_name, lambda number: f"stand-in-{number}.test")]
+RegistryUrl = Annotated[
+    str, _text(_registry_url, lambda number: f"https://{_number_address(number)}")
+]
+ImageText = Annotated[str, _text(_image, lambda number: f"stand-in:{number}")]
+ZoneName = Annotated[str, _text(_zone, lambda number: f"stand-in-{number}.test")]

@@ -179,6 +179,7 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
         return found
     everything: list[GoTool | GoFile] = [*GO_TOOLS, *GO_FILES]
     tools = [tool for tool in everything if wanted in LAB_SETS or tool.name in ENGINE_TOOLS]
+    tools += pins.IMAGE_TOOLS if wanted in LAB_SETS else []
     tools += pins.ARM64_TOOLS if wanted in ARM64_SETS else []
     tools += pins.TEST_TOOLS if wanted in ("test", "bench") else []
     tools += pins.BENCH_TOOLS if wanted == "bench" else []
@@ -194,6 +195,7 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
     found.append(module_step(layout, "Pulumi plugins", "tools.plugins.install", lane="go"))
     if wanted in LAB_SETS:
         found.append(module_step(layout, "machine image", "lab.image"))
+        found.append(module_step(layout, "container images", "lab.registry", lane="go"))
     if wanted in ARM64_SETS:
         found.append(module_step(layout, "arm64 machine image", "lab.arm64_image"))
     return found

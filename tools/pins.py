@@ -20,6 +20,7 @@ KUBERNETES_VERSION = "1.34.2"
 CILIUM_VERSION = "1.18.4"
 PULUMI_VERSION = "3.276.0"
 PULUMI_KUBERNETES_VERSION = "4.25.0"
+COREDNS_VERSION = "1.13.1"
 
 _KUBERNETES_FLAGS = f"-X k8s.io/component-base/version.gitVersion=v{KUBERNETES_VERSION}"
 
@@ -187,12 +188,43 @@ GO_TOOLS = (
     _kubernetes("kubectl"),
     _kubernetes("kubelet"),
     _kubernetes("kube-controller-manager"),
-    GoTool(
-        "cilium-operator-generic",
-        "shared",
-        "github.com/cilium/cilium/operator",
-        tags="ipam_provider_operator",
+    _kubernetes("kube-scheduler"),
+)
+
+
+def _cilium(name: str, package: str, tags: str = "", module: str = "shared") -> GoTool:
+    return GoTool(
+        name,
+        module,
+        f"github.com/cilium/cilium/{package}",
+        linker_flags=f"-X github.com/cilium/cilium/pkg/version.ciliumVersion={CILIUM_VERSION}",
+        tags=tags,
+    )
+
+
+# What the lab's container images are made of; see lab/images/.
+IMAGE_TOOLS: tuple[GoTool | GoFile, ...] = (
+    # The agent alone can't be built with Kubernetes' libraries of 1.34.
+    _cilium("cilium-agent", "daemon", module="cilium-agent"),
+    _cilium("cilium-cni", "plugins/cilium-cni"),
+    _cilium("cilium-dbg", "cilium-dbg"),
+    _cilium("cilium-health-responder", "cilium-health/responder"),
+    _cilium("cilium-mount", "tools/mount"),
+    _cilium("cilium-sysctlfix", "tools/sysctlfix"),
+    _cilium("cilium-operator-generic", "operator", tags="ipam_provider_operator"),
+    _cilium("hubble-relay", "hubble-relay"),
+    GoTool("coredns", "coredns", "."),
+    GoTool("agnhost", "shared", "k8s.io/kubernetes/test/images/agnhost"),
+    GoFile("pause.c", "shared", "k8s.io/kubernetes", "build/pause/linux/pause.c"),
+    *(
+        GoFile(path.rpartition("/")[2], "shared", "github.com/cilium/cilium", path, True)
+        for path in (
+            "images/cilium/init-container.sh",
+            "plugins/cilium-cni/cni-uninstall.sh",
+            "plugins/cilium-cni/install-plugin.sh",
+        )
     ),
+    GoFile("bpf", "shared", "github.com/cilium/cilium", "bpf"),
 )
 
 # What the benchmark is measured against, built for it alone.
@@ -279,6 +311,8 @@ DEBIAN_PACKAGES = {
     "procps": "/usr/bin/ps",
     "kmod": "/usr/sbin/depmod",
     "xz-utils": "/usr/bin/xz",
+    "buildah": "/usr/bin/buildah",  # makes the lab's container images
+    "docker-registry": "/usr/bin/docker-registry",
     "util-linux": "/usr/bin/flock",
     "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
 }

@@ -1,10 +1,14 @@
 """Bars nodes that were removed from the stack, and certificates that were revoked; deletes Nodes.
 
-usage: admission.py apply|remove, with command_input of policy.py on standard input,
-KUBECONFIG naming the cluster, and what the run before printed in PULUMI_COMMAND_STDOUT. Prints
-the workers with their generations, and who is barred, for the next run. Needs kubectl and nothing
-but the standard library. Safe to repeat: each run states the whole truth, so that one which was
-interrupted costs nothing.
+A node that still works is drained first: while it may write, its pods can end in order. One whose
+machine the graph replaces where it is has its own turn (rollout.py), and is left alone until then.
+
+usage: admission.py apply|remove|leave, with an input of policy.py on standard input and KUBECONFIG
+naming the cluster. `apply` takes what the run before printed in PULUMI_COMMAND_STDOUT, and prints
+the workers with their identities, where they are, and who is barred, for the next run. `leave` is
+one node's turn; it prints `left` where that node worked. Needs kubectl and nothing but the standard
+library. Safe to repeat: each run states the whole truth, so that one which was interrupted costs
+nothing.
 """
 
 import datetime
@@ -22,44 +26,132 @@ class Failed(Exception):
 
 
 def main():
-    if sys.argv[1:] not in (["apply"], ["remove"]):
-        sys.exit("usage: admission.py apply|remove")
+    if sys.argv[1:] not in (["apply"], ["remove"], ["leave"]):
+        sys.exit("usage: admission.py apply|remove|leave")
     given = json.load(sys.stdin)
+    try:
+        if sys.argv[1] == "leave":
+            print("left" if leave(given) else "did not work")
+        else:
+            state(given)
+    except Failed as failure:
+        sys.exit(f"barring removed workers: {failure}" if "workers" in given else str(failure))
+
+
+def state(given):
+    """The whole truth, of all workers."""
     before = json.loads(os.environ.get("PULUMI_COMMAND_STDOUT") or "{}")
     workers = given["workers"] if sys.argv[1] == "apply" else {}
     earlier = before.get("workers", {})
     removed = sorted(set(earlier) - set(workers))
-    changed = sorted(name for name in workers if earlier.get(name, workers[name]) != workers[name])
+    changed = {name for name in workers if is_another(name, earlier, workers[name])}
     barred = sorted({*removed, *before.get("barred", [])} - set(workers))
-    try:
-        bar(given, workers, barred, removed, changed)
-    except Failed as failure:
-        sys.exit(f"barring removed workers: {failure}")
+    rolling = {name: it["place"] for name, it in given["rolling"].items()}
+    places = before.get("places", rolling)  # a state of before places: where it was
+    at_once = {name for name in changed if places.get(name) != rolling.get(name, "by hand")}
+    later = waiting(given, changed, at_once)
+    bar(given, workers, barred, removed, sorted(at_once), later)
     if sys.argv[1] == "apply":
-        print(json.dumps({"workers": workers, "barred": barred}))
+        print(json.dumps({"workers": workers, "places": rolling, "barred": barred}))
 
 
-def bar(given, workers, barred, removed, changed):
+def is_another(name, earlier, identity):
+    """Whether a worker was there before and is another machine now."""
+    before = earlier.get(name, identity)
+    if isinstance(before, int):  # a state of before identities: its generation
+        return not identity.startswith(f"{name}-g{before}-")
+    return before != identity
+
+
+def waiting(given, changed, at_once):
+    """The nodes whose machines wait for their turn to be replaced, and work until then."""
+    machines = {name: it["machineId"] for name, it in given["rolling"].items()}
+    superseded = {entry["node"] for entry in given["revoked"]}
+    concerned = ({*changed, *superseded} & set(machines)) - at_once
+    if not concerned:
+        return set()
+    nodes = json.loads(kubectl(["get", "nodes", "--output", "json"]))["items"]
+    found = {node["metadata"]["name"]: node for node in nodes}
+    return {name for name in concerned if works(found.get(name), machines[name])}
+
+
+def bar(given, workers, barred, removed, replaced, later):
+    if sys.argv[1] == "apply":  # of a whole cluster there is nowhere to go
+        for name in [*removed, *replaced]:
+            if works(node(name)):
+                drain(name, given["drainSeconds"])
     # The list before the policy that needs it, and the bars before the Nodes go: a kubelet that
     # still runs would make its Node again.
-    write_list(given, barred, workers)
+    now = [entry for entry in given["revoked"] if entry["node"] not in later]
+    write_list(given, now, barred, workers)
     for manifest in (given["policy"], given["binding"]):
         apply(manifest)
     if removed:
         await_effect(removed[-1])
-    for name in [*removed, *changed]:
+    for name in [*removed, *replaced]:
         delete_node(name)
     for name in removed:
         print(f"{name}: barred, its Node deleted", file=sys.stderr)
 
 
-def write_list(given, barred, workers):
+def leave(given):
+    """One node's turn: drained, its old certificates barred, its Node deleted.
+
+    Whether it worked. One that is the new machine already, by a run that was cut off, stays.
+    """
+    name, found = given["node"], node(given["node"])
+    worked = works(found, given["machineId"])
+    if worked:
+        drain(name, given["drainSeconds"])
+    write_list(given, given["revoked"], [], [])
+    if worked or not works(found):
+        # Else the Node of the machine before, which says Ready for a while, is taken for the new.
+        delete_node(name)
+    return worked
+
+
+def works(found, machine_id=None):
+    """Whether a Node is Ready; with `machine_id`, on a machine that is not that one."""
+    if found is None:
+        return False
+    status = found["status"]
+    if machine_id and status.get("nodeInfo", {}).get("machineID") == machine_id:
+        return False
+    conditions = status.get("conditions", [])
+    return any(it["type"] == "Ready" and it["status"] == "True" for it in conditions)
+
+
+def node(name):
+    answer = kubectl(["get", "node", name, "--ignore-not-found", "--output", "json"])
+    return json.loads(answer) if answer.strip() else None
+
+
+def drain(name, seconds):
+    """Have the pods of a node that works leave it; one at a time, by kubectl's own rules."""
+    if not seconds:
+        return
+    words = ["--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={seconds}s"]
+    try:
+        kubectl(["drain", name, *words])
+    except Failed as failure:
+        kubectl(["uncordon", name])
+        raise Failed(
+            f"{name} can't be drained in {seconds} s and keeps running as it is: {failure}. Make "
+            "room for its pods, loosen their PodDisruptionBudget, or set "
+            "autojoin:rollout.drainTimeout: 0 to take nodes down as they are"
+        ) from None
+
+
+def write_list(given, revoked, barred, workers):
     """One patch: what goes and what comes is never half there. A lost list is made anew."""
     listed = read_list(given)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     data = {f"node.{name}": f"removed {now}" for name in barred if f"node.{name}" not in listed}
     data.update({f"node.{name}": None for name in workers if f"node.{name}" in listed})
-    for entry in given["revoked"]:
+    signs = "renews at the join gate"
+    data.update({f"worker.{name}": signs for name in workers})
+    data.update({key: None for key in listed if key.startswith("worker.") and key not in data})
+    for entry in revoked:
         data[f"certificate.{entry['sha256']}"] = f"{entry['node']} until {entry['notAfter']}"
     for key, text in listed.items():
         # An expired certificate opens nothing any more.
@@ -132,7 +224,7 @@ def delete_node(name):
 
 
 def kubectl(words, value=None):
-    """What kubectl prints; Failed with its last line where it fails."""
+    """What kubectl prints; Failed with what it can't do, or its last line, where it fails."""
     data = "" if value is None else json.dumps(value)
     command = ["kubectl", "--request-timeout=30s", *words]
     try:
@@ -140,8 +232,10 @@ def kubectl(words, value=None):
     except FileNotFoundError:
         raise Failed("kubectl is not on PATH; it is needed where `pulumi up` runs") from None
     if answer.returncode:
-        lines = answer.stderr.strip().splitlines() or [f"kubectl ended with {answer.returncode}"]
-        raise Failed(f"kubectl {words[0]}: {lines[-1][:500]}")
+        said = answer.stderr.strip().splitlines() or [f"kubectl ended with {answer.returncode}"]
+        # It repeats a reason as long as it tries.
+        causes = [line for line in said if "annot " in line] or said[-1:]
+        raise Failed(f"kubectl {words[0]}: {'; '.join(dict.fromkeys(causes))[:500]}")
     return answer.stdout
 
 

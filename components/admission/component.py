@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 
@@ -16,47 +19,75 @@ from components.shell import remote
 
 @dataclass
 class AdmissionArgs:
-    """The workers that the gate was told of, and how this program reaches their API server."""
+    """The workers that the gate was told of, and how this program reaches their API server.
+
+    `drain_seconds` is how long a node that goes may take to be drained; 0 leaves that away.
+    """
 
     gate: JoinGate
     registrations: Sequence[Registration]
     kubeconfig: str
+    drain_seconds: int
 
 
 class Admission(pulumi.ComponentResource):
     """The admission policy and its list of the barred: two resources, however many workers.
 
-    Both take the workers' names and generations and nothing else of them, so that any other edit
-    of a worker leaves them alone. `ready` is what a join waits for: from then on the name is not
-    barred any more, and the Node of the generation before is gone.
+    Both take the workers' identities and nothing else of them, so that an edit that reaches no
+    machine leaves them alone. `ready` is what a join waits for: from then on the name is not barred
+    any more, and the Node of the identity before is gone, or has its own turn to go (Rollout).
     """
 
     def __init__(self, name: str, args: AdmissionArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("autojoin:index:Admission", name, None, opts)
         gate, nodes = args.gate, [registration.node for registration in args.registrations]
-        generations = {node.node: node.settings.generation for node in nodes}
-        generations = dict(sorted(generations.items()))
+        self._nodes = {node.node: node for node in nodes}
+        identities: pulumi.Output[dict[str, str]] = gate.shown_seed_values.apply(
+            lambda values: {node.node: node.emission(values).identity for node in nodes}
+        )
         revoked = remote.run(
             f"{name}-revoked",
             gate.host,
             create=join_gate.revoked_command(gate.authority.host),
             # What a new registration supersedes is revoked then, and is to be barred.
-            stdin=_after([it.done for it in args.registrations]).apply(
-                lambda _: join_gate.revoked_input(generations)
-            ),
+            stdin=pulumi.Output.all(
+                identities, _after([it.done for it in args.registrations])
+            ).apply(lambda known: join_gate.revoked_input(known[0])),
             quiet=True,
             parent=self,
             depends_on=[gate.ready],
         )
+        self._revoked = revoked.stdout
+        self._drain_seconds = args.drain_seconds
+
+        def stated(known: list[Any]) -> str:
+            rolling = {
+                node.node: (node.machine_id(known[0][node.node]), _digest(node.place()))
+                for node in nodes
+                if node.restarts_by_itself
+            }
+            return render.command_input(known[0], known[1], args.drain_seconds, rolling)
+
         self.ready = remote.run_here(
             f"{name}-bars",
             create=render.command("apply"),
             delete=render.command("remove"),
-            stdin=revoked.stdout.apply(lambda text: render.command_input(generations, text)),
+            stdin=pulumi.Output.all(identities, revoked.stdout).apply(stated),
             environment={"KUBECONFIG": args.kubeconfig},
             parent=self,
         )
-        self.register_outputs({"workers": generations})
+        self.register_outputs({"workers": identities})
+
+    async def leaving(self, node: str, identity: str) -> str:
+        """Standard input for the turn of `node`, which becomes `identity`; once `ready` is."""
+        revoked = await self._revoked.future()
+        machine_id = self._nodes[node].machine_id(identity)
+        return render.leave_input(node, machine_id, str(revoked), self._drain_seconds)
+
+
+def _digest(place: list[str]) -> str:
+    """Tells one place from another; of many workers it stands in the state twice."""
+    return hashlib.sha256(json.dumps(place).encode()).hexdigest()[:8]
 
 
 def _after(resources: Sequence[pulumi.Resource]) -> pulumi.Output[None]:

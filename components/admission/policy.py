@@ -5,6 +5,9 @@ door until it expires. A ValidatingAdmissionPolicy closes it for writes: it look
 one ConfigMap, by node name (a removed worker) and by certificate (one that was superseded; the
 API server tells its fingerprint since Kubernetes 1.32). A list of the barred, never of the
 admitted: nodes that autojoin did not make are none of its business.
+
+Every certificate of a worker is in the certdb, since workers renew at the join gate. So that it
+stays so they may not ask the API server's signer, whose certificates nobody here would know.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ NAMESPACE = "kube-system"
 NAME = "autojoin-barred-nodes"
 NODE_PREFIX = "node."
 CERTIFICATE_PREFIX = "certificate."
+WORKER_PREFIX = "worker."
 
 _USER_PREFIX = "system:node:"
 # Where kube-apiserver puts it: k8s.io/apiserver/pkg/authentication/user, CredentialIDKey.
@@ -77,6 +81,13 @@ def policy() -> dict[str, Any]:
                     " autojoin revoked it'",
                     "reason": "Forbidden",
                 },
+                {
+                    "expression": "request.resource.resource != 'certificatesigningrequests' ||"
+                    f" !(('{WORKER_PREFIX}' + {name}) in variables.barred)",
+                    "messageExpression": f"{name} + ' renews its certificate at the join gate:"
+                    " no other signer keeps books of it'",
+                    "reason": "Forbidden",
+                },
             ],
         },
     }
@@ -107,18 +118,46 @@ def command(action: str) -> list[str]:
     return ["python3", "-I", _SCRIPT, action]
 
 
-def command_input(generations: Mapping[str, int], revoked: str) -> str:
+def command_input(
+    identities: Mapping[str, str],
+    revoked: str,
+    drain_seconds: int,
+    rolling: Mapping[str, tuple[str, str]] | None = None,
+) -> str:
     """Standard input of `command`: the workers there are, and what the gate has revoked.
 
-    `revoked` is what the gate's command of that name printed; it holds no secret.
+    `identities` are those of the workers by name; `revoked` is what the gate's command of that name
+    printed, which holds no secret. A node that goes has `drain_seconds` to be drained; 0 leaves
+    that away. `rolling` are the workers whose machines are replaced where they are, each in its
+    turn: its new machine-id, and where it is.
     """
     return json.dumps(
         {
-            "workers": dict(sorted(generations.items())),
+            "workers": dict(sorted(identities.items())),
+            "rolling": {
+                name: {"machineId": machine_id, "place": place}
+                for name, (machine_id, place) in sorted((rolling or {}).items())
+            },
             "revoked": json.loads(revoked)["revoked"],
+            "drainSeconds": drain_seconds,
             "namespace": NAMESPACE,
             "name": NAME,
             "policy": policy(),
             "binding": binding(),
+        }
+    )
+
+
+def leave_input(node: str, machine_id: str, revoked: str, drain_seconds: int) -> str:
+    """Standard input for `leave`: whose turn it is, and the machine-id of its new machine."""
+    certificates = [each for each in json.loads(revoked)["revoked"] if each["node"] == node]
+    return json.dumps(
+        {
+            "node": node,
+            "machineId": machine_id,
+            "revoked": certificates,
+            "drainSeconds": drain_seconds,
+            "namespace": NAMESPACE,
+            "name": NAME,
         }
     )

@@ -53,6 +53,7 @@ def problems(lab: Lab) -> Iterator[Problem]:
 
 def warnings(lab: Lab) -> Iterator[Problem]:
     """What works, but perhaps not as it is meant."""
+    yield from _webhooks(lab)
     if lab.bgp is None:
         return
     for place, instance in places(lab.bgp):
@@ -75,6 +76,19 @@ def warnings(lab: Lab) -> Iterator[Problem]:
     if lab.bgp.load_balancer_pools and "LoadBalancerIP" not in advertised:
         hint = "add LoadBalancerIP to the services of an advertisement"
         yield Problem(f"{BGP}.loadBalancerPools", "are given out and not advertised", hint=hint)
+
+
+def _webhooks(lab: Lab) -> Iterator[Problem]:
+    """An API server outside the cluster knows the way to a ClusterIP by BGP only."""
+    bgp = lab.bgp
+    if bgp and any("ClusterIP" in each.services for each in bgp.all_advertisements):
+        return
+    hint = "with ClusterIP among its services BGP brings the way; else give the API server routes"
+    wrong = (
+        "does not advertise ClusterIPs, by which an API server outside the cluster reaches "
+        "webhooks and aggregated APIs"
+    )
+    yield Problem(f"{BGP}.advertise.services" if bgp else BGP, wrong, hint=hint)
 
 
 def places(bgp: Bgp) -> Iterator[tuple[str, Instance]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pulumi
 import pulumi_kubernetes as kubernetes
@@ -10,7 +11,11 @@ import pulumi_kubernetes as kubernetes
 from components.bgp import resources as render
 from components.cilium import versions as cilium_versions
 from components.cilium.component import Cilium
+from components.objects import owned
+from components.shell import remote
 from stack.bgp import Bgp as Settings
+
+SESSION_GATE = Path(__file__).with_name("session-gate.sh")
 
 
 @dataclass
@@ -33,7 +38,21 @@ class Bgp(pulumi.ComponentResource):
         before = [gate, *self._secrets(args.settings)]
         for stage in stages:
             before = [self._resource(resource, before) for resource in stage]
+        self._settings, self._kubeconfig, self._made = args.settings, args.cilium.kubeconfig, before
         self.register_outputs({"localAsn": args.settings.local_asn})
+
+    def await_sessions(self, sessions: list[str], needs: list[pulumi.Resource]) -> None:
+        """A gate that opens once `sessions` (NODE/PEER) are up, where the stack asks for one."""
+        seconds = self._settings.await_sessions
+        if seconds and sessions:
+            words = ["sh", "-c", SESSION_GATE.read_text(), "session-gate", str(seconds), *sessions]
+            remote.run_here(
+                f"{self._prefix}-session-gate",
+                create=words,
+                environment={"KUBECONFIG": self._kubeconfig},
+                parent=self,
+                depends_on=[*self._made, *needs],
+            )
 
     def _resource(self, resource: render.Resource, needs: list[pulumi.Resource]) -> pulumi.Resource:
         kind, version = resource["kind"], resource["apiVersion"]
@@ -50,7 +69,7 @@ class Bgp(pulumi.ComponentResource):
             f"{self._prefix}-{name}",
             api_version=version,
             kind=kind,
-            metadata=resource["metadata"],
+            metadata=owned(resource["metadata"]),
             spec=resource["spec"],
             opts=pulumi.ResourceOptions(parent=self, depends_on=needs, aliases=before),
         )
@@ -61,7 +80,7 @@ class Bgp(pulumi.ComponentResource):
         return [
             kubernetes.core.v1.Secret(
                 f"{self._prefix}-{secret['metadata']['name']}",
-                metadata=secret["metadata"],
+                metadata=owned(secret["metadata"]),
                 string_data=pulumi.Output.secret(secret["stringData"]),
                 opts=pulumi.ResourceOptions(
                     parent=self, aliases=[pulumi.Alias(name=secret["metadata"]["name"])]

@@ -20,6 +20,7 @@ from stack.bgp import (
     Peer,
 )
 from stack.labels import Selector
+from stack.models import Lab
 
 PEER_CONFIG = "cilium-peer"
 SHARED_PEER_CONFIGS = (PEER_CONFIG, f"{PEER_CONFIG}-ipv6")
@@ -86,6 +87,17 @@ def secrets(bgp: Bgp, *, show: bool = False) -> list[Resource]:
     ]
 
 
+def sessions(lab: Lab) -> list[str]:
+    """Every session that the workers are to have, as NODE/PEER."""
+    return [
+        f"{name}/{peer.name}"
+        for instance in (lab.bgp.all_instances if lab.bgp else [])
+        for name, worker in lab.workers.items()
+        if instance.node_selector.selects(worker.labels)
+        for peer in instance.peers
+    ]
+
+
 def definitions(resources: list[Resource]) -> list[str]:
     """The CRDs that `resources` need, each once, with the version: `NAME.cilium.io/v2`."""
     return sorted({f"{PLURALS[each['kind']]}.{each['apiVersion']}" for each in resources})
@@ -132,10 +144,10 @@ def _peer_configs(version: str, bgp: Bgp) -> list[Resource]:
 
 
 def _peer_config(bgp: Bgp, instance: Instance, peer: Peer) -> dict[str, Any]:
-    spec: dict[str, Any] = {"transport": {"peerPort": peer.port}}
-    timers = _timers(peer)
-    if timers:
-        spec["timers"] = timers
+    spec: dict[str, Any] = {
+        "transport": {"peerPort": peer.port},
+        "timers": _timers(peer),
+    }
     if peer.password:
         spec["authSecretRef"] = secret_name(bgp, instance, peer)
     if peer.graceful_restart:
@@ -150,12 +162,10 @@ def _peer_config(bgp: Bgp, instance: Instance, peer: Peer) -> dict[str, Any]:
 
 
 def _timers(peer: Peer) -> dict[str, int]:
-    found = {}
+    found = {"connectRetryTimeSeconds": peer.connect_retry_time}
     if peer.hold_time or peer.keep_alive_time:
         # One without the other is refused where the other's default does not fit to it.
         found["holdTimeSeconds"], found["keepAliveTimeSeconds"] = peer.timers
-    if peer.connect_retry_time:
-        found["connectRetryTimeSeconds"] = peer.connect_retry_time
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ def _made(host: Host, system: str, architecture: str) -> bytes:
     """The program for a platform, made on this machine where it has not been yet."""
     words = [sys.executable, str(_INSTALLER), "cfssl", system, architecture]
     try:
-        path = here.run(words, seconds=_SECONDS).splitlines()[-1]
+        path = asyncio.run(here.run(words)).splitlines()[-1]
     except HereError as error:
         raise SshError(
             f"autojoin:certificateAuthority.cfssl: {host.address} needs CFSSL {cfssl.VERSION}, "

@@ -48,7 +48,8 @@ class CertificateAuthority(pulumi.ComponentResource):
         program = pulumi.ResourceHook(
             f"{name}: CFSSL on {settings.host.address}", once(self._settle)
         )
-        pair = self._pair(name, program)
+        fit = pulumi.ResourceHookBinding(before_create=[program], before_update=[program])
+        pair = self._pair(name, fit)
         signer = certificate_request(f"{name}-ocsp", "OCSP signer", parent=self)
         self.ready = remote.run(
             f"{name}-cfssl",
@@ -57,7 +58,7 @@ class CertificateAuthority(pulumi.ComponentResource):
             stdin=self._input(*signer, pair.stdout),
             delete=render.remove_command(self.host),
             quiet=True,
-            before=[program],
+            hooks=fit,
             parent=self,
             depends_on=[pair],
         )
@@ -88,7 +89,7 @@ class CertificateAuthority(pulumi.ComponentResource):
         except SshError as error:
             raise pulumi.RunError(str(error)) from None
 
-    def _pair(self, name: str, program: pulumi.ResourceHook) -> Command:
+    def _pair(self, name: str, fit: pulumi.ResourceHookBinding) -> Command:
         """The CA itself; with `source: generate` protected. There is no way to delete it."""
         return remote.run(
             f"{name}-pair",
@@ -96,7 +97,7 @@ class CertificateAuthority(pulumi.ComponentResource):
             create=render.pair_command(self.host),
             stdin=render.pair_input(self.host),
             quiet=True,
-            before=[program],
+            hooks=fit,
             parent=self,
             protect=self.settings.source == "generate",
         )

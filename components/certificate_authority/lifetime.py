@@ -1,8 +1,10 @@
-"""How long the CA's certificate lives, beside those that it signs."""
+"""How long certificates live: the CA's beside those that it signs, and nodes' beside the clock."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
+from typing import Any
 
 from cryptography import x509
 
@@ -24,3 +26,21 @@ def warning(certificate_pem: str, node_hours: int, now: datetime.datetime) -> st
         f"({end:%Y-%m-%d}), before a node's would (nodeCertificateHours: {node_hours}): "
         "no certificate lives longer than it does, and all nodes end with it; renew the CA before"
     )
+
+
+# A node asks at two thirds of its certificate's life at the latest, and once a minute from then on.
+_PATIENCE_SECONDS = 300.0
+
+
+def renewal_fault(node: Mapping[str, Any], now: datetime.datetime) -> str | None:
+    """What is wrong with the certificate of a node, as `gate status` has the node; else nothing."""
+    begins, ends = node.get("certificateFrom"), node.get("certificateUntil")
+    if begins is not None and ends is not None:
+        left = ends - now.timestamp()
+        when = datetime.datetime.fromtimestamp(ends, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+        if left <= 0:
+            return f"its certificate ended at {when}; raise its generation to join it anew"
+        if left < (ends - begins) / 3 - _PATIENCE_SECONDS:
+            why = node.get("trouble") or "`journalctl -u autojoin-renew` on the machine says why"
+            return f"its certificate ends at {when} and is not renewed: {why}"
+    return node.get("trouble")

@@ -62,6 +62,9 @@ def warnings(lab: Lab) -> Iterator[Problem]:
         own, ours = at(lab.cilium.values, dotted), at(defaults, dotted)
         if own is not None and own != ours:
             yield Problem(f"{CILIUM}.values.{dotted}", f"has the last word over {key}", repr(own))
+    for dotted in cilium.nulls(lab.cilium.values):
+        hint = "Pulumi's kubernetes plugin drops nulls; write the value that you want"
+        yield Problem(f"{CILIUM}.values.{dotted}", "leaves the chart's default", "null", hint)
 
 
 def _chart(lab: Lab) -> Iterator[Problem]:

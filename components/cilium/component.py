@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +38,13 @@ class Cilium(pulumi.ComponentResource):
         cluster, settings = args.cluster, args.settings
         self.version = settings.version
         self.kubeconfig = kubeconfig(cluster)
-        missing: pulumi.Output[frozenset[str]] = pulumi.Output.from_input(
-            prerequisites.missing(cluster, settings)
-        )
+        asked = asyncio.ensure_future(prerequisites.ask(cluster, settings))
+        answer: pulumi.Output[prerequisites.Answer] = pulumi.Output.from_input(asked)
 
-        def values(lacking: frozenset[str]) -> dict[str, Any]:
-            decided = from_lab.cilium_settings(cluster, settings, args.bgp, args.taints, lacking)
+        def values(answer: prerequisites.Answer) -> dict[str, Any]:
+            decided = from_lab.cilium_settings(
+                cluster, settings, args.bgp, args.taints, answer.missing
+            )
             return render.helm_values(decided)
 
         needs = prerequisites.resources(name, settings, self.kubeconfig, parent=self)
@@ -50,12 +53,18 @@ class Cilium(pulumi.ComponentResource):
             name=name,
             namespace=NAMESPACE,
             version=settings.version,
-            values=missing.apply(values),
-            # In values of Helm's a null takes a default of the chart away.
+            values=answer.apply(values),
+            # In values of Helm's a null takes a default of the chart away; up to 4.25 the plugin
+            # drops it all the same, of which `make check` warns.
             allow_null_values=True,
             # Waiting deadlocks: the ingress Service waits for a pool, the pool for its CRD.
             skip_await=True,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=needs),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=needs,
+                transforms=[_keep(asked)],
+                hooks=_refuse(name, asked),
+            ),
             **chart(settings),
         )
         self.register_outputs({"version": settings.version})
@@ -74,6 +83,47 @@ class Cilium(pulumi.ComponentResource):
             depends_on=[self.release],
             triggers=[self.version],
         )
+
+
+def _keep(asked: Awaitable[prerequisites.Answer]) -> Any:
+    """A transform that leaves values as the state has them where the cluster did not answer."""
+
+    async def keep(args: pulumi.ResourceTransformArgs) -> pulumi.ResourceTransformResult | None:
+        answer = await asked
+        if not answer.kept:
+            return None
+        paths = [f"values.{path}" for path in answer.kept if _has(args.props["values"], path)]
+        kept = pulumi.ResourceOptions(ignore_changes=paths)
+        return pulumi.ResourceTransformResult(
+            args.props, pulumi.ResourceOptions.merge(args.opts, kept)
+        )
+
+    return keep
+
+
+def _has(values: Any, path: str) -> bool:
+    """Whether a user's own values left `path` there: the engine refuses one that leads nowhere."""
+    for key in path.split("."):
+        if not isinstance(values, Mapping) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
+def _refuse(name: str, asked: Awaitable[prerequisites.Answer]) -> pulumi.ResourceHookBinding:
+    """Hooks that fail a change of the release where the cluster did not answer."""
+
+    async def refuse(_: pulumi.ResourceHookArgs) -> None:
+        answer = await asked
+        if answer.silence:
+            raise pulumi.RunError(
+                f"autojoin:cilium: the release is left as it is: {answer.silence}. Bring the API "
+                "server back and run this again; gatewayApi, serviceMonitors and dashboards with "
+                "another mode than auto need no answer"
+            )
+
+    hook = pulumi.ResourceHook(f"{name}: what the cluster has", refuse)
+    return pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
 
 
 def chart(settings: models.Cilium) -> dict[str, object]:

@@ -69,6 +69,11 @@ fi
 
 told=''
 while lacking=$(missing "$@") || true; [ -n "$lacking" ]; do
+	now="$(echo "$lacking" | wc -l) $(($(elapsed) / 15))"
+	if [ "$now" != "$told" ]; then
+		told=$now
+		echo "waiting for $(echo "$lacking" | tr '\n' ';' | sed 's/;$//; s/;/; /g') ($(elapsed) s)"
+	fi
 	if [ "$(elapsed)" -ge "$seconds" ]; then
 		{
 			echo "not ready after $seconds s:"
@@ -76,11 +81,6 @@ while lacking=$(missing "$@") || true; [ -n "$lacking" ]; do
 			[ -z "$operator" ] || explain_operator
 		} >&2
 		exit 1
-	fi
-	now="$(echo "$lacking" | wc -l) $(($(elapsed) / 15))"
-	if [ "$now" != "$told" ]; then
-		told=$now
-		echo "waiting for $(echo "$lacking" | tr '\n' ';' | sed 's/;$//; s/;/; /g') ($(elapsed) s)"
 	fi
 	sleep 0.5
 done

@@ -25,12 +25,13 @@ PRESENT_SECONDS = 5
 class Need:
     """One thing that some values need: CRDs as NAME/VERSION, or a namespace.
 
-    `section` is its key in autojoin:cilium.
+    `section` is its key in autojoin:cilium, `values` are the paths of what it decides.
     """
 
     section: str
     resource: str
     mode: str
+    values: tuple[str, ...]
     definitions: tuple[str, ...] = ()
     namespace: str = ""
     source: str = ""
@@ -46,6 +47,7 @@ def needs(settings: Cilium) -> list[Need]:
             "gatewayApi",
             "gateway-api",
             modes["gatewayApi"],
+            ("gatewayAPI",),
             definitions=version.gateway_definitions(),
             source=gateway.source or cilium_versions.gateway_api_source(version),
         ),
@@ -53,6 +55,12 @@ def needs(settings: Cilium) -> list[Need]:
             "serviceMonitors",
             "service-monitors",
             modes["serviceMonitors"],
+            (
+                "prometheus.serviceMonitor",
+                "operator.prometheus.serviceMonitor",
+                "hubble.metrics.serviceMonitor",
+                "hubble.relay.prometheus.serviceMonitor",
+            ),
             definitions=(cilium_versions.SERVICE_MONITOR,),
             source=monitors.source or cilium_versions.SERVICE_MONITOR_SOURCE,
         ),
@@ -60,36 +68,53 @@ def needs(settings: Cilium) -> list[Need]:
             "dashboards",
             "dashboards",
             modes["dashboards"],
+            ("hubble.metrics.dashboards",),
             namespace=settings.dashboards.namespace,
         ),
     ]
 
 
-async def missing(cluster: Cluster, settings: Cilium) -> frozenset[str]:
-    """The sections on `auto` whose needs the cluster has not; each is a warning.
+@dataclass(frozen=True)
+class Answer:
+    """What the cluster says of the needs on `auto`: the sections whose needs it has not.
 
-    Looked up when the program runs, in preview too, so that a preview tells what up will do; beside
-    the program, since kubectl takes as long to start as many workers to declare.
+    Where it says nothing, `silence` is why, and `kept` are the paths of the chart's values that
+    nobody may decide anew.
+    """
+
+    missing: frozenset[str] = frozenset()
+    silence: str = ""
+    kept: tuple[str, ...] = ()
+
+
+async def ask(cluster: Cluster, settings: Cilium) -> Answer:
+    """Ask the cluster for the needs of the sections on `auto`; what is not there is a warning.
+
+    When the program runs, in preview too, so that a preview tells what up will do; beside the
+    program, since kubectl takes as long to start as many workers to declare.
     """
     asked = [need for need in needs(settings) if need.mode == "auto"]
-    lacking = await asyncio.to_thread(_lacking, cluster.kubeconfig, asked)
+    sections = ", ".join(need.section for need in asked)
+    try:
+        lacking = await asyncio.to_thread(_lacking, cluster.kubeconfig, asked)
+    except kubectl.KubectlError as error:
+        silence = f"the cluster can't be asked ({shortened(str(error))})"
+        pulumi.log.warn(f"autojoin:cilium: {sections} stay as they are: {silence}")
+        kept = tuple(value for need in asked for value in need.values)
+        return Answer(frozenset(need.section for need in asked), silence, kept)
     for reason in dict.fromkeys(lacking.values()):
         off = ", ".join(section for section in lacking if lacking[section] == reason)
         pulumi.log.warn(f"autojoin:cilium: {off} off: {reason}")
-    return frozenset(lacking)
+    return Answer(frozenset(lacking))
 
 
 def _lacking(kubeconfig: str, asked: list[Need]) -> dict[str, str]:
-    """What of each need is not there, as far as the cluster says, in words by section."""
+    """What of each need is not there, in words by section. KubectlError where nobody says."""
     wanted = [f"crd/{name.partition('/')[0]}" for need in asked for name in need.definitions]
     wanted += [f"namespace/{need.namespace}" for need in asked if need.namespace]
     if not wanted:
         return {}
-    try:
-        found = kubectl.items(kubeconfig, *wanted, "--ignore-not-found")
-    except kubectl.KubectlError as error:
-        reason = f"the cluster can't be asked ({shortened(str(error))})"
-        return {need.section: reason for need in asked}
+    found = kubectl.items(kubeconfig, *wanted, "--ignore-not-found")
     namespaces = {each["metadata"]["name"] for each in found if each["kind"] == "Namespace"}
     served = served_versions([each for each in found if each["kind"] != "Namespace"])
     reasons = {need.section: _reason(need, served, namespaces) for need in asked}

@@ -21,6 +21,8 @@ READ = {
     "pools": ("ciliumloadbalancerippools",),
     "ciliumNodes": ("ciliumnodes",),
     "services": ("services", "--all-namespaces"),
+    "agents": ("daemonsets", "--namespace=kube-system", "--selector=k8s-app=cilium"),
+    "dns": ("deployments", "--namespace=kube-system", "--selector=k8s-app=kube-dns"),
 }
 INGRESS = ("kube-system", "cilium-ingress")
 _ESTABLISHED = "established"
@@ -43,6 +45,8 @@ class Finding:
 def findings(objects: Objects) -> list[Finding]:
     """Everything there is to say, problems first."""
     found = [
+        *_agents(objects),
+        *_dns(objects),
         *_cluster_configs(objects),
         *_peer_configs(objects),
         *_advertised(objects),
@@ -180,8 +184,13 @@ def _nodes(objects: Objects) -> Iterator[Finding]:
             text = f"{', '.join(waiting)} {'has' if len(waiting) == 1 else 'have'} no BGP yet"
             yield Finding(subject, text, True)
         given = [name for name in names if _owned(configured.get(name), _name(item))]
-        if given:
-            yield Finding(subject, f"in effect on {', '.join(given)}")
+        silent = [name for name in given if not _instances(configured[name])]
+        if silent:
+            text = f"the agent of {', '.join(silent)} has told of no session; does it run?"
+            yield Finding(subject, text, True)
+        speaking = [name for name in given if name not in silent]
+        if speaking:
+            yield Finding(subject, f"in effect on {', '.join(speaking)}")
     for name, item in configured.items():
         yield from _sessions(name, item)
 
@@ -192,19 +201,41 @@ def _owned(node_config: dict[str, Any] | None, cluster_config: str) -> bool:
     return any(owner["name"] == cluster_config for owner in owners)
 
 
+def _instances(node_config: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an agent tells of its virtual routers; nothing where no agent speaks BGP."""
+    return list(node_config.get("status", {}).get("bgpInstances", []))
+
+
+def sessions(node_configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every session, for a program: node, peer, address, state, since when, routes sent."""
+    return [
+        {
+            "node": _name(item),
+            "peer": peer["name"],
+            "address": peer.get("peerAddress", "?"),
+            "state": peer.get("peeringState", "unknown"),
+            "since": peer.get("establishedTime"),
+            "routesSent": sum(each.get("advertised", 0) for each in peer.get("routeCount", [])),
+        }
+        for item in node_configs
+        for instance in _instances(item)
+        for peer in instance.get("peers", [])
+    ]
+
+
 def _sessions(node: str, item: dict[str, Any]) -> Iterator[Finding]:
-    for instance in item.get("status", {}).get("bgpInstances", []):
-        for peer in instance.get("peers", []):
-            state = peer.get("peeringState", "unknown")
-            subject = f"node {node}, peer {peer['name']} ({peer.get('peerAddress', '?')})"
-            if state == _ESTABLISHED:
-                yield Finding(subject, "session established")
-            else:
-                text = (
-                    f"session is {state}; does the router know this node, its system and the "
-                    "password? `make render` writes its side"
-                )
-                yield Finding(subject, text, True)
+    for it in sessions([item]):
+        subject = f"node {node}, peer {it['peer']} ({it['address']})"
+        if it["state"] == _ESTABLISHED:
+            since = f" since {it['since']}" if it["since"] else ""
+            routes = "1 route" if it["routesSent"] == 1 else f"{it['routesSent']} routes"
+            yield Finding(subject, f"session established{since}, {routes} sent")
+        else:
+            text = (
+                f"session is {it['state']}; does the router know this node, its system and the "
+                "password? `make render` writes its side"
+            )
+            yield Finding(subject, text, True)
 
 
 # --- addresses ------------------------------------------------------------------------------
@@ -247,8 +278,42 @@ def _services(objects: Objects) -> Iterator[Finding]:
         addresses = [each.get("ip") or each.get("hostname", "") for each in given]
         subject = f"Service {'/'.join(place)}"
         if addresses:
-            yield Finding(subject, f"has {', '.join(addresses)}")
+            yield _given(subject, ", ".join(addresses), objects)
             continue
         condition = _condition(item, "IPAMRequestSatisfied")
         reason = str(condition.get("message", "")) or "no pool has one for it"
         yield Finding(subject, f"has no address: {reason[:1].lower()}{reason[1:]}", True)
+
+
+def _given(subject: str, addresses: str, objects: Objects) -> Finding:
+    """A Service with an address, to which somebody outside must know the way."""
+    found = sessions(objects["nodeConfigs"])
+    if found and not any(it["state"] == _ESTABLISHED for it in found):
+        text = f"has {addresses}, to which nobody knows the way: no session is established"
+        return Finding(subject, text, True)
+    return Finding(subject, f"has {addresses}")
+
+
+# --- what runs in pods ------------------------------------------------------------------------
+
+
+def _agents(objects: Objects) -> Iterator[Finding]:
+    for item in objects["agents"]:
+        status = item.get("status", {})
+        wanted, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
+        text = f"{ready} of {wanted} are ready"
+        if ready < wanted:
+            text += "; kubectl -n kube-system describe pods -l k8s-app=cilium says why"
+        yield Finding("Cilium's agents", text, ready < wanted)
+
+
+def _dns(objects: Objects) -> Iterator[Finding]:
+    for item in objects["dns"]:
+        wanted = item["spec"].get("replicas", 1)
+        ready = item.get("status", {}).get("readyReplicas", 0)
+        text = f"{ready} of {wanted} pods are ready"
+        if not ready:
+            text += ", so no pod finds a Service by name"
+        if ready < wanted:
+            text += "; kubectl -n kube-system describe pods -l k8s-app=kube-dns says why"
+        yield Finding("the cluster's DNS", text, ready < wanted)

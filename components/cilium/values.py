@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +94,7 @@ def defaults(settings: CiliumSettings) -> dict[str, Any]:
         # `auto` asks the cluster, which has the CRDs only once they are installed.
         found["gatewayAPI"]["gatewayClass"] = {"create": "true"}
     if settings.taints:
-        found["certgen"] = {"tolerations": _tolerations(settings.taints)}
+        found["certgen"] = {"tolerations": tolerations(settings.taints)}
     return found
 
 
@@ -134,8 +135,8 @@ def _hubble(settings: CiliumSettings) -> dict[str, Any]:
         "ui": {"enabled": True},
     }
     if settings.taints:
-        found["relay"]["tolerations"] = _tolerations(settings.taints)
-        found["ui"]["tolerations"] = _tolerations(settings.taints)
+        found["relay"]["tolerations"] = tolerations(settings.taints)
+        found["ui"]["tolerations"] = tolerations(settings.taints)
     return found
 
 
@@ -146,10 +147,11 @@ def _monitored(settings: CiliumSettings) -> dict[str, Any]:
 def _operator_tolerations(taints: tuple[str, ...]) -> list[dict[str, str]]:
     """With no control-plane node to fall back to, the operator must run on a tainted worker."""
     own = [{"key": key, "operator": "Exists"} for key in _OPERATOR_TOLERATES]
-    return [*own, *_tolerations(taints)]
+    return [*own, *tolerations(taints)]
 
 
-def _tolerations(taints: tuple[str, ...]) -> list[dict[str, str]]:
+def tolerations(taints: tuple[str, ...]) -> list[dict[str, str]]:
+    """What lets a pod run beside `taints`, written as a worker's."""
     found: list[dict[str, str]] = []
     for taint in dict.fromkeys(taints):
         label, _, effect = taint.rpartition(":")
@@ -169,3 +171,12 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         else:
             merged[name] = copy.deepcopy(value)
     return merged
+
+
+def nulls(values: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Where nulls stand in `values`, as dotted paths."""
+    for name, value in values.items():
+        if value is None:
+            yield f"{path}{name}"
+        elif isinstance(value, dict):
+            yield from nulls(value, f"{path}{name}.")

@@ -92,7 +92,7 @@ class JoinGate(pulumi.ComponentResource):
                 )
             ),
             quiet=True,
-            before_update=self.marks.of(name, type(node)),
+            hooks=self.marks.of(name, type(node)),
             parent=self,
             depends_on=[self.ready],
         )

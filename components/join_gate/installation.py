@@ -147,9 +147,9 @@ def revoked_command(host: AuthorityHost) -> str:
     return shlex.join((*_gate(platform(host)), "revoked"))
 
 
-def revoked_input(generations: Mapping[str, int]) -> str:
+def revoked_input(identities: Mapping[str, str]) -> str:
     """Standard input for `revoked_command`."""
-    return json.dumps(dict(sorted(generations.items())))
+    return json.dumps(dict(sorted(identities.items())))
 
 
 def _gate(where: Platform) -> tuple[str, ...]:
@@ -215,6 +215,7 @@ def gate_settings(
         "authorityUser": where.authority_user,
         "certificateDatabase": f"{where.authority}/db.json",
         "cfssl": where.cfssl,
+        "responderPort": host.responder_port,
     }
 
 

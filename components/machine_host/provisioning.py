@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from components.archive import File, text
 from components.machine_host import delivery
 from components.machine_host.recipe import ASSEMBLE_SCRIPT, Book, book, recipe
-from components.workers.hardware import REDACTED, Hardware, Site
+from components.workers.hardware import REDACTED, Hardware
 from stack.models import ProvisioningHost, Worker
 
 # $1 is the folder of the records of nodes' files, $2 that of the programs that keep machines, $3
@@ -115,6 +116,5 @@ class Provisioning:
             "address": str(network[min(1, network.num_addresses - 1)]),
             **made.example,
         }
-        return made(
-            "node", Worker.model_validate(values), Site(site.cluster, site.gate_url, self.host)
-        )
+        here = replace(site, host=self.host, board=None)
+        return made("node", Worker.model_validate(values), here)

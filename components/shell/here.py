@@ -1,25 +1,29 @@
-"""One command on this machine."""
+"""One of the program's own commands, on the machine that runs the program, outside the graph."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Sequence
+import asyncio
+import os
+from collections.abc import Mapping
 
 
 class HereError(Exception):
-    """Why there is no answer, as a line for a person."""
+    """What the command said before it failed."""
 
 
-def run(words: Sequence[str], *, seconds: float) -> str:
-    """What a command prints; HereError with what it said where it fails."""
-    try:
-        answer = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds
-        )
-    except subprocess.TimeoutExpired:
-        raise HereError(f"not done within {seconds:.0f} s") from None
-    except OSError as error:
-        raise HereError(f"{words[0]} can't be run: {error.strerror}") from None
-    if answer.returncode:
-        raise HereError(answer.stderr.strip() or f"exit status {answer.returncode}")
-    return answer.stdout
+async def run(
+    words: list[str], stdin: str = "", environment: Mapping[str, str] | None = None
+) -> str:
+    """What the command prints."""
+    process = await asyncio.create_subprocess_exec(
+        *words,
+        env={**os.environ, **(environment or {})},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, complaint = await process.communicate(stdin.encode())
+    if process.returncode:
+        said = complaint.decode().strip()
+        raise HereError(said or f"{words[0]} ended with {process.returncode}")
+    return output.decode()

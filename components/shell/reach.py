@@ -24,16 +24,10 @@ _DELAY_SECONDS, _FACTOR = 0.2, 1.7  # 12 s in all where a port is closed
 _looks: dict[tuple[Any, ...], pulumi.ResourceHook] = {}
 
 
-def before_commands(
-    host: Host,
-    private_key: str | None,
-    before: list[Any] | None = None,
-    before_update: list[Any] | None = None,
-) -> pulumi.ResourceHookBinding:
+def before_commands(host: Host, private_key: str | None) -> pulumi.ResourceHookBinding:
     """Hooks for every command on `host`; they fail it with what is wrong, where and what to do.
 
     `private_key` is the key to log in with, in the clear; None leaves it to the SSH agent.
-    `before` and `before_update` are further hooks.
     """
     # One for the same host with the same login, whoever asks: two clusters share no other.
     key = (host.where, host.address, host.port, host.user, host.host_key, host.jump, private_key)
@@ -43,10 +37,7 @@ def before_commands(
         name += f" ({same + 1})" if same else ""
         _looks[key] = pulumi.ResourceHook(name, once(lambda: _look(host, private_key)))
     hook = _looks[key]
-    return pulumi.ResourceHookBinding(
-        before_create=[hook, *(before or [])],
-        before_update=[hook, *(before or []), *(before_update or [])],
-    )
+    return pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
 
 
 def once(work: Callable[[], Awaitable[None]]) -> Callable[[pulumi.ResourceHookArgs], Any]:

@@ -28,8 +28,7 @@ def run(
     triggers: list[Any] | None = None,
     quiet: bool = False,
     protect: bool = False,
-    before: list[Any] | None = None,
-    before_update: list[Any] | None = None,
+    hooks: pulumi.ResourceHookBinding | None = None,
     parent: pulumi.Resource,
     depends_on: list[pulumi.Resource] | None = None,
 ) -> remote.Command:
@@ -38,7 +37,7 @@ def run(
     Secrets belong in `stdin`, which is never shown. `create` must be safe to run again. What it
     prints is streamed; `quiet` keeps its standard output, meant for the program alone, out of it.
     `triggers` replace it: what was there is deleted first, where it was. `protect` keeps it from
-    being deleted or replaced. `before`: further hooks; `before_update`: those of updates alone.
+    being deleted or replaced. `hooks` run after those that look at the host.
     """
     login = private_key(host)
     return remote.Command(
@@ -57,7 +56,7 @@ def run(
             protect=protect or None,
             # Created first, a replacement would be removed by the `delete` of the one before.
             delete_before_replace=True,
-            hooks=reach.before_commands(host, login, before, before_update),
+            hooks=pulumi.ResourceHookBinding.merge(reach.before_commands(host, login), hooks),
         ),
     )
 

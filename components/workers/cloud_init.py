@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography import x509
 
-from components.workers import kubelet
+from components.workers import kubelet, registries
 from components.workers.seed import Cluster, Node, Seed
 from components.workers.yaml_text import to_yaml
 
@@ -20,6 +20,33 @@ JOIN_PROGRAM = "/usr/local/lib/autojoin/join"
 JOIN_ENVIRONMENT = "/etc/autojoin/join.env"
 JOIN_KEY = "/etc/autojoin/join-key"
 JOIN_UNIT = "autojoin-join.service"
+RENEW_UNIT = "autojoin-renew"
+# What the program says is kept; that it began and ended, every minute, is not.
+RENEW_SERVICE = f"""\
+[Unit]
+Description=Renew this node's certificate at the join gate, where due
+After=network.target
+ConditionPathExists=!{JOIN_KEY}
+
+[Service]
+Type=oneshot
+ExecStart={JOIN_PROGRAM} renew
+TimeoutStartSec=300
+SyslogLevel=notice
+LogLevelMax=notice
+"""
+RENEW_TIMER = """\
+[Unit]
+Description=Look every minute whether this node's certificate is to be renewed
+
+[Timer]
+OnActiveSec=10
+OnUnitInactiveSec=60
+AccuracySec=10
+
+[Install]
+WantedBy=multi-user.target
+"""
 INSTALL_PROGRAM = "/usr/local/lib/autojoin/install-packages"
 INSTALL_ENVIRONMENT = "/etc/autojoin/install-packages.env"
 CONTAINERD = "/var/lib/containerd"
@@ -202,7 +229,7 @@ def _files(
     if other:
         own = {"authentication": {"x509": {"clientCAFile": kubelet.AUTHORITIES}}}
         overrides = kubelet.merged(own, overrides)
-    configuration = kubelet.configuration(node, overrides)
+    configuration = kubelet.configuration(cluster, node, overrides)
     endpoint = str(configuration["containerRuntimeEndpoint"])
     environment = {
         "NODE": node.name,
@@ -224,12 +251,18 @@ def _files(
         _file(JOIN_ENVIRONMENT, _shell(environment), "0600"),
         _file(JOIN_PROGRAM, JOIN_SCRIPT.read_text(), "0700"),
         _file(f"/etc/systemd/system/{JOIN_UNIT}", _join_service(node), "0644"),
+        _file(f"/etc/systemd/system/{RENEW_UNIT}.service", RENEW_SERVICE, "0644"),
+        _file(f"/etc/systemd/system/{RENEW_UNIT}.timer", RENEW_TIMER, "0644"),
         _file(kubelet.CONFIGURATION, to_yaml(configuration), "0600"),
         _file(kubelet.KUBECONFIG, to_yaml(kubelet.kubeconfig(cluster, node)), "0600"),
         _file("/etc/systemd/system/kubelet.service", kubelet.service(node), "0644"),
         _file(MODULES_FILE, "".join(f"{name}\n" for name in KERNEL_MODULES), "0644"),
         _file(SYSCTL_FILE, "".join(f"{key} = {it}\n" for key, it in SYSCTLS.items()), "0644"),
         *(_install_files(cluster, node) if node.plain else ()),
+        *(
+            _file(path, content, "0600")
+            for path, content in registries.files(cluster.registries).items()
+        ),
         _file(COMPLETE, "", "0644"),
     ]
 
@@ -250,6 +283,7 @@ def _install_files(cluster: Cluster, node: Node) -> list[dict[str, Any]]:
         "KEY_FINGERPRINT": PACKAGES_KEY,
         "KUBERNETES_VERSION": cluster.kubernetes_version,
         "PACKAGES": " ".join(("containerd", *node.packages)),
+        "SANDBOX_IMAGE": cluster.sandbox_image,
     }
     return [
         _file(INSTALL_ENVIRONMENT, _shell(environment), "0600"),

@@ -13,8 +13,8 @@ from typing import Any
 # What happens -> what the engine's sign for it is, and what becomes of the machine.
 EFFECTS = {
     "added": ("create", "joins"),
-    "removed": ("delete", "certificate revoked, name barred, Node deleted"),
-    "re-provisioned": ("update", "starts and joins anew"),
+    "removed": ("delete", "drained, certificate revoked, name barred, Node deleted"),
+    "re-provisioned": ("update", "drained, starts and joins anew"),
     "to be provisioned anew": (
         "update",
         "its certificate is revoked; start it from its new seed, by hand",

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +47,8 @@ class Site:
     gate_url: str
     host: ProvisioningHost | None = None
     board: Board | None = None
+    registries: Mapping[str, models.Registry] = field(default_factory=dict)
+    cluster_dns: str | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,10 @@ class Hardware:
         where = [host.host_key, host.directory] if host else []
         return [self.name, self.site.cluster.name, *where]
 
+    def machine_id(self, identity: str) -> str:
+        """The machine-id of its machine of that identity, which its Node tells; empty: unknown."""
+        return ""
+
     def reaches_machine(self) -> list[Any]:
         """What of the worker reaches its machine beside its seed, where the graph starts it."""
         return []
@@ -312,10 +318,15 @@ class Hardware:
         return identity.identity(self.node, settings.generation, settings.addresses, digest)
 
     def cluster(self) -> Cluster:
-        """What the node needs to know of its cluster; the API server's CA may be in a file."""
+        """What the node needs to know of its cluster; CAs may be in files."""
         settings = self.site.cluster
         pem = settings.api_server_authority_pem
-        return replace(from_lab.cluster(settings), api_server_authority=pem)
+        return replace(
+            from_lab.cluster(settings),
+            api_server_authority=pem,
+            cluster_dns=self.site.cluster_dns,
+            registries=from_lab.registries(self.site.registries),
+        )
 
     def _node(self, node_identity: str) -> Node:
         plain = self.installs(self.settings)

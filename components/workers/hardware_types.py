@@ -29,5 +29,7 @@ def of(lab: Lab, name: str) -> Hardware:
         from_lab.gate_url(lab),
         lab.provisioner(settings),
         lab.boards.get(settings.bmc or ""),
+        lab.registries,
+        lab.dns_address,
     )
     return HARDWARE[settings.hardware](name, settings, site)

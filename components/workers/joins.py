@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,12 @@ import pulumi
 
 from components.join_gate import installation as join_gate
 from components.join_gate.component import JoinGate
-from components.shell import remote
+from components.shell import remote, ssh
+from components.workers.hardware import Hardware
 from components.workers.worker import Worker
+
+# Of the gate's own, once a node's time is over.
+_ANSWER_SECONDS = 60
 
 
 @dataclass
@@ -61,6 +66,26 @@ class Joins(pulumi.ComponentResource):
             parent=self,
             depends_on=[worker.machine for worker in workers if worker.machine],
         )
+
+
+def back(gate: JoinGate, nodes: Mapping[str, Hardware]) -> Callable[[str, str], Awaitable[None]]:
+    """Waits at the gate for one node of an identity; pulumi.RunError with the cause if it fails.
+
+    `nodes` are by the names that their Nodes have.
+    """
+
+    async def wait(node: str, identity: str) -> None:
+        seconds = nodes[node].settings.join_timeout
+        given = join_gate.await_input({node: (identity, seconds)}).encode()
+        command = join_gate.await_command(gate.authority.host)
+        try:
+            await asyncio.to_thread(
+                ssh.run, gate.host, command, stdin=given, seconds=seconds + _ANSWER_SECONDS
+            )
+        except ssh.SshError as error:
+            raise pulumi.RunError(str(error)) from None
+
+    return wait
 
 
 def _last_line(output: str) -> dict[str, Any]:

@@ -15,14 +15,18 @@ AUTHORITIES = "/etc/autojoin/authorities.pem"
 CONFIGURATION = "/etc/kubernetes/kubelet.yaml"
 KUBECONFIG = "/etc/kubernetes/kubelet.kubeconfig"
 PKI = "/var/lib/kubelet/pki"
-# The link that the kubelet's certificate store keeps: it follows every rotation.
+# Certificate and key in one file, which each renewal replaces at once. The kubelet takes it up by
+# itself: as its client pair within five minutes (client-go), as a server at once (since 1.36 for
+# all who ask; join.sh has a look).
 CLIENT_PAIR = f"{PKI}/kubelet-client-current.pem"
 RUNTIME_ENDPOINT = "unix:///run/containerd/containerd.sock"
 HEALTH_PORT = 10248
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
-def configuration(node: Node, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+def configuration(
+    cluster: Cluster, node: Node, overrides: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The KubeletConfiguration; `overrides` is what a hardware type needs instead, merged last."""
     values: dict[str, Any] = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -38,10 +42,14 @@ def configuration(node: Node, overrides: dict[str, Any] | None = None) -> dict[s
         "failSwapOn": False,
         "healthzBindAddress": "127.0.0.1",
         "healthzPort": HEALTH_PORT,
-        "rotateCertificates": True,
-        "tlsCertFile": f"{PKI}/kubelet.crt",
-        "tlsPrivateKeyFile": f"{PKI}/kubelet.key",
+        # Nodes renew at the join gate, which keeps books.
+        "rotateCertificates": False,
+        "serverTLSBootstrap": False,
+        "tlsCertFile": CLIENT_PAIR,
+        "tlsPrivateKeyFile": CLIENT_PAIR,
     }
+    if cluster.cluster_dns:
+        values["clusterDNS"] = [cluster.cluster_dns]
     if node.taints:
         values["registerWithTaints"] = [taint(text) for text in node.taints]
     return merged(values, overrides or {})

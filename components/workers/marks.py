@@ -6,12 +6,11 @@ same rules (effects.py).
 
 from __future__ import annotations
 
-from typing import Any
-
 import pulumi
 
 from components.workers.effects import EFFECTS, HARMLESS, effect, identity
 from components.workers.hardware import Hardware
+from components.workers.rollout import values
 
 
 class Marks:
@@ -27,19 +26,19 @@ class Marks:
         self._marked: set[str] = set()
         self._hook: pulumi.ResourceHook | None = None
 
-    def of(self, name: str, kind: type[Hardware]) -> list[Any]:
+    def of(self, name: str, kind: type[Hardware]) -> pulumi.ResourceHookBinding | None:
         """The hooks for the commands of one worker, to run before an update; none but in preview.
 
         The commands are named NAME-registration and NAME-machine.
         """
         if not pulumi.runtime.is_dry_run():
-            return []
+            return None
         self._kinds[name] = kind
         if self._hook is None:
             options = pulumi.ResourceHookOptions(on_dry_run=True, ignore_errors=True)
             self._hook = pulumi.ResourceHook(self._name, self._mark, options)
             self._hook.__name__ = self._name
-        return [self._hook]
+        return pulumi.ResourceHookBinding(before_update=[self._hook])
 
     def tell_at(self, name: str, worker: pulumi.Resource) -> None:
         """Say it at the component of worker `name`."""
@@ -47,7 +46,7 @@ class Marks:
 
     async def _mark(self, args: pulumi.ResourceHookArgs) -> None:
         name, _, part = args.name.rpartition("-")
-        old, new = await _values(args.old_inputs), await _values(args.new_inputs)
+        old, new = await values(args.old_inputs), await values(args.new_inputs)
         if new.get("stdin") is None:
             return  # known only after the CA host ran
         changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
@@ -62,11 +61,3 @@ class Marks:
             line += "; cloud-init runs once: raise its generation where a joined node is to change"
         tell = pulumi.log.info if kind in HARMLESS else pulumi.log.warn
         tell(line, self._workers.get(name))
-
-
-async def _values(inputs: Any) -> dict[str, Any]:
-    """The inputs' values; None for what is not known yet."""
-    return {
-        name: await value.future() if isinstance(value, pulumi.Output) else value
-        for name, value in (inputs or {}).items()
-    }

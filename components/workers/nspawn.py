@@ -5,6 +5,7 @@ What is sent to the provisioning host, and the commands there.
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,10 +22,18 @@ from components.workers.worker import Worker
 
 # A machine shares its host's control groups, swap and memory: the kubelet has nothing to enforce,
 # and does not put itself before the host's own services. Where it may not, it would sleep 0.2 s.
+# It shares the disk too, of which a part of the whole tells nothing: a host at 85 % is no reason to
+# evict every pod, nor to remove their images.
 KUBELET_OVERRIDES: dict[str, Any] = {
     "cgroupsPerQOS": False,
     "enforceNodeAllocatable": [],
     "oomScoreAdj": 0,
+    "evictionHard": {
+        "memory.available": "100Mi",
+        "nodefs.available": "1Gi",
+        "imagefs.available": "1Gi",
+    },
+    "imageGCHighThresholdPercent": 100,
 }
 MACHINE_SCRIPT = Path(delivery.__file__).parent / "on_host" / "machine.sh"
 
@@ -60,6 +69,10 @@ class Nspawn(Hardware):
     def place(self) -> list[str]:
         host = self.site.host
         return [self.name, self.site.cluster.name, host.host_key if host else ""]
+
+    def machine_id(self, identity: str) -> str:
+        # What machine.sh starts it with (`complete`); an image with one of its own shows that.
+        return hashlib.sha256(f"{identity}\n".encode()).hexdigest()[:32]
 
     def reaches_machine(self) -> list[Any]:
         return [self.settings.image, self.settings.bridge, self.settings.mac]

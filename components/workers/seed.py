@@ -10,6 +10,18 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
+class Registry:
+    """Where the images of a registry come from; `name` is its host, or `default`."""
+
+    name: str
+    mirrors: tuple[str, ...] = ()
+    fallback: bool = True
+    authority_pem: str | None = None
+    user: str | None = None
+    password: str | None = None
+
+
+@dataclass(frozen=True)
 class Cluster:
     """What a node needs to know of its cluster. Networks in CIDR notation."""
 
@@ -23,6 +35,9 @@ class Cluster:
     gateways: tuple[str, ...] = ()
     # The CA of the API server's certificate, in PEM, where it is another one than the nodes'.
     api_server_authority: str | None = None
+    cluster_dns: str | None = None
+    sandbox_image: str = "registry.k8s.io/pause:3.10.1"
+    registries: tuple[Registry, ...] = ()
 
     def network_of(self, address: str) -> Network | None:
         """The network of nodes that an address is in."""

@@ -11,6 +11,7 @@ from components.join_gate.component import Registration, SeedValues
 from components.machine_host.component import MachineHost
 from components.shell import remote
 from components.workers.hardware import Delivery, Hardware
+from components.workers.rollout import Rollout
 
 
 @dataclass
@@ -18,12 +19,14 @@ class WorkerArgs:
     """What a worker is made from.
 
     `registration` is the join gate's, and knows what the worker is; `host` brings it its files,
-    None leaves that to a person; `needs` are there before a machine may join.
+    None leaves that to a person; `needs` are there before a machine may join. `rollout` says when
+    the machine may go down for another, which is at once without one.
     """
 
     registration: Registration
     host: MachineHost | None = None
     needs: list[pulumi.Resource] = field(default_factory=list)
+    rollout: Rollout | None = None
 
 
 class Worker(pulumi.ComponentResource):
@@ -79,15 +82,18 @@ class Worker(pulumi.ComponentResource):
                 emission, provisioning.book(node.name, emission.authority_pem)
             )
 
+        command, turns = f"{name}-machine", None
+        if args.rollout and node.restarts_by_itself:
+            turns = args.rollout.hooks(command, node.node)
         machine: pulumi.Resource = remote.run(
-            f"{name}-machine",
+            command,
             node.site.host,
             create=gate.shown_seed_values.apply(lambda values: commands(values).create),
             stdin=gate.seed_values.apply(files),
             delete=gate.shown_seed_values.apply(lambda values: commands(values).delete),
             # The old machine goes, where it is, before one comes elsewhere with its address.
             triggers=node.place(),
-            before_update=gate.marks.of(name, type(node)),
+            hooks=pulumi.ResourceHookBinding.merge(gate.marks.of(name, type(node)), turns),
             parent=self,
             # Not of its registration, which stands before `needs` anyway: where a host is dead, the
             # registration's removal must not wait for the machine's.

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Lab:
 
     checkout: Path
     output: list[str] = field(default_factory=list)
+    first_output: str = ""
 
     def make(self, *words: str, expect: int = 0) -> str:
         """Run `make`; its output, which is also kept for the search for secrets."""
@@ -153,20 +155,27 @@ def command_lines() -> Iterator[CommandLines]:
     watcher.join()
 
 
-@pytest.fixture(scope="session")
-def lab(command_lines: CommandLines) -> Iterator[Lab]:
-    """A lab that is up. What happens in it goes on from test to test, in the order of the file."""
+@contextmanager
+def own_lab() -> Iterator[Lab]:
+    """A lab of its own that is up; nothing is left of it afterwards."""
     checkout = COPIES / f"{os.getpid()}-{time.time_ns()}"
     checkout.mkdir(parents=True)
     copy_checkout(checkout)
     lab = Lab(checkout)
     try:
         lab.make("move-lab")
-        lab.first_output = lab.make("up")  # type: ignore[attr-defined]
+        lab.first_output = lab.make("up")
         yield lab
     finally:
         subprocess.run(["make", "down"], cwd=checkout, capture_output=True)
         shutil.rmtree(checkout)
+
+
+@pytest.fixture(scope="session")
+def lab(command_lines: CommandLines) -> Iterator[Lab]:
+    """A lab that is up. What happens in it goes on from test to test, in the order of the file."""
+    with own_lab() as lab:
+        yield lab
 
 
 def table(output: str) -> dict[str, dict[str, str]]:

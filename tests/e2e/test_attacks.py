@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import datetime
 import json
 import os
 import re
@@ -29,9 +28,9 @@ from components.admission import policy as admission
 from components.join_gate import installation as join_gate
 from stack.models import JoinGate
 from tests.e2e.conftest import Lab, table
-from tests.unit.components.join_gate import attacks, connection_attacks
+from tests.unit.components.join_gate import attacks, connection_attacks, renewal_attacks
 from tests.unit.components.join_gate.attacks import ATTACKS, Cast
-from tests.unit.components.join_gate.gate_host import ADDRESS, Gate, TestNode, pem
+from tests.unit.components.join_gate.gate_host import ADDRESS, Gate, Shown, TestNode, pem
 
 GATE = "/usr/local/lib/autojoin/gate"
 DISK = "/var/lib/autojoin/machines/dev/{}/disk/root"
@@ -120,6 +119,40 @@ def test_refused_over_the_network(gate: AuthorityHost, cast: Cast, attack: str) 
     attacks.check(cast, ATTACKS[attack], gate.count)
 
 
+@pytest.fixture(scope="module")
+def renewing(gate: AuthorityHost) -> Iterator[renewal_attacks.Cast]:
+    folder = "/etc/autojoin/cfssl"
+    authority = renewal_attacks.Authority(
+        x509.load_pem_x509_certificate(gate.run(f"cat {folder}/ca.pem").encode()),
+        serialization.load_pem_private_key(gate.run(f"cat {folder}/ca-key.pem").encode(), None),
+    )
+
+    def admit() -> TestNode:
+        return gate.register(TestNode(f"attack-{os.urandom(4).hex()}"))
+
+    cast = renewal_attacks.cast_of(gate, authority, admit)
+    gate.remove(cast.removed[0])
+    raised = gate.register(TestNode(cast.raised[0].name, generation=2))
+    moved = gate.register(TestNode(cast.moved[0].name, generation=2))
+    yield cast
+    gate.remove(cast.node[0], cast.other[0], cast.renewed[0], raised, moved)
+
+
+@pytest.mark.parametrize("attack", renewal_attacks.ATTACKS)
+def test_a_renewal_is_refused_over_the_network(
+    gate: AuthorityHost, renewing: renewal_attacks.Cast, attack: str
+) -> None:
+    renewal_attacks.check(renewing, renewal_attacks.ATTACKS[attack], gate.count)
+
+
+def test_the_node_renews_after_all_of_them(
+    gate: AuthorityHost, renewing: renewal_attacks.Cast
+) -> None:
+    before = gate.count()
+    gate.renew(*renewing.node)
+    assert gate.count() == before + 1
+
+
 def test_no_attack_burnt_the_node(gate: AuthorityHost, cast: Cast) -> None:
     status, answer = gate.sign(cast.node.sealed(cast.node.request()))
     assert status == 200, answer
@@ -174,31 +207,24 @@ class Thief:
         files = {file["path"]: file for file in yaml.safe_load(found)["write_files"]}
         self.join_key = bytes.fromhex(files["/etc/autojoin/join-key"]["content"].strip())
 
-    def rotated(self, folder: Path) -> Thief:
-        """With another certificate: the API server's signer gives it to who asks as kubelets do."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = f"{self.node}-{os.urandom(4).hex()}"
-        asked = signing_request(
-            name, f"system:node:{self.node}", "system:nodes", "kube-apiserver-client-kubelet", key
-        )
-        created = self.kubectl("create", "--filename", "-", stdin=asked)
-        assert created.returncode == 0, created.stderr
-        deadline = time.monotonic() + 30
-        path = "--output=jsonpath={.status.certificate}"
-        while not (given := self.kubectl("get", "csr", name, path).stdout):
-            assert time.monotonic() < deadline, f"{name}: nobody signed it"
-            time.sleep(0.2)
+    def renewed(self, folder: Path, gate: AuthorityHost, address: str) -> Thief:
+        """With another certificate, from the join gate, as the node's own timer gets it."""
+        node = TestNode(self.node)
+        shown = Shown(*self.pair())
+        request = node.request(hosts=[self.node, address])
+        status, answer = gate.post(renewal_attacks.RENEWAL, request, shown)
+        assert status == 200, answer
         other = copy.copy(self)
         other.folder = folder
         shutil.copy(self.folder / "ca.pem", folder / "ca.pem")
-        (folder / "pair.pem").write_bytes(base64.b64decode(given) + pem(key).encode())
+        (folder / "pair.pem").write_text(f"{answer['result']['certificate']}\n{pem(node.key)}")
         return other
 
-    @property
-    def life(self) -> datetime.timedelta:
-        """How long the certificate lives in all."""
-        certificate = x509.load_pem_x509_certificate((self.folder / "pair.pem").read_bytes())
-        return certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    def pair(self) -> tuple[str, Any]:
+        """Its certificate, and its key."""
+        data = (self.folder / "pair.pem").read_text()
+        certificate, mark, key = data.partition("-----BEGIN PRIVATE KEY")
+        return certificate, serialization.load_pem_private_key((mark + key).encode(), None)
 
     def kubectl(self, *words: str, stdin: object = None) -> subprocess.CompletedProcess[str]:
         pair = self.folder / "pair.pem"
@@ -435,24 +461,41 @@ def barred_writes(thief: Thief, message: str) -> None:
 
 
 def test_a_removed_node_is_barred_until_it_stands_in_the_stack_again(
-    lab: Lab, tmp_path_factory: pytest.TempPathFactory
+    lab: Lab, gate: AuthorityHost, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """And what a certificate of the API server's signer can do, as docs/trust.md tells it."""
+    """And what a thief's renewed certificate can do, as docs/trust.md tells it."""
     before = lab.file.read_text()
     add(lab, 1)
     assert table(lab.make("up"))["worker-4"]["READY"] == "True"
     old = Thief(lab, "worker-4", tmp_path_factory.mktemp("removed"))
-    rotated = old.rotated(tmp_path_factory.mktemp("rotated"))
-    acts_as_its_node(rotated)
+    address = lab.config["autojoin:workers"]["worker-4"]["address"]
+    renewed = old.renewed(tmp_path_factory.mktemp("renewed"), gate, address)
+    acts_as_its_node(renewed)
 
-    # A raised generation bars what the gate gave, and not what came of it.
+    # No other signer gives a worker anything.
+    own = signing_request(
+        "x", "system:node:worker-4", "system:nodes", "kube-apiserver-client-kubelet"
+    )
+    words = ("create", "--filename", "-", "--validate=false")
+    for thief in (old, renewed):
+        thief.refused(*words, stdin=own, reason="renews its certificate at the join gate")
+
+    # The owner's next renewal finds the thief out.
+    hypervisor = "leader=$(pgrep -P $(pgrep -of '^systemd-nspawn .*--hostname=worker-4 '));"
+    enter = "nsenter --all --target $leader"
+    said = lab.on_hypervisor(
+        f"{hypervisor} {enter} /usr/local/lib/autojoin/join renew --now || true"
+    )
+    assert "a copy of it is in use; raise its generation to join it anew" in said
+    assert "was to be renewed for a second key" in lab.make("status", expect=1)
+
+    # A raised generation bars all that came of the key.
     add(lab, 2)
     assert table(lab.make("up"))["worker-4"]["READY"] == "True"
-    barred_writes(old, REVOKED)
-    acts_as_its_node(rotated)
-    assert datetime.timedelta(days=364) < rotated.life < datetime.timedelta(days=366)
-    rotated = rotated.rotated(tmp_path_factory.mktemp("rotated-again"))
-    acts_as_its_node(rotated)
+    for thief in (old, renewed):
+        barred_writes(thief, REVOKED)
+        request = TestNode("worker-4").request(hosts=["worker-4", address])
+        assert gate.post(renewal_attacks.RENEWAL, request, Shown(*thief.pair()))[0] == 401
 
     # A removed name is barred with whatever certificate.
     remove(lab)
@@ -460,7 +503,7 @@ def test_a_removed_node_is_barred_until_it_stands_in_the_stack_again(
     assert "worker-4: barred, its Node deleted" in output
     names = [node["metadata"]["name"] for node in lab.kubectl("get", "nodes")["items"]]
     assert "worker-4" not in names
-    for thief in (old, rotated):
+    for thief in (old, renewed):
         barred_writes(thief, "worker-4 is barred: it was removed from its autojoin stack")
         what_is_left(thief)
 
@@ -470,8 +513,8 @@ def test_a_removed_node_is_barred_until_it_stands_in_the_stack_again(
     assert "set its generation to 3 or higher, found 2" in output
     add(lab, 3)
     assert table(lab.make("up"))["worker-4"]["READY"] == "True"
-    barred_writes(old, REVOKED)
-    acts_as_its_node(rotated)
+    for thief in (old, renewed):
+        barred_writes(thief, REVOKED)
 
     lab.file.write_text(before)
     lab.make("up")

@@ -95,12 +95,12 @@ def up(lab: Lab) -> Iterator[Lab]:
     lab.make("up")
 
 
-def add(lab: Lab, workers: dict[str, dict[str, Any]], first: int) -> None:
+def add(lab: Lab, workers: dict[str, dict[str, Any]], first: int, seconds: int) -> None:
     def change(config: dict[str, Any]) -> None:
         like = config["autojoin:workers"]["worker-1"]
         base = ipaddress.ip_address(like["address"]) + first
         for number, (name, user_data) in enumerate(workers.items()):
-            own = {"address": str(base + number), "userData": user_data, "joinTimeout": 60}
+            own = {"address": str(base + number), "userData": user_data, "joinTimeout": seconds}
             config["autojoin:workers"][name] = {**like, **own}
 
     lab.edit(change)
@@ -122,7 +122,7 @@ def test_what_keeps_a_node_from_joining_is_named(up: Lab) -> None:
         for name, (user_data, _) in FAULTS.items()
     }
     before = up.file.read_text()
-    add(up, {name: {"bootcmd": commands} for name, commands in faults.items()}, 30)
+    add(up, {name: {"bootcmd": commands} for name, commands in faults.items()}, 30, 60)
     try:
         output = up.make("up", expect=1)
     finally:
@@ -142,7 +142,7 @@ def test_a_machine_whose_join_failed_goes_with_its_worker(up: Lab) -> None:
 
 
 def test_an_api_server_that_is_down_and_a_resolver_that_is(up: Lab) -> None:
-    add(up, PATIENT, 40)
+    add(up, PATIENT, 40, 300)
     unit = "autojoin-machine-dev@patient-api.service"
 
     def down_for_a_while() -> None:

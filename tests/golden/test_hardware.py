@@ -11,10 +11,10 @@ from components.archive import File
 from components.load import from_stack_file
 from components.machine_host import delivery
 from components.workers import bare_metal, board, cloud_init
-from components.workers.hardware_types import of
+from components.workers.hardware_types import HARDWARE, of
 from tests.unit.components.examples import AUTHORITY_PEM
 
-STACK_FILE = Path(__file__).parent / "hardware.yaml"
+LAB = from_stack_file(Path(__file__).parent / "hardware.yaml")
 SCRIPTS = {
     cloud_init: ("JOIN_SCRIPT", "INSTALL_SCRIPT"),
     board: ("BOARD_SCRIPT",),
@@ -33,13 +33,16 @@ def scripts_stand_for_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             monkeypatch.setattr(module, name, path)
 
 
-@pytest.mark.parametrize("name", ["bhyve", "rk1", "cm4", "metal", "machine"])
+@pytest.mark.parametrize("name", LAB.workers)
 def test_files(golden: Callable[[str, str], None], name: str) -> None:
-    lab = from_stack_file(STACK_FILE)
-    worker = of(lab, name)
+    worker = of(LAB, name)
     files = worker.files(worker.emit(None, AUTHORITY_PEM))
     shown = {path: file for path, file in files.items() if path != "seed.iso"}
     golden(f"hardware/{name}.txt", "\n".join(section(path, shown[path]) for path in sorted(shown)))
+
+
+def test_no_type_is_left_out() -> None:
+    assert {worker.hardware for worker in LAB.workers.values()} == set(HARDWARE)
 
 
 def section(path: str, file: File) -> str:

@@ -169,8 +169,11 @@ def test_no_secret_is_in_what_is_read_or_shown(previews: dict[str, str]) -> None
 @pytest.mark.parametrize(
     ("edit", "marks"),
     [
-        (raise_a_generation, {"node-2": ("warning", "re-provisioned: starts and joins anew")}),
-        (another_image, {"node-2": ("warning", "re-provisioned: starts and joins anew")}),
+        (
+            raise_a_generation,
+            {"node-2": ("warning", "re-provisioned: drained, starts and joins anew")},
+        ),
+        (another_image, {"node-2": ("warning", "re-provisioned: drained, starts and joins anew")}),
         (wait_longer_for_a_join, {}),
         (add_a_worker, {}),
         (nothing, {}),

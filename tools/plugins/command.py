@@ -72,7 +72,13 @@ class LocalCommand(Command):
     def run(
         self, request: Request, inputs: Properties, command: str, *sinks: LineSink | None
     ) -> Outcome:
-        environment = {**os.environ, **inputs.get("environment", {})}
+        # What the run before printed: admission knows by it who was there.
+        before = {
+            f"PULUMI_COMMAND_{name.upper()}": str(request.old[name])
+            for name in self.computed
+            if name in request.old
+        }
+        environment = {**os.environ, **inputs.get("environment", {}), **before}
         words = ["/bin/sh", "-c", command]
         return process.run(words, inputs.get("stdin"), environment, *sinks)
 

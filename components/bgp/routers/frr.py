@@ -18,7 +18,9 @@ def text(router: Router) -> str:
     lines += ["!", f"router bgp {router.asn}", f" bgp router-id {router.identifier}"]
     lines += [" no bgp default ipv4-unicast"]
     if any(session.graceful_restart for session in router.sessions):
-        lines += [" bgp graceful-restart"]
+        # By RFC 8538 the routes of a node that lost its power would stay for the whole restart time
+        # after its hold time; it is for agents that restart, which say nothing at their end.
+        lines += [" bgp graceful-restart", " no bgp graceful-restart notification"]
     for session in router.sessions:
         lines += _group(session)
     for family in ("ipv4", "ipv6"):

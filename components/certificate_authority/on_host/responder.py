@@ -4,8 +4,11 @@
 usage: responder.py SETTINGS   a JSON file, see components/certificate_authority/installation.py
   POST /, GET /BASE64   an OCSP request in DER; answered from the certdb as it is at that moment
   GET /ca.crl           the CRL in DER, which a job of this host keeps fresh
+  GET /revoked          serial and authority key identifier of what is revoked and has not expired,
+                        a line each, then "end"; for the gate on this host, which a CA without a CRL
+                        has too
 
-Both are signed, so they need no TLS, which could not be checked without them.
+The first two are signed, so they need no TLS, which could not be checked without them.
 Python 3.9 is enough.
 """
 
@@ -127,13 +130,25 @@ class Responder:
         return response.public_bytes(serialization.Encoding.DER)
 
     def _row(self, serial):
+        rows = self._rows(
+            "SELECT pem, status, reason, revoked_at FROM certificates"
+            " WHERE serial_number = ? AND authority_key_identifier = ?",
+            str(serial),
+            self.identifier.hex(),
+        )
+        return rows[0] if rows else None
+
+    def revoked(self):
+        rows = self._rows(
+            "SELECT CAST(serial_number AS TEXT) || ' ' || CAST(authority_key_identifier AS TEXT)"
+            " FROM certificates WHERE status = 'revoked' AND expiry > datetime('now')"
+        )
+        return "".join(f"{line}\n" for (line,) in [*rows, ("end",)]).encode()
+
+    def _rows(self, query, *values):
         database = sqlite3.connect(f"file:{self.certdb}?mode=rw", timeout=LOCK_SECONDS, uri=True)
         try:
-            return database.execute(
-                "SELECT pem, status, reason, revoked_at FROM certificates"
-                " WHERE serial_number = ? AND authority_key_identifier = ?",
-                (str(serial), self.identifier.hex()),
-            ).fetchone()
+            return database.execute(query, values).fetchall()
         finally:
             database.close()
 
@@ -173,6 +188,9 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/ca.crl":
             self._crl()
             return
+        if path == "/revoked":
+            self._revoked()
+            return
         try:
             request = base64.b64decode(unquote(path[1:]), validate=True)
         except ValueError:
@@ -196,6 +214,13 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, CRL_TYPE, read(self.server.responder.crl))
         except OSError:
             self._send(503, "text/plain", b"there is no CRL yet\n")
+
+    def _revoked(self):
+        try:
+            self._send(200, "text/plain", self.server.responder.revoked())
+        except sqlite3.Error as error:
+            print("responder: no answer:", error, file=sys.stderr, flush=True)
+            self._send(503, "text/plain", b"the certdb can't be read\n")
 
     def _send(self, status, kind, body):
         self.send_response(status)

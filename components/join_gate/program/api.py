@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import time
@@ -10,12 +11,13 @@ from typing import Any, Callable
 
 from cryptography.hazmat.primitives import serialization
 
-from . import envelope, issued, journal, names, progress, rules
+from . import certificates, envelope, issued, journal, names, progress, rules
 from .commits import Commits
 from .errors import AuthorityError, Refusal
 from .http1 import Request, Response
 from .locks import NodeLocks
-from .store import Event, Node, Store
+from .status import CertificateStatus
+from .store import Event, Node, Serial, Store
 from .upstream import Upstream
 
 # The same words for a node that does not exist and for a key that does not fit.
@@ -51,6 +53,7 @@ class Application:
         locks: NodeLocks,
         authority: issued.Authority,
         hours: int,
+        status: CertificateStatus | None = None,
     ) -> None:
         self._store = store
         self._commits = commits
@@ -58,10 +61,13 @@ class Application:
         self._progress = following
         self._authority = authority
         self._hours = hours
+        self._certificate_status = status
         self._locks = locks
         self._routes: dict[tuple[str, str], _Handler] = {
             ("POST", "/api/v1/cfssl/info"): self._info,
             ("POST", "/api/v1/cfssl/authsign"): self._authsign,
+            ("POST", "/v1/renewal"): self._renew,
+            ("POST", "/v1/trouble"): self._troubled,
             ("POST", "/v1/progress"): self._report,
             ("GET", "/healthz"): self._health,
         }
@@ -123,9 +129,7 @@ class Application:
             milliseconds=round((time.monotonic() - started) * 1000, 1),
             remote=remote,
         )
-        result = {"certificate": certificate}
-        body = {"success": True, "result": result, "errors": [], "messages": []}
-        return json_response(200, body)
+        return _signed(certificate)
 
     def _authentic_node(self, name: str, signed: envelope.Envelope) -> Node:
         node = self._store.node(name) if names.is_name(name) else None
@@ -160,20 +164,131 @@ class Application:
 
     async def _sign(self, name: str, identity: str, signable: rules.Signable) -> tuple[str, str]:
         key = signable.public_key
-        try:
-            pem = await self._upstream.sign(signable)
-            serial = issued.check(pem, signable, self._authority, self._hours)
-        except AuthorityError as error:
-            if error.definite:
-                await self._commits.soon(lambda: self._store.release(name, identity, key))
-            journal.record("authority-failed", node=name, reason=str(error))
-            raise Refusal(502, str(error)) from None
+        pem, serial = await self._asked(signable, lambda: self._store.release(name, identity, key))
         if not await self._commits.soon(
             lambda: self._store.issued(name, identity, key, pem, serial)
         ):
             journal.record("withheld", node=name, serial=serial.number)
             raise Refusal(401, _NOT_AUTHENTIC)
         return pem, serial.number
+
+    async def _asked(
+        self, signable: rules.Signable, release: Callable[[], None]
+    ) -> tuple[str, Serial]:
+        """What CFSSL signed; the claim is given up by `release` where it certainly did not."""
+        try:
+            pem = await self._upstream.sign(signable)
+            return pem, issued.check(pem, signable, self._authority, self._hours)
+        except AuthorityError as error:
+            if error.definite:
+                await self._commits.soon(release)
+            journal.record("authority-failed", node=signable.name, reason=str(error))
+            raise Refusal(502, str(error)) from None
+
+    async def _renew(self, request: Request, remote: str) -> Response:
+        """Another certificate, for another key, for the node that shows the one it has."""
+        started = time.monotonic()
+        node, shown = await self._certified(request)
+        data = envelope.parse_object(request.body, "the body")
+        certificate_request = rules.read_request(data)
+        signable = rules.check(data, certificate_request, node.name, node.addresses)
+        if not shown.parts.is_for(signable.hosts):
+            raise Refusal(403, "hosts: must be all those of the certificate, and no others")
+        if signable.key == shown.parts.key:
+            raise Refusal(403, "key: must be another one than that of the certificate")
+        certificate, serial = await self._successor(node, shown, signable, remote)
+        journal.record(
+            "renewed",
+            node=node.name,
+            identity=node.identity,
+            serial=serial,
+            predecessor=shown.parts.serial.number,
+            milliseconds=round((time.monotonic() - started) * 1000, 1),
+            remote=remote,
+        )
+        return _signed(certificate)
+
+    async def _certified(self, request: Request) -> tuple[Node, _Shown]:
+        """The registered node whose certificate, of its present identity, the client has shown.
+
+        TLS has proved that it is the authority's, was alive when the connection began, and that the
+        client has its key.
+        """
+        if request.certificate is None:
+            raise Refusal(401, "not authentic: show the node's certificate, by mutual TLS")
+        shown = _Shown(request.certificate)
+        name = names.node_of(shown.parts.subject)
+        node = self._store.node(name) if name else None
+        if node is None or not self._store.gave(shown.parts.serial, node.identity):
+            raise Refusal(
+                401,
+                "not authentic: not a certificate of a node as it is registered; "
+                "raise its generation to join it anew",
+            )
+        if time.time() >= shown.parts.life[1]:
+            raise Refusal(401, "not authentic: the certificate has expired")
+        status = self._certificate_status
+        if status is not None and await status.is_revoked(shown.parts.serial):
+            raise Refusal(401, "not authentic: the certificate is revoked")
+        return node, shown
+
+    async def _successor(
+        self, node: Node, shown: _Shown, signable: rules.Signable, remote: str
+    ) -> tuple[str, str | None]:
+        """The certificate after the one that is shown, and its serial number where it is new.
+
+        A certificate is good for one renewal, as a join key for one join: asked again for the same
+        key, it is the one that was signed before.
+        """
+        key = signable.public_key
+        async with self._locks.held(node.name):
+            if shown.is_present(node) and await self._commits.soon(
+                lambda: self._store.claim_renewal(node, shown.sha256, key)
+            ):
+                return await self._replaced(node, shown, signable)
+            present = self._store.node(node.name)
+            renewal = self._store.renewal(node.name)
+        if present is None or present.identity != node.identity:
+            raise Refusal(401, _NOT_AUTHENTIC)
+        if renewal == (shown.sha256, key) and present.public_key == key and present.certificate:
+            return present.certificate, None
+        reason = f"a certificate of {node.name} was to be renewed for a second key, from {remote}"
+        journal.record(
+            "alarm", node=node.name, identity=node.identity, reason=reason, remote=remote
+        )
+        await self._commits.soon(lambda: self._store.trouble(node.name, reason, alarm=True))
+        raise Refusal(
+            409,
+            f"this certificate of {node.name} was renewed for another key before: a copy of it is "
+            "in use; raise its generation to join it anew",
+        )
+
+    async def _replaced(
+        self, node: Node, shown: _Shown, signable: rules.Signable
+    ) -> tuple[str, str]:
+        key = signable.public_key
+        pem, serial = await self._asked(
+            signable, lambda: self._store.release_renewal(node.name, shown.sha256, key)
+        )
+        if not await self._commits.soon(lambda: self._store.renewed(node, key, pem, serial)):
+            journal.record("withheld", node=node.name, serial=serial.number)
+            raise Refusal(401, _NOT_AUTHENTIC)
+        return pem, serial.number
+
+    async def _troubled(self, request: Request, remote: str) -> Response:
+        """Why a node can't renew its certificate, as it tells it itself."""
+        node, shown = await self._certified(request)
+        data = envelope.parse_object(request.body, "the body")
+        message = data.get("message")
+        if set(data) != {"message"} or not isinstance(message, str):
+            raise Refusal(400, "the body must be an object with message, a text, and nothing else")
+        if not shown.is_present(node):
+            raise Refusal(409, "the certificate was renewed: only the present one may tell")
+        secrets = (node.join_key, node.status_token)
+        line = progress.one_line(progress.without_secrets(message, secrets))
+        await self._commits.soon(lambda: self._store.trouble(node.name, line))
+        journal.record("not-renewed", node=node.name, reason=line, remote=remote)
+        return Response(204)
 
     async def _report(self, request: Request, remote: str) -> Response:
         signed = envelope.parse_envelope(request.body)
@@ -218,6 +333,31 @@ class Application:
         if request.query.get("format") == "lines":
             return Response(200, _lines(events), "text/plain; charset=utf-8")
         return json_response(200, {"node": name, "events": [_shown(event) for event in events]})
+
+
+class _Shown:
+    """A certificate that a client has shown; Refusal where no node can have it."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        try:
+            self.parts = certificates.read(data)
+            _ = self.parts.serial, self.parts.life
+        except (ValueError, LookupError):
+            raise Refusal(401, "not authentic: the certificate is not a node's") from None
+
+    def is_present(self, node: Node) -> bool:
+        """Whether it is the one that the node has."""
+        return node.certificate is not None and (
+            certificates.from_pem(node.certificate) == self._data
+        )
+
+
+def _signed(certificate: str) -> Response:
+    """A certificate in CFSSL's shape."""
+    result = {"certificate": certificate}
+    return json_response(200, {"success": True, "result": result, "errors": [], "messages": []})
 
 
 def _check_bearer(request: Request, node: Node | None) -> Node:

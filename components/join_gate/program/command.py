@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import awaiting, names, revocation
+from . import awaiting, certificates, names, revocation
 from . import settings as gate_settings
 from .errors import GateError
 from .settings import Settings
@@ -137,7 +137,8 @@ def _status(rest: list[str], settings: Settings, store: Store) -> None:
         nodes = [store.node(name) for name in rest or store.names()]
         if rest and nodes == [None]:
             raise GateError(f"{rest[0]}: not registered")
-        shown = [_shown(node, store) for node in nodes if node is not None]
+        troubles = store.troubles()
+        shown = [_shown(node, store, troubles) for node in nodes if node is not None]
     if rest:
         print(json.dumps(shown[0], indent=2))
         return
@@ -148,9 +149,13 @@ def _status(rest: list[str], settings: Settings, store: Store) -> None:
     print(json.dumps({"authority": authority, "nodes": shown}, indent=2))
 
 
-def _shown(node: Node, store: Store) -> dict[str, Any]:
-    """A node without its secrets."""
+def _shown(node: Node, store: Store, troubles: dict[str, tuple[float, str]]) -> dict[str, Any]:
+    """A node without its secrets. `trouble` is why its certificate is not renewed."""
     last = store.events(node.name, 0)[-1:]
+    begins, ends = None, None
+    if node.certificate is not None:
+        begins, ends = certificates.read(certificates.from_pem(node.certificate)).life
+    trouble = troubles.get(node.name)
     return {
         "node": node.name,
         "addresses": list(node.addresses),
@@ -160,6 +165,10 @@ def _shown(node: Node, store: Store) -> dict[str, Any]:
         "expired": time.time() >= node.expires_at,
         "joined": node.certificate is not None,
         "joinedAt": node.joined_at,
+        "certificateFrom": begins,
+        "certificateUntil": ends,
+        "trouble": trouble[1] if trouble else None,
+        "troubleAt": trouble[0] if trouble else None,
         "phase": last[0].phase if last else None,
         "state": last[0].state if last else None,
         "message": last[0].message if last else None,
@@ -233,7 +242,9 @@ def serve(settings: Settings) -> None:
     except (OSError, ValueError) as error:
         raise GateError(f"{settings.authority}: not a certificate: {error}") from None
     key = _upstream_key(settings.upstreamKey)
-    context = server.tls_context(settings.certificate, settings.key, settings.minimumTls)
+    context = server.tls_context(
+        settings.certificate, settings.key, settings.minimumTls, settings.authority
+    )
     # Made before there are several who would make it; opened by each for itself.
     Store(settings.database).close()
     listener = server.listen(settings.listen, settings.port)

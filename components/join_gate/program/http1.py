@@ -25,7 +25,10 @@ _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
 
 @dataclass(frozen=True)
 class Request:
-    """One request. Header names are in lower case; `query` keeps the last value of a name."""
+    """One request. Header names are in lower case; `query` keeps the last value of a name.
+
+    `certificate` is the client's (DER), where it has shown one that is the authority's.
+    """
 
     method: str
     path: str
@@ -33,6 +36,7 @@ class Request:
     headers: dict[str, str]
     body: bytes
     keep_alive: bool
+    certificate: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ import json
 import os
 import pwd
 import sqlite3
-import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import names
+from . import certificates, names
 from .errors import GateError
 from .settings import Settings
 from .store import Serial, Store
@@ -71,7 +70,7 @@ def revoked_certificates(settings: Settings) -> list[dict[str, str]]:
     return [
         {
             "node": _text(common_name)[len(names.COMMON_NAME_PREFIX) :],
-            "sha256": hashlib.sha256(ssl.PEM_cert_to_DER_cert(_text(pem).strip())).hexdigest(),
+            "sha256": hashlib.sha256(certificates.from_pem(_text(pem))).hexdigest(),
             # CFSSL writes UTC, as `2027-01-31 12:00:00+00:00`.
             "notAfter": _text(expiry)[:19].replace(" ", "T") + "Z",
         }

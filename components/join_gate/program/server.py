@@ -6,10 +6,12 @@ Nothing that a client could stretch keeps others waiting: each step of each clie
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import ssl
 import time
+from dataclasses import replace
 from typing import Callable
 
 from . import journal
@@ -34,13 +36,18 @@ _PORT_SECONDS = 1.0
 # How long a client may keep the gate waiting while others wait for a connection.
 _PATIENCE_SECONDS = 1.0
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# ssl.VERIFY_X509_PARTIAL_CHAIN, which Python 3.9 has no name for.
+_PARTIAL_CHAIN = 0x80000
 _TLS_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
-def tls_context(certificate: str, key: str, minimum: str) -> ssl.SSLContext:
+def tls_context(
+    certificate: str, key: str, minimum: str, authority: str | None = None
+) -> ssl.SSLContext:
     """The server's TLS settings; GateError where the pair cannot be loaded.
 
-    `minimum` is the oldest version spoken, 1.3 or 1.2.
+    `minimum` is the oldest version spoken, 1.3 or 1.2. A client may show a certificate, and then
+    it must be one of `authority`'s, a PEM file, for clients, and live.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _TLS_VERSIONS[minimum]
@@ -49,6 +56,11 @@ def tls_context(certificate: str, key: str, minimum: str) -> ssl.SSLContext:
     context.num_tickets = 0
     try:
         context.load_cert_chain(certificate, key)
+        if authority is not None:
+            context.load_verify_locations(authority)
+            context.verify_mode = ssl.CERT_OPTIONAL
+            # As nodes do: what is pinned is trusted, without the chain above it.
+            context.verify_flags |= _PARTIAL_CHAIN
     except (OSError, ssl.SSLError) as error:
         raise GateError(f"{certificate}, {key}: cannot be used for TLS: {error}") from None
     return context
@@ -175,6 +187,9 @@ class Server:
         try:
             await stream.shake_hands()
             await self._converse(stream, remote)
+        except ssl.SSLCertVerificationError as error:
+            journal.record("refused", reason=f"certificate: {error.verify_message}", remote=remote)
+            await _hear_out(stream)
         except (Closed, OSError):
             pass  # clients come and go; there is nobody left to tell
         except Exception as error:  # a fault of ours must not go by silently
@@ -194,13 +209,14 @@ class Server:
                 response = refusal_response(refusal)
             else:
                 wanted = request.keep_alive
+                if certificate := stream.certificate:
+                    request = replace(request, certificate=certificate)
                 response = await self._answer(request, remote)
             keep = wanted and left > 0 and not response.close and not self._stopping
             await connection.write(response, keep_alive=keep)
             if not keep:
                 if response.close:
-                    stream.allow(_DRAIN_SECONDS)
-                    await stream.drain(_DRAIN_BYTES)
+                    await _hear_out(stream)
                 return
 
     async def _answer(self, request: Request, remote: str) -> Response:
@@ -211,3 +227,10 @@ class Server:
                 "fault", path=request.path[:80], reason=f"{type(error).__name__}: {error}"
             )
             return refusal_response(Refusal(500, "the join gate failed; see its log"))
+
+
+async def _hear_out(stream: Stream) -> None:
+    """Let a client whose request was not read see the answer."""
+    stream.allow(_DRAIN_SECONDS)
+    with contextlib.suppress(Closed, OSError):
+        await stream.drain(_DRAIN_BYTES)

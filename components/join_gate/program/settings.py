@@ -17,7 +17,8 @@ class Settings:
 
     `listen` is an address to bind, `::` for every address of both families.
     `minimumTls` is 1.3, or 1.2 for nodes that have nothing newer. `certificateDatabase` is CFSSL's
-    -db-config file.
+    -db-config file. `responderPort` is where the loopback is asked what the certdb holds as
+    revoked; 0 leaves that to the gate's own books.
     """
 
     listen: str
@@ -35,6 +36,7 @@ class Settings:
     authorityUser: str
     certificateDatabase: str
     cfssl: str
+    responderPort: int = 0
 
 
 def load(path: str) -> Settings:
@@ -50,6 +52,7 @@ def load(path: str) -> Settings:
     if not isinstance(data, dict):
         raise GateError(f"{path}: must be a JSON object, found {type(data).__name__}")
     known = {field.name: (int if field.type == "int" else str) for field in fields(Settings)}
+    data = {"responderPort": 0, **data}  # older than renewals
     for name in sorted(set(data) ^ set(known)):
         raise GateError(f"{path}: {name}: {'unknown key' if name in data else 'missing'}")
     for name, kind in known.items():

@@ -57,6 +57,17 @@ CREATE TABLE IF NOT EXISTS certificates (
   revoke INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (serial, authority_key)
 );
+CREATE TABLE IF NOT EXISTS renewals (
+  node TEXT PRIMARY KEY,
+  predecessor TEXT NOT NULL,
+  public_key TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS troubles (
+  node TEXT PRIMARY KEY,
+  at REAL NOT NULL,
+  message TEXT NOT NULL,
+  alarm INTEGER NOT NULL
+);
 """
 
 
@@ -236,6 +247,8 @@ class Store:
         database.execute("DELETE FROM nodes WHERE name = ?", (name,))
         database.execute("DELETE FROM events WHERE node = ?", (name,))
         database.execute("DELETE FROM waits WHERE node = ?", (name,))
+        database.execute("DELETE FROM renewals WHERE node = ?", (name,))
+        database.execute("DELETE FROM troubles WHERE node = ?", (name,))
         database.execute("UPDATE certificates SET revoke = 1 WHERE node = ?", (name,))
         database.executemany(
             "INSERT INTO certificates (serial, authority_key, node, identity, revoke)"
@@ -292,12 +305,90 @@ class Store:
                 " WHERE name = ? AND identity = ? AND public_key = ?",
                 (certificate, time.time(), name, identity, public_key),
             ).rowcount
-            self._database.execute(
-                "INSERT INTO certificates (serial, authority_key, node, identity, revoke)"
-                " VALUES (?, ?, ?, ?, ?) ON CONFLICT (serial, authority_key) DO NOTHING",
-                (serial.number, serial.authority_key, name, identity, not kept),
-            )
+            self._note(serial, name, identity, revoke=not kept)
         return kept == 1
+
+    def _note(self, serial: Serial, name: str, identity: str, *, revoke: bool) -> None:
+        self._database.execute(
+            "INSERT INTO certificates (serial, authority_key, node, identity, revoke)"
+            " VALUES (?, ?, ?, ?, ?) ON CONFLICT (serial, authority_key) DO NOTHING",
+            (serial.number, serial.authority_key, name, identity, revoke),
+        )
+
+    def gave(self, serial: Serial, identity: str) -> bool:
+        """Whether the certificate was given to this identity, and is not to be revoked."""
+        row = self._database.execute(
+            "SELECT 1 FROM certificates WHERE serial = ? AND authority_key = ? AND identity = ?"
+            " AND revoke = 0",
+            (serial.number, serial.authority_key, identity),
+        ).fetchone()
+        return row is not None
+
+    def claim_renewal(self, node: Node, predecessor: str, public_key: str) -> bool:
+        """Bind the renewal of the node's present certificate to `public_key`, before it is signed.
+
+        `predecessor` is that certificate's SHA-256 in hex. False where the node has another one by
+        now, or its renewal is bound to another key.
+        """
+        with self.transaction():
+            present = self.node(node.name)
+            if present is None or (present.identity, present.certificate) != (
+                node.identity,
+                node.certificate,
+            ):
+                return False
+            changed = self._database.execute(
+                "INSERT INTO renewals (node, predecessor, public_key) VALUES (?, ?, ?)"
+                " ON CONFLICT (node) DO UPDATE"
+                " SET predecessor = excluded.predecessor, public_key = excluded.public_key"
+                " WHERE predecessor != excluded.predecessor OR public_key = excluded.public_key",
+                (node.name, predecessor, public_key),
+            )
+        return changed.rowcount == 1
+
+    def release_renewal(self, name: str, predecessor: str, public_key: str) -> None:
+        """Undo a claim for which nothing was signed."""
+        self._database.execute(
+            "DELETE FROM renewals WHERE node = ? AND predecessor = ? AND public_key = ?",
+            (name, predecessor, public_key),
+        )
+
+    def renewal(self, name: str) -> tuple[str, str] | None:
+        """The certificate (SHA-256) that was renewed last, or is now, and the key it is for."""
+        row = self._database.execute(
+            "SELECT predecessor, public_key FROM renewals WHERE node = ?", (name,)
+        ).fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def renewed(self, node: Node, public_key: str, certificate: str, serial: Serial) -> bool:
+        """Keep a certificate in the place of the one that `node` has; False as with `issued`."""
+        with self.transaction():
+            kept = self._database.execute(
+                "UPDATE nodes SET certificate = ?, public_key = ?"
+                " WHERE name = ? AND identity = ? AND certificate = ?",
+                (certificate, public_key, node.name, node.identity, node.certificate),
+            ).rowcount
+            self._note(serial, node.name, node.identity, revoke=not kept)
+            if kept:
+                self._database.execute(
+                    "DELETE FROM troubles WHERE node = ? AND NOT alarm", (node.name,)
+                )
+        return kept == 1
+
+    def trouble(self, name: str, message: str, *, alarm: bool = False) -> None:
+        """Keep why a node's certificate is not renewed. An alarm stays until the node is another"""
+        self._database.execute(
+            "INSERT INTO troubles (node, at, message, alarm) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (node) DO UPDATE"
+            " SET at = excluded.at, message = excluded.message, alarm = excluded.alarm"
+            " WHERE excluded.alarm OR NOT alarm",
+            (name, time.time(), message, alarm),
+        )
+
+    def troubles(self) -> dict[str, tuple[float, str]]:
+        """Why nodes' certificates are not renewed, and since when, by their names."""
+        rows = self._database.execute("SELECT node, at, message FROM troubles").fetchall()
+        return {name: (at, message) for name, at, message in rows}
 
     def append_events(self, name: str, events: Sequence[tuple[float, str, str, str]]) -> None:
         """Add events (at, phase, state, message), dropping the oldest over EVENTS_KEPT.

@@ -59,6 +59,11 @@ class Stream:
     def overdue(self, now: float) -> bool:
         return self._seconds is not None and now - self._since > self._seconds
 
+    @property
+    def certificate(self) -> bytes | None:
+        """The client's, in DER; None where it has shown none. The authority's, or no connection."""
+        return self._tls.getpeercert(True)
+
     def abort(self) -> None:
         """End the connection from outside, whatever it waits for."""
         self._aborted = True

@@ -17,6 +17,7 @@ from .issued import Authority
 from .locks import NodeLocks
 from .progress import Progress
 from .settings import Settings
+from .status import CertificateStatus
 from .store import Store
 from .upstream import Upstream
 
@@ -58,6 +59,7 @@ class Worker:
             NodeLocks(f"{settings.database}.locks"),
             self.authority,
             settings.nodeCertificateHours,
+            CertificateStatus("127.0.0.1", port) if (port := settings.responderPort) else None,
         )
         most = int(server.CONNECTIONS * self.share)
         clients = server.Server(self.listener, self.context, application, most)

@@ -238,6 +238,7 @@ apply() {
     rm -rf "$incoming"
 }
 
+# The capabilities are what Cilium's agent asks for beyond those that systemd-nspawn leaves.
 run() {
     is_whole || die "machine $NAME: its data is incomplete; apply it again"
     date +%s.%N >"$HOME_DIRECTORY/.started"
@@ -252,7 +253,8 @@ run() {
         --uuid="$(cat "$HOME_DIRECTORY/complete")" --register=no --keep-unit --console=read-only --link-journal=no \
         --resolv-conf=off --timezone=off $network \
         --bind="$HOME_DIRECTORY/containerd:/var/lib/containerd" \
-        --system-call-filter='@keyring bpf'
+        --capability=CAP_IPC_LOCK,CAP_SYS_MODULE,CAP_SYS_RESOURCE \
+        --system-call-filter='@keyring bpf perf_event_open'
 }
 
 # Sets `network`, the machine's link: systemd-nspawn's own, named host0 in it; or, with a MAC address

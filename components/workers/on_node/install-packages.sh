@@ -77,11 +77,15 @@ is_as_packaged() {
 
 # systemd is the one that keeps control groups; two keepers make a node unstable. By containerd's
 # defaults plugins are in /opt/cni/bin, where Cilium and the Kubernetes packages put theirs; Debian's
-# file looks elsewhere.
+# file looks elsewhere. The names are those of containerd 1 and 2.
 configure_containerd() {
     [ ! -s "$CONTAINERD" ] || is_as_packaged || return 0
     mkdir -p "${CONTAINERD%/*}"
-    containerd config default | sed 's/SystemdCgroup = false/SystemdCgroup = true/' >"$CONTAINERD.new"
+    containerd config default | sed \
+        -e 's/SystemdCgroup = false/SystemdCgroup = true/' \
+        -e "s#config_path = [\"'][\"']#config_path = \"/etc/containerd/certs.d\"#" \
+        -e "s#^\\( *sandbox_image =\\) .*#\\1 \"$SANDBOX_IMAGE\"#" \
+        -e "s#^\\( *sandbox =\\) .*#\\1 \"$SANDBOX_IMAGE\"#" >"$CONTAINERD.new"
     mv "$CONTAINERD.new" "$CONTAINERD"
     systemctl restart containerd.service || fail "containerd does not start: journalctl -u containerd"
 }

@@ -1,5 +1,7 @@
 #!/bin/sh
 # Makes this machine a node of its cluster: a key made here, a certificate from the join gate, the kubelet.
+# usage: join                 join, where that is still to be done
+#        join renew [--now]   another key and certificate for a node that has joined, where due
 #
 # Every run goes through the same phases and keeps what an earlier one finished, so that a power cut
 # at any line, and then a boot, still ends in a joined node. /etc/autojoin/join-key is there until the
@@ -25,9 +27,12 @@ RESOLVED=/run/systemd/resolve/resolv.conf
 INSTALL_PACKAGES=$ROOT/usr/local/lib/autojoin/install-packages
 MODULES=$ROOT/etc/modules-load.d/autojoin.conf
 SYSCTLS=$ROOT/etc/sysctl.d/90-autojoin.conf
+REGISTRIES=/etc/containerd/certs.d
+CONTAINERD=/etc/containerd/config.toml
 TAB=$(printf '\t')
 REFUSED=3 # the exit status that the unit does not retry
-PHASE=clock told=''
+PHASE=clock told='' tell=finish_reports
+ACTION=${1:-join} WHEN=${2:-due}
 
 # --- telling the gate -------------------------------------------------------------------------------
 
@@ -150,11 +155,11 @@ finish_reports() {
     wait "$reporter" || true
 }
 
-# fail STATUS MESSAGE: the phase's failure is the join's.
+# fail STATUS MESSAGE: the phase's failure is the join's, or the renewal's.
 fail() {
     told=yes
     report "$PHASE" failed "$2"
-    finish_reports
+    "$tell" "$2"
     exit "$1"
 }
 
@@ -300,8 +305,8 @@ subjectAltName = $names
 CONFIGURATION
 }
 
-# The body for authsign, in `body`: the request's JSON, its HMAC, both in base64.
-make_body() {
+# What the gate is asked to sign, as JSON, in `request`.
+describe_request() {
     escaped=''
     while IFS= read -r line; do
         escaped=$escaped$line\\n
@@ -311,13 +316,28 @@ REQUEST
     hosts="\"$NODE\""
     for address in $ADDRESSES; do hosts="$hosts,\"$address\""; done
     request="{\"certificate_request\":\"$escaped\",\"hosts\":[$hosts],\"profile\":\"kubelet\"}"
+}
+
+# The body for authsign, in `body`: the request's JSON, its HMAC, both in base64.
+seal_request() {
     body="{\"token\":\"$(hmac "$request")\",\"request\":\"$(printf '%s' "$request" | base64 -w 0)\"}"
 }
 
+# ask_gate PATH [OPTION...]: post `body`; what is answered, and its status on a line of its own.
 ask_gate() {
-    printf '%s' "$body" | curl --silent --show-error --max-time 30 --cacert "$AUTHORITY" \
+    path=$1
+    shift
+    printf '%s' "$body" | curl --silent --show-error --max-time 30 --cacert "$AUTHORITY" "$@" \
         --header 'Content-Type: application/json' --data-binary @- --write-out '\n%{http_code}' \
-        "$GATE_URL/api/v1/cfssl/authsign" 2>&1
+        "$GATE_URL$path" 2>&1
+}
+
+# Parts `answer` into `status` and what was answered.
+part_answer() {
+    status=${answer##*"
+"}
+    answer=${answer%"
+"*}
 }
 
 # The first error's message of a CFSSL answer.
@@ -332,15 +352,12 @@ gate_message() {
 obtain_certificate() {
     begin authority 300
     while :; do
-        if answer=$(ask_gate); then
+        if answer=$(ask_gate /api/v1/cfssl/authsign); then
             if [ "$PHASE" = authority ]; then
                 finished authority
                 begin certificate 120
             fi
-            status=${answer##*"
-"}
-            answer=${answer%"
-"*}
+            part_answer
             case $status in
                 200) return 0 ;;
                 408 | 429 | 5*) back_off "the join gate answered $status: $(gate_message)" ;;
@@ -374,10 +391,11 @@ install_certificate() {
     mv "$CERTIFICATE.new" "$CERTIFICATE"
 }
 
-# The kubelet's own store holds pair files behind a link. With the link in place it rotates this
-# certificate when that is due; without it, it would ask for another one at its first start.
+# One file for all that the kubelet does with it, so that it never sees a key beside the certificate
+# of another one. It looks at what is behind the link, and takes up what takes its place.
 install_client_pair() {
     cat "$CERTIFICATE" "$KEY" >"$CLIENT_PAIR.new"
+    [ "$ACTION" = join ] || sync "$CLIENT_PAIR.new"
     mv "$CLIENT_PAIR.new" "$CLIENT_PAIR"
     ln -sf "${CLIENT_PAIR##*/}" "$PKI/kubelet-client-current.pem"
 }
@@ -391,7 +409,8 @@ get_certificate() {
         return
     fi
     make_request
-    make_body
+    describe_request
+    seal_request
     # The key must be on the disk before the gate binds the join key to it.
     [ -z "$keeping" ] || wait "$keeping"
     obtain_certificate
@@ -409,6 +428,12 @@ runtime_answers() {
     [ "$answered" -ne 7 ] && [ "$answered" -ne 28 ]
 }
 
+# Where images are to come from, as the stack says, is of use to a containerd that looks there.
+registries_heeded() {
+    [ ! -d "$ROOT$REGISTRIES" ] ||
+        grep -q "^ *config_path *= *[\"']$REGISTRIES" "$ROOT$CONTAINERD" 2>/dev/null
+}
+
 # The first look was in the background, beside the certificate.
 check_runtime() {
     begin runtime 120
@@ -416,6 +441,9 @@ check_runtime() {
     ! wait "$preparing" || answers=yes
     until [ -n "$answers" ] || runtime_answers; do
         wait_more "the container runtime does not answer at $RUNTIME_SOCKET"
+    done
+    until registries_heeded; do
+        wait_more "containerd does not look into $REGISTRIES: set config_path to it in $CONTAINERD"
     done
     finished runtime
 }
@@ -531,13 +559,128 @@ prepare() {
     runtime_answers
 }
 
-main() {
-    mkdir -p "$STATE" "$PKI" "$RUN"
-    exec 9>"$RUN/lock"
-    flock -n 9 || exit 0
+# --- renewal ----------------------------------------------------------------------------------------
+
+# Seconds since the epoch of a date as OpenSSL writes it, `Nov 29 07:14:53 2026 GMT`; not every `date`
+# can read it.
+to_seconds() {
+    printf '%s\n' "$1" | tr ':' ' ' | awk '{
+        month = (index("JanFebMarAprMayJunJulAugSepOctNovDec", $1) + 2) / 3
+        year = $6
+        if (month < 3) { month += 12; year -= 1 }
+        days = 365 * year + int(year / 4) - int(year / 100) + int(year / 400)
+        days += int((153 * (month - 3) + 2) / 5) + $2 - 719469
+        printf "%.0f", ((days * 24 + $3) * 60 + $4) * 60 + $5
+    }'
+}
+
+# field NAME: the rest of that line of what openssl said, `about`.
+field() {
+    found=${about#*"$1"=}
+    printf '%s' "${found%%"
+"*}"
+}
+
+# Whether two thirds of the certificate's life are over, less up to a twelfth: nodes that joined at
+# once ask one after the other.
+is_due() {
+    about=$(openssl x509 -in "$CLIENT_PAIR" -noout -serial -startdate -enddate 2>&1) ||
+        fail "$REFUSED" "$CLIENT_PAIR cannot be read; raise the generation of $NODE to join it anew"
+    now=$(date +%s) begins=$(to_seconds "$(field notBefore)") ends=$(to_seconds "$(field notAfter)")
+    advice="set the clock if it is wrong, else raise the generation of $NODE in the stack file and run pulumi up"
+    [ "$now" -lt "$ends" ] ||
+        fail "$REFUSED" "the certificate ended on $(field notAfter), the clock says $(date -u), and the join gate renews none that has ended: $advice"
+    spread=$(field serial | cksum)
+    [ "$now" -ge $((begins + (ends - begins) * 2 / 3 - ${spread%% *} % ((ends - begins) / 12 + 1))) ]
+}
+
+# As the node that it is, by its certificate.
+ask_as_node() {
+    ask_gate "$1" --cert "$CLIENT_PAIR" --key "$CLIENT_PAIR"
+}
+
+# The gate has it shown where people look.
+tell_trouble() {
+    body="{\"message\":\"$(printf '%s' "$1" | one_line)\"}"
+    ask_as_node /v1/trouble >/dev/null || true
+}
+
+# A key that is in use already: the cut came before it was put away.
+forget_used_key() {
+    [ -s "$KEY" ] || return 0
+    [ "$(openssl pkey -in "$KEY" -pubout 2>/dev/null)" != "$(openssl x509 -in "$CLIENT_PAIR" -noout -pubkey)" ] ||
+        rm -f "$KEY"
+}
+
+# Kubelets before 1.36 serve whoever asks by address, as most API servers do, with the pair that they
+# started with (kubernetes#133001). Others take up the new one in a moment, and a kubelet that does not
+# answer will start with it.
+have_it_served() {
+    port=$(sed -n 's/^port: *//p' "$KUBELET" 2>/dev/null) wanted=$(openssl x509 -in "$CLIENT_PAIR" -noout -serial)
+    looks=0
+    while served=$(served_serial "${ADDRESSES%% *}" "${port:-10250}") && [ "$served" != "$wanted" ]; do
+        looks=$((looks + 1))
+        if [ "$looks" -gt 20 ]; then
+            printf '%s: the kubelet goes on serving with the certificate before; it is restarted\n' "$NODE"
+            systemctl try-restart --no-block kubelet.service
+            break
+        fi
+        sleep 0.25
+    done
+    rm -f "$STATE/renewed"
+}
+
+# served_serial ADDRESS PORT: of the certificate that is served there to who does not ask by name.
+served_serial() {
+    case $1 in *:*) set -- "[$1]" "$2" ;; esac
+    timeout 5 openssl s_client -noservername -connect "$1:$2" </dev/null 2>/dev/null |
+        openssl x509 -noout -serial 2>/dev/null
+}
+
+# The timer comes again in a minute, so everything is tried once. The key is on the disk before the
+# gate hears of it and stays there until its certificate is in use: whatever breaks off in between,
+# the gate is asked for the same one again, and answers the same.
+renew() {
+    [ ! -e "$JOIN_KEY" ] && [ -s "$CLIENT_PAIR" ] || return 0
+    PHASE=renewal tell=tell_trouble KEY=$PKI/renewal.key CERTIFICATE=$PKI/renewal.crt
+    exec 4>/dev/null
+    trap on_exit EXIT
+    [ ! -e "$STATE/renewed" ] || have_it_served
+    [ "$WHEN" = --now ] || is_due || return 0
+    forget_used_key
+    make_request
+    describe_request
+    body=$request
+    [ -z "$keeping" ] || wait "$keeping"
+    answer=$(ask_as_node /v1/renewal) || {
+        tell=:
+        fail 1 "the join gate at $GATE_URL: ${answer%%"
+"*}"
+    }
+    part_answer
+    case $status in
+        200) ;;
+        408 | 429 | 5*) fail 1 "the join gate answered $status: $(gate_message)" ;;
+        *) fail "$REFUSED" "the join gate refused ($status): $(gate_message)" ;;
+    esac
+    begin renewal 30
+    install_certificate
+    : >"$STATE/renewed"
+    install_client_pair
+    mv "$CERTIFICATE" "$PKI/kubelet.crt"
+    mv "$KEY" "$PKI/kubelet.key"
+    about=$(openssl x509 -in "$CLIENT_PAIR" -noout -enddate)
+    finished renewal "until $(field notAfter)"
+    have_it_served
+}
+
+renew_by_timer() {
+    start_at_boot autojoin-renew.timer
+    systemctl start --no-block autojoin-renew.timer
+}
+
+join() {
     [ -s "$JOIN_KEY" ] || exit 0
-    # shellcheck source=/dev/null
-    . "$ETC/join.env"
     check_join_key
     prepare_hmac
     start_reports
@@ -551,8 +694,22 @@ main() {
     start_kubelet
     await_node
     start_at_boot kubelet.service
+    renew_by_timer
     finish_reports
     rm -f "$JOIN_KEY" "$RUN/node" "$RUN/reports" "$RUN/packages.log"
+}
+
+main() {
+    mkdir -p "$STATE" "$PKI" "$RUN"
+    exec 9>"$RUN/lock"
+    flock -n 9 || exit 0
+    # shellcheck source=/dev/null
+    . "$ETC/join.env"
+    case $ACTION in
+        join) join ;;
+        renew) renew ;;
+        *) printf 'usage: join | join renew [--now]\n' >&2 && exit 2 ;;
+    esac
 }
 
 main

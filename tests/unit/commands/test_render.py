@@ -111,7 +111,7 @@ def test_a_second_run_replaces_its_own_and_keeps_what_is_not(
     save(stack_file, data)
     assert run(stack_file, out) == 0
     names = {path.name for path in out.iterdir()}
-    assert names == {"other", "ca", "cilium", "notes.txt", render.RECORD}
+    assert names == {"other", "ca", "cilium", "dns", "notes.txt", render.RECORD}
 
 
 def foreign_file(out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,30 @@ def test_ready_or_not(readiness: dict[str, str] | None, ready: str, fine: bool) 
     line = status.line(NAME, LAB, joined, readiness)
     assert (line.ready, line.fine) == (ready, fine)
     assert line.at == "2023-11-14T22:13:20+00:00"
+
+
+NOW = time.time()
+
+
+@pytest.mark.parametrize(
+    ("left", "trouble", "word"),
+    [
+        (0.9, None, ""),
+        (0.34, None, ""),
+        (0.3, None, "is not renewed: `journalctl -u autojoin-renew` on the machine says why"),
+        (0.3, "the disk is full", "is not renewed: the disk is full"),
+        (0.9, "renewed for a second key", "renewed for a second key"),
+        (-0.1, None, "raise its generation to join it anew"),
+    ],
+)
+def test_a_certificate_that_is_not_renewed_is_told_while_a_third_is_left(
+    left: float, trouble: str | None, word: str
+) -> None:
+    life = 168 * 3600
+    joined = node(joined=True, phase="ready", state="done", trouble=trouble)
+    joined |= {"certificateFrom": NOW - life * (1 - left), "certificateUntil": NOW + life * left}
+    line = status.line(NAME, LAB, joined, {NAME: "True"})
+    assert word in line.word and line.fine == (not word) and line.join == "joined"
 
 
 def run(monkeypatch: pytest.MonkeyPatch, file: Path, *words: str) -> int:

@@ -58,7 +58,7 @@ def test_subjects_are_what_the_authorizer_reads(lab: Place) -> None:
 
     assert subject("admin") == "subject=CN=admin,O=system:masters"
     assert subject("kube-controller-manager") == "subject=CN=system:kube-controller-manager"
-    assert "CN=system:serviceaccount:kube-system:cilium-operator" in subject("cilium-operator")
+    assert subject("kube-scheduler") == "subject=CN=system:kube-scheduler"
 
 
 def test_private_files_are_private(lab: Place) -> None:

@@ -122,6 +122,7 @@ EVERY_KEY: dict[str, Any] = {
         },
         {"node": "metal-1", "instance": "inside", "routerId": "192.168.10.41"},
     ],
+    "awaitSessions": 120,
 }
 
 

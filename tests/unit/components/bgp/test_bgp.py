@@ -89,10 +89,10 @@ def test_a_hold_time_alone_is_never_below_the_keepalive(
 ) -> None:
     """Cilium refuses `holdTimeSeconds: 9` alone: the keepalive's default is 30."""
     (spec,) = specs(peers({**BIRD, **settings}), "CiliumBGPPeerConfig").values()
-    found = spec.get("timers")
-    assert (timers is None) == (found is None)
+    held = {}
     if timers:
-        assert (found["holdTimeSeconds"], found["keepAliveTimeSeconds"]) == timers
+        held = dict(zip(("holdTimeSeconds", "keepAliveTimeSeconds"), timers, strict=True))
+    assert spec["timers"] == {"connectRetryTimeSeconds": 10, **held}
 
 
 def test_a_peer_gets_what_it_names() -> None:
@@ -143,7 +143,11 @@ def test_instances_on_the_same_nodes_share_a_resource() -> None:
 def test_pools_have_blocks() -> None:
     """`cidrs`, which stands in many guides, was removed in 1.16 and is pruned silently."""
     assert specs(lab(), "CiliumLoadBalancerIPPool") == {
-        "ippool": {"blocks": [{"cidr": "192.168.50.0/24"}], "disabled": False}
+        "ippool": {
+            "blocks": [{"cidr": "192.168.50.0/24"}],
+            "disabled": False,
+            "allowFirstLastIPs": "No",
+        }
     }
 
 

@@ -17,6 +17,7 @@ from components.bgp import resources as bgp
 from stack.bgp import Bgp
 from stack.models import Lab
 from tests.unit.components.bgp import bgp_examples
+from tests.unit.components.cilium.crds import await_crds
 from tests.unit.tools.plugins.kubernetes_server import ApiError, ApiServer, running
 from tools.pins import Layout
 
@@ -72,7 +73,8 @@ def cluster(request: pytest.FixtureRequest, server: ApiServer) -> Cluster:
         server.kubectl("delete", "--timeout=60s", *found)
     # What the operator does: CRDs are made, and their kinds are served a moment later.
     server.kubectl("create", "-f", "-", stdin=listed(crds))
-    server.kubectl("wait", "--for=condition=Established", "crd", "--all")
+    served = [f"{crd['metadata']['name']}/{crd['spec']['versions'][0]['name']}" for crd in crds]
+    await_crds(server.kubeconfig, *served)
     wait_until_listed(server, [crd["metadata"]["name"] for crd in crds])
     return Cluster(RELEASES[request.param], server)
 

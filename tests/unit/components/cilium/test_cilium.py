@@ -127,9 +127,9 @@ def test_the_users_values_have_the_last_word() -> None:
     assert values["hubble"]["enabled"] is False
 
 
-@pytest.mark.parametrize("version", ["1.16.9", "1.19.0", "2.0.0"])
+@pytest.mark.parametrize("version", ["1.16.9", "1.21.0", "2.0.0"])
 def test_an_unsupported_release_is_named(version: str) -> None:
-    with pytest.raises(UnsupportedVersion, match=rf"{version} is not supported; .* 1\.18, 1\.20"):
+    with pytest.raises(UnsupportedVersion, match=rf"{version} is not supported; .* 1\.19, 1\.20"):
         of(version)
 
 

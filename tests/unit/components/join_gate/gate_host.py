@@ -19,6 +19,7 @@ import sqlite3
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,10 +32,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from components.certificate_authority import cfssl
+from components.certificate_authority import installation as responder
 from components.join_gate import installation as join_gate
 from components.join_gate.program.store import Registration, Store
 
 ADDRESS = "10.9.8.7"
+RESPONDER = Path(responder.__file__).parent / "on_host" / "responder.py"
 PLATFORM_PYTHON = "/usr/bin/python3"
 HOURS = 48
 
@@ -78,6 +81,15 @@ def make_authority(folder: Path) -> None:
     (folder / "ca-key.pem").write_text(pem(key))
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A certificate that a client shows, its key, and what stands above it (PEM)."""
+
+    certificate: str
+    key: Any
+    chain: str = ""
+
+
 @dataclass
 class Gate:
     """A gate as nodes see it, wherever it is: `authority` is the file of the CA's certificate."""
@@ -86,12 +98,21 @@ class Gate:
     port: int
     authority: Path
 
-    def context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.authority))
+    def context(self, shown: Shown | None = None) -> ssl.SSLContext:
+        """For a client that shows a certificate, or none."""
+        context = ssl.create_default_context(cafile=str(self.authority))
+        if shown is not None:
+            with tempfile.NamedTemporaryFile("w") as pair:
+                pair.write(f"{shown.certificate}\n{pem(shown.key)}{shown.chain}")
+                pair.flush()
+                context.load_cert_chain(pair.name)
+        return context
 
-    def connection(self, timeout: float = 35) -> http.client.HTTPSConnection:
+    def connection(
+        self, timeout: float = 35, shown: Shown | None = None
+    ) -> http.client.HTTPSConnection:
         return http.client.HTTPSConnection(
-            self.address, self.port, timeout=timeout, context=self.context()
+            self.address, self.port, timeout=timeout, context=self.context(shown)
         )
 
     def connect(self, timeout: float = 5) -> socket.socket:
@@ -107,8 +128,9 @@ class Gate:
         path: str,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
+        shown: Shown | None = None,
     ) -> tuple[int, bytes]:
-        connection = self.connection()
+        connection = self.connection(shown=shown)
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
@@ -116,12 +138,25 @@ class Gate:
         finally:
             connection.close()
 
-    def post(self, path: str, value: object) -> tuple[int, Any]:
-        status, body = self.ask("POST", path, json.dumps(value).encode())
+    def post(self, path: str, value: object, shown: Shown | None = None) -> tuple[int, Any]:
+        status, body = self.ask("POST", path, json.dumps(value).encode(), shown=shown)
         return status, json.loads(body) if body else None
 
     def sign(self, value: object) -> tuple[int, Any]:
         return self.post("/api/v1/cfssl/authsign", value)
+
+    def join(self, node: TestNode) -> Shown:
+        """Have the node join; what it may show from then on."""
+        status, answer = self.sign(node.sealed(node.request()))
+        assert status == 200, answer
+        return Shown(answer["result"]["certificate"], node.key)
+
+    def renew(self, node: TestNode, shown: Shown) -> Shown:
+        """Renew with a key of its own, which becomes the node's; what it may show from then on."""
+        node.key = ec.generate_private_key(ec.SECP256R1())
+        status, answer = self.post("/v1/renewal", node.request(), shown)
+        assert status == 200, answer
+        return Shown(answer["result"]["certificate"], node.key)
 
     def raw(self, data: bytes, *, wait: float = 5) -> bytes:
         """What the gate answers to these bytes until it closes or `wait` seconds are over."""
@@ -143,7 +178,7 @@ class Host(Gate):
         self.folder = folder
         self.minimum_tls = minimum_tls
         super().__init__("127.0.0.1", free_port(), folder / "ca.pem")
-        self.cfssl_port = free_port()
+        self.cfssl_port, self.responder_port = free_port(), free_port()
         self.cfssl = shutil.which("cfssl")
         assert self.cfssl, "cfssl is not on PATH; make tools puts it there"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -186,6 +221,20 @@ class Host(Gate):
                 "authorityUser": getpass.getuser(),
                 "certificateDatabase": str(self.folder / "db.json"),
                 "cfssl": self.cfssl,
+                "responderPort": self.responder_port,
+            },
+        )
+        self._write_json(
+            "responder.json",
+            {
+                "listen": "127.0.0.1",
+                "port": self.responder_port,
+                "authority": str(self.folder / "ca.pem"),
+                "certdb": str(certdb),
+                # Of no use to the gate, which asks for neither OCSP nor the CRL.
+                "crl": str(self.folder / "ca.crl"),
+                "certificate": str(self.folder / "ocsp.pem"),
+                "key": str(self.folder / "ocsp-key.pem"),
             },
         )
 
@@ -212,7 +261,7 @@ class Host(Gate):
         )
         (self.folder / "tls.pem").write_text(json.loads(result.stdout)["cert"])
 
-    def start_cfssl(self, *, tls: bool = False) -> None:
+    def start_cfssl(self, *, tls: bool = False, mutual: bool = False) -> None:
         words = list(
             cfssl.serve_command(
                 str(self.cfssl),
@@ -226,9 +275,17 @@ class Host(Gate):
         if tls:
             words += ["-tls-cert", str(self.folder / "tls.pem")]
             words += ["-tls-key", str(self.folder / "tls-key.pem")]
+        if mutual:
+            words += ["-mutual-tls-ca", str(self.folder / "ca.pem")]
         self._start("cfssl", words, self.cfssl_port)
 
+    def start_responder(self) -> None:
+        words = [interpreter(), "-I", str(RESPONDER), str(self.folder / "responder.json")]
+        self._start("responder", words, self.responder_port)
+
     def start_gate(self) -> None:
+        if "responder" not in self.processes:
+            self.start_responder()
         self._start("gate", [*self.command(), "serve"], self.port)
 
     def command(self) -> list[str]:

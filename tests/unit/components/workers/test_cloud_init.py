@@ -206,19 +206,21 @@ def test_what_cannot_make_a_node_is_refused(change: dict[str, Any], message: str
 
 def test_kubelet_configuration_is_closed_and_may_be_overridden() -> None:
     node = dataclasses.replace(NODE, taints=("dedicated=storage:NoSchedule", "slow:NoExecute"))
-    plain = kubelet.configuration(node)
+    plain = kubelet.configuration(CLUSTER, node)
     assert plain["authentication"]["anonymous"] == {"enabled": False}
     assert plain["authorization"] == {"mode": "Webhook"}
     assert plain["authentication"]["x509"] == {"clientCAFile": "/etc/autojoin/ca.pem"}
-    assert plain["rotateCertificates"] is True
+    assert (plain["rotateCertificates"], plain["serverTLSBootstrap"]) == (False, False)
     assert "clusterDNS" not in plain
     assert plain["registerWithTaints"] == [
         {"key": "dedicated", "value": "storage", "effect": "NoSchedule"},
         {"key": "slow", "value": "", "effect": "NoExecute"},
     ]
     changed = kubelet.configuration(
-        node, {"cgroupsPerQOS": False, "authentication": {"webhook": {"cacheTTL": "1m"}}}
+        CLUSTER, node, {"cgroupsPerQOS": False, "authentication": {"webhook": {"cacheTTL": "1m"}}}
     )
+    named = dataclasses.replace(CLUSTER, cluster_dns="10.30.0.10")
+    assert kubelet.configuration(named, node)["clusterDNS"] == ["10.30.0.10"]
     assert changed["cgroupsPerQOS"] is False
     assert changed["authentication"]["webhook"] == {"enabled": True, "cacheTTL": "1m"}
     assert "cacheTTL" not in plain["authentication"]["webhook"]

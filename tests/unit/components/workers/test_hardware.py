@@ -538,8 +538,8 @@ def test_what_does_not_reach_it_is_not() -> None:
 def test_another_secret_or_host_is_another_machine_of_ours_and_no_other_of_a_persons() -> None:
     def identities(name: str, **host: str) -> tuple[str, str]:
         values = copy.deepcopy(VALUES)
-        for each in values["provisioning"].values():
-            each |= host
+        for number, each in enumerate(values["provisioning"].values()):
+            each |= {key: value.format(number) for key, value in host.items()}
         made = of(from_values(values), name)
         secrets = (SECRET, SECRET.replace("abc", "abd"))
         one, other = (made.emit(secret, AUTHORITY_PEM).identity for secret in secrets)
@@ -549,7 +549,7 @@ def test_another_secret_or_host_is_another_machine_of_ours_and_no_other_of_a_per
     one, other = identities("machine")
     assert one != other and one != identities("machine", hostKey=key)[0]
     # A host that has another address or name, and the same key, is the same host.
-    assert one == identities("machine", address="192.168.10.9")[0]
+    assert one == identities("machine", address="192.168.10.9{}")[0]
     for name in ("bhyve", "rk1", "cm4", "metal"):
         one, other = identities(name)
         assert one == other == identities(name, hostKey=key)[0]

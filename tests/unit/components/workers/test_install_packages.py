@@ -31,7 +31,7 @@ class System:
         (self.root / "etc/autojoin/install-packages.env").write_text(
             "REPOSITORY=https://pkgs.k8s.io/core:/stable:/v1.34/deb/\n"
             f"KEY_FINGERPRINT={PACKAGES_KEY}\nKUBERNETES_VERSION=1.34.2\n"
-            "PACKAGES='containerd more'\n"
+            "PACKAGES='containerd more'\nSANDBOX_IMAGE=registry.k8s.io/pause:3.10.1\n"
         )
         self.calls.write_text("")
         self.fingerprint(PACKAGES_KEY)
@@ -93,6 +93,43 @@ def test_what_is_there_is_left_alone(system: System) -> None:
     system.calls.write_text("")
     assert system.run().returncode == 0
     assert system.calls.read_text() == "mark hold kubelet kubectl\n"
+
+
+# What `containerd config default` prints of release 1 and of release 2, in part.
+DEFAULTS = {
+    "1": """\
+    sandbox_image = "registry.k8s.io/pause:3.6"
+      bin_dir = "/opt/cni/bin"
+            SystemdCgroup = false
+      config_path = ""
+""",
+    "2": """\
+      sandbox = 'registry.k8s.io/pause:3.10'
+          sandboxer = 'podsandbox'
+            SystemdCgroup = false
+      config_path = ''
+""",
+}
+
+
+@pytest.mark.parametrize("release", sorted(DEFAULTS))
+def test_containerd_is_told_where_images_come_from(system: System, release: str) -> None:
+    system.tool("containerd", f"cat <<'END'\n{DEFAULTS[release]}END")
+    assert system.run().returncode == 0
+    written = (system.root / "etc/containerd/config.toml").read_text()
+    assert "SystemdCgroup = true" in written
+    assert 'config_path = "/etc/containerd/certs.d"' in written
+    image = '"registry.k8s.io/pause:3.10.1"'
+    assert f"sandbox_image = {image}" in written or f"sandbox = {image}" in written
+    assert ("sandboxer = 'podsandbox'" in written) == (release == "2")
+
+
+def test_a_configuration_that_somebody_wrote_stays(system: System) -> None:
+    file = system.root / "etc/containerd/config.toml"
+    file.parent.mkdir()
+    file.write_text("version = 2\n")
+    assert system.run().returncode == 0
+    assert file.read_text() == "version = 2\n"
 
 
 def test_a_longer_version_is_another(system: System) -> None:

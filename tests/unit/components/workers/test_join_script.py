@@ -95,10 +95,12 @@ class Machine:
     def environment(self, **extra: str) -> dict[str, str]:
         return {"PATH": f"{self.tools}:/usr/bin:/bin", "AUTOJOIN_ROOT": str(self.root)} | extra
 
-    def join(self, shell: str = "dash", **extra: str) -> subprocess.CompletedProcess[str]:
+    def join(
+        self, shell: str = "dash", *arguments: str, **extra: str
+    ) -> subprocess.CompletedProcess[str]:
         """Runs the script in its own process group, which KILL_AT kills whole (a power cut)."""
         process = subprocess.Popen(
-            [*shell.split(), str(JOIN_SCRIPT)],
+            [*shell.split(), str(JOIN_SCRIPT), *arguments],
             env=self.environment(**extra),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -171,8 +173,10 @@ def test_joins(machine: Machine, cluster: FakeCluster, shell: str) -> None:
     wants = machine.root / "etc/systemd/system/multi-user.target.wants"
     assert sorted(path.name for path in wants.iterdir()) == [
         "autojoin-join.service",
+        "autojoin-renew.timer",
         "kubelet.service",
     ]
+    assert "systemctl start --no-block autojoin-renew.timer" in machine.arguments.read_text()
 
 
 def test_joins_with_an_intermediate_authority(machine: Machine, tmp_path: Path) -> None:

@@ -140,12 +140,13 @@ class ApiServer:
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         }
 
-    def _run(self, name: str, arguments: list[str]) -> None:
+    def _run(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
             [tool(name), *arguments], stdout=log, stderr=log, start_new_session=True
         )
         self._processes.append(process)
+        return process
 
     def _start_etcd(self) -> None:
         client = f"http://127.0.0.1:{self._etcd_port}"
@@ -165,7 +166,7 @@ class ApiServer:
 
     def start_api_server(self) -> None:
         folder = self.folder
-        self._run(
+        self._api_server = self._run(
             "kube-apiserver",
             [
                 f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
@@ -177,7 +178,7 @@ class ApiServer:
                 "--service-account-issuer=https://kubernetes.default.svc",
                 f"--service-account-key-file={folder / 'server.pem'}",
                 f"--service-account-signing-key-file={folder / 'server-key.pem'}",
-                "--service-cluster-ip-range=10.96.0.0/16",
+                "--service-cluster-ip-range=10.30.0.0/16",
                 "--allow-privileged=true",
                 "--authorization-mode=Node,RBAC",
                 "--enable-admission-plugins=NodeRestriction",
@@ -211,6 +212,16 @@ class ApiServer:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Meanwhile it takes connections and says nothing."""
+        self._api_server.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._api_server.send_signal(signal.SIGCONT)
+            self._await()
+
     def request(
         self, method: str, path: str, body: Object | None = None, content_type: str = ""
     ) -> Object:
@@ -242,6 +253,55 @@ class ApiServer:
         """One object, by the words of `kubectl get`; None where there is none."""
         text = self.kubectl("get", "--ignore-not-found", "--output=json", *words)
         return json.loads(text) if text else None
+
+    def ready_node(self, name: str) -> None:
+        """A Node that says it is Ready."""
+        manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+        self.kubectl("apply", "--filename=-", stdin=manifest)
+        self.say("node", name, {"conditions": [{"type": "Ready", "status": "True"}]})
+
+    def run_pod(self, name: str, node: str) -> None:
+        """A pod of a controller that says it runs; no kubelet does, so it ends at once."""
+        owner = {
+            "apiVersion": "apps/v1",
+            "kind": "ReplicaSet",
+            "name": name,
+            "uid": f"{name}-uid",
+            "controller": True,
+        }
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": {"app": name}, "ownerReferences": [owner]},
+            "spec": {
+                "nodeName": node,
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "main", "image": "none"}],
+                "tolerations": [{"operator": "Exists"}],
+            },
+        }
+        self.kubectl("apply", "--filename=-", stdin=pod)
+        # What is not yet running may be evicted against every budget.
+        running = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        self.say("pod", name, running)
+
+    def keep(self, name: str) -> None:
+        """A budget that lets no pod of `run_pod` be evicted."""
+        budget = {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": name},
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": name}}},
+        }
+        self.kubectl("apply", "--filename=-", stdin=budget)
+        # What kube-controller-manager would tell; kubectl waits much longer for one that is new.
+        counts = {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1}
+        self.say("pdb", name, {"observedGeneration": 1, "expectedPods": 1, **counts})
+
+    def say(self, kind: str, name: str, status: Object) -> None:
+        """What a kubelet would tell of a node or a pod."""
+        patch = json.dumps({"status": status})
+        self.kubectl("patch", kind, name, "--subresource=status", f"--patch={patch}")
 
 
 @contextlib.contextmanager

@@ -37,7 +37,9 @@ def started(file: Path, **environment: str) -> Iterator[Stub]:
     )
     try:
         assert process.stdout is not None
-        with grpc.insecure_channel(f"127.0.0.1:{int(process.stdout.readline())}") as channel:
+        address = f"127.0.0.1:{int(process.stdout.readline())}"
+        # What this client refuses by default, now and then, the engine takes.
+        with grpc.insecure_channel(address, [("grpc.max_metadata_size", 1 << 20)]) as channel:
             yield Stub(channel)
     finally:
         process.kill()

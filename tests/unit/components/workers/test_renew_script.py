@@ -1,0 +1,293 @@
+"""join.sh renews for real: openssl, curl and a shell against the real gate and a real CFSSL."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from components.workers.cloud_init import JOIN_SCRIPT
+from tests.unit.components.join_gate.gate_host import (
+    ADDRESS,
+    HOURS,
+    Host,
+    TestNode,
+    answers,
+    free_port,
+    pem,
+    registered,
+    running,
+)
+from tests.unit.components.workers.test_join_script import BUSYBOX, Machine, await_end
+
+
+class Joined(Machine):
+    """A machine whose node has joined at the real gate."""
+
+    def __init__(self, folder: Path, host: Host, node: TestNode) -> None:
+        super().__init__(folder)
+        self.host, self.node = host, node
+        self.pki = self.key_file.parent
+        self.pki.mkdir(parents=True)
+        shown = host.join(node)
+        self.pair.write_text(f"{shown.certificate}\n{pem(node.key)}")
+        self.pair.with_name("kubelet-client-current.pem").symlink_to(self.pair.name)
+        (self.root / "etc/autojoin/ca.pem").write_bytes(host.authority.read_bytes())
+        # The node's address is nobody's here, and asking it would take as long as it may.
+        self._tool("timeout", "exit 1")
+        self.configure()
+
+    def configure(self, **extra: str) -> None:
+        url = f"https://{self.host.address}:{self.host.port}"
+        environment = {"NODE": self.node.name, "ADDRESSES": ADDRESS, "GATE_URL": url}
+        environment |= {"NODE_KEY": "ecdsa-p256", "WAIT_SECONDS": "2"} | extra
+        lines = "".join(f"{key}='{value}'\n" for key, value in environment.items())
+        (self.root / "etc/autojoin/join.env").write_text(lines)
+
+    @property
+    def pair(self) -> Path:
+        return self.pki / "kubelet-client-autojoin.pem"
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """Of what the kubelet would read; its key must be the one beside it."""
+        data = (self.pki / "kubelet-client-current.pem").read_bytes()
+        certificate = x509.load_pem_x509_certificate(data)
+        key = serialization.load_pem_private_key(data[data.index(b"-----BEGIN PRIVATE") :], None)
+        assert key.public_key() == certificate.public_key()
+        return certificate
+
+    def renew(
+        self, *words: str, shell: str = "dash", **extra: str
+    ) -> subprocess.CompletedProcess[str]:
+        return self.join(shell, "renew", *words, **extra)
+
+    def set_clock(self, moment: datetime.datetime) -> None:
+        """As `date` tells it to the script."""
+        seconds = int(moment.timestamp())
+        self._tool("date", f'[ "$1" != +%s ] || {{ echo {seconds}; exit; }}\nexec /bin/date "$@"')
+
+    def trouble(self) -> str | None:
+        found: str | None = json.loads(self.host.run("status", self.node.name).stdout)["trouble"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with running(tmp_path_factory.mktemp("authority")) as host:
+        yield host
+
+
+@pytest.fixture
+def machine(host: Host, tmp_path: Path) -> Joined:
+    return Joined(tmp_path, host, registered(host))
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash --posix", f"{BUSYBOX} ash"])
+def test_renews_again_and_again(machine: Joined, shell: str) -> None:
+    if shell.startswith(BUSYBOX):
+        machine.use_busybox()
+    found = [machine.certificate]
+    for _ in range(3):
+        done = machine.renew("--now", shell=shell)
+        assert done.returncode == 0, done.stdout
+        assert f"{machine.node.name} renewal done: until " in done.stdout
+        found.append(machine.certificate)
+    assert len({it.serial_number for it in found}) == 4
+    keys = [it.public_key() for it in found]
+    assert all(keys.count(key) == 1 for key in keys)
+    assert machine.host.rows(machine.node.name) == [("good", 0)] * 4
+    assert sorted(path.name for path in machine.pki.iterdir()) == [
+        "kubelet-client-autojoin.pem",
+        "kubelet-client-current.pem",
+        "kubelet.crt",
+        "kubelet.key",
+    ]
+    assert machine.pair.stat().st_mode & 0o777 == 0o600
+    assert machine.pair.read_text() == machine.certificate_file.read_text() + (
+        machine.key_file.read_text()
+    )
+
+
+@pytest.mark.parametrize("busybox", [False, True])
+def test_at_two_thirds_of_its_life_or_a_twelfth_before(machine: Joined, busybox: bool) -> None:
+    if busybox:
+        machine.use_busybox()
+    begins, life = machine.certificate.not_valid_before_utc, datetime.timedelta(hours=HOURS)
+    serial = machine.certificate.serial_number
+    for part in (0.0, 0.3, 0.58):
+        machine.set_clock(begins + life * part)
+        done = machine.renew()
+        assert (done.returncode, done.stdout) == (0, "")
+    assert machine.certificate.serial_number == serial
+    machine.set_clock(begins + life * 2 / 3)
+    assert machine.renew().returncode == 0
+    assert machine.certificate.serial_number != serial
+
+
+def test_nodes_that_joined_at_once_renew_one_after_the_other(host: Host, tmp_path: Path) -> None:
+    due = []
+    for number in range(6):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        machine = Joined(folder, host, registered(host))
+        begins, life = machine.certificate.not_valid_before_utc, datetime.timedelta(hours=HOURS)
+        early, late = 0.58, 0.67
+        while late - early > 0.001:
+            middle = (early + late) / 2
+            machine.set_clock(begins + life * middle)
+            # Asked where nobody answers: whether it asks is what counts.
+            machine.configure(GATE_URL="https://127.0.0.1:1")
+            early, late = (early, middle) if machine.renew().returncode else (middle, late)
+        due.append(round(late, 3))
+    assert len(set(due)) > 3, due
+    assert all(0.582 < it < 0.668 for it in due), due
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["2024-02-29 00:00:00", "2026-01-01 00:00:00", "2026-12-31 23:59:59", "2040-03-01 12:34:56"],
+)
+def test_seconds_of_openssls_dates(moment: str) -> None:
+    at = datetime.datetime.strptime(moment, "%Y-%m-%d %H:%M:%S").replace(tzinfo=datetime.UTC)
+    functions = JOIN_SCRIPT.read_text().rpartition("\nmain\n")[0]
+    text = f"{at:%b} {at.day:2d} {at:%H:%M:%S %Y} GMT"
+    for awk in ("awk", f"{BUSYBOX} awk"):
+        program = f"{functions}\nawk() {{ command {awk} \"$@\"; }}\nto_seconds '{text}'\n"
+        result = subprocess.run(["dash", "-c", program], capture_output=True, text=True)
+        assert result.stdout == str(int(at.timestamp())), result.stderr
+
+
+def test_a_power_cut_at_any_command_burns_no_node(machine: Joined) -> None:
+    """Kills everything at the n-th command throughout a renewal, then lets the timer come again."""
+    assert machine.renew("--now").returncode == 0
+    commands = len(machine.arguments.read_text().splitlines())
+    assert commands > 15
+    for count in range(1, commands + 1):
+        before = machine.certificate
+        machine.arguments.write_text("")
+        machine.renew("--now", KILL_AT=str(count))
+        machine.arguments.write_text("")
+        await_end(machine)
+        between = machine.certificate  # readable, whatever was cut
+        done = machine.renew("--now")
+        case = f"killed at command {count} of {commands}: {done.stdout}"
+        assert done.returncode == 0, case
+        assert machine.certificate not in (before, between), case
+    assert machine.trouble() is None
+
+
+def test_an_unreachable_gate_is_named(machine: Joined) -> None:
+    machine.configure(GATE_URL="https://127.0.0.1:1")
+    done = machine.renew("--now")
+    assert done.returncode == 1
+    assert "renewal failed: the join gate at https://127.0.0.1:1: curl: (7)" in done.stdout
+    machine.configure()
+    assert machine.renew("--now").returncode == 0
+
+
+def test_a_refusal_is_told_here_and_at_the_gate(machine: Joined) -> None:
+    stolen = TestNode(machine.node.name)
+    data = machine.pair.read_bytes()
+    key = serialization.load_pem_private_key(data[data.index(b"-----BEGIN PRIVATE") :], None)
+    assert key.public_key() == machine.node.key.public_key()
+    shown = machine.host.join(machine.node)  # asked again for the same key, it is the same
+    machine.host.renew(stolen, shown)
+    done = machine.renew("--now")
+    assert done.returncode == 3
+    assert "renewal failed: the join gate refused (409): this certificate of" in done.stdout
+    assert "raise its generation to join it anew" in done.stdout
+    assert "renewed for a second key" in str(machine.trouble())
+
+
+def test_a_certificate_that_has_ended_says_what_to_do(machine: Joined) -> None:
+    machine.set_clock(machine.certificate.not_valid_after_utc)
+    done = machine.renew()
+    assert done.returncode == 3
+    assert "the join gate renews none that has ended" in done.stdout
+    assert f"raise the generation of {machine.node.name} in the stack file" in done.stdout
+
+
+def test_a_full_disk_is_told_here_and_at_the_gate(machine: Joined) -> None:
+    serial = machine.certificate.serial_number
+    machine._tool("df", "echo Filesystem; echo /dev/sda1 100 100 0 100% /")
+    machine._tool("mv", "exit 1")
+    done = machine.renew("--now")
+    assert done.returncode == 1
+    assert "renewal failed: the disk is full: 0 KiB are free" in done.stdout
+    assert "the disk is full" in str(machine.trouble())
+    assert machine.certificate.serial_number == serial
+    machine._tool("mv", 'exec /bin/mv "$@"')
+    assert machine.renew("--now").returncode == 0
+    assert machine.trouble() is None
+
+
+@contextlib.contextmanager
+def serving(pair: Path) -> Iterator[int]:
+    """A TLS server that goes on with the pair it began with, as a kubelet before 1.36."""
+    port = free_port()
+    words = ["openssl", "s_server", "-quiet", "-www", "-accept", str(port), "-cert", str(pair)]
+    server = subprocess.Popen([*words, "-key", str(pair)])
+    try:
+        while not answers(port):
+            assert server.poll() is None
+            time.sleep(0.02)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_a_kubelet_that_goes_on_serving_with_what_it_had_is_restarted(
+    machine: Joined, tmp_path: Path
+) -> None:
+    """And one that has taken up what is new, or does not answer, is left alone."""
+    old = tmp_path / "old.pem"
+    old.write_bytes(machine.pair.read_bytes())
+    configuration = machine.root / "etc/kubernetes/kubelet.yaml"
+    configuration.parent.mkdir(parents=True)
+    restarted = "systemctl try-restart --no-block kubelet.service"
+    machine._tool("timeout", 'exec /usr/bin/timeout "$@"')
+    with serving(old) as port:
+        configuration.write_text(f"kind: K\nport: {port}\n")
+        functions = JOIN_SCRIPT.read_text().rpartition("\nmain\n")[0]
+        program = f'{functions}\n. "$ETC/join.env"\nADDRESSES=127.0.0.1\n'
+        program += 'mkdir -p "$STATE"\nhave_it_served\n'
+
+        def look() -> str:
+            words = ["dash", "-c", program]
+            done = subprocess.run(
+                words, env=machine.environment(), capture_output=True, text=True, check=True
+            )
+            return done.stdout
+
+        assert look() == "" and not machine.arguments.read_text().count(restarted)
+        machine._tool("timeout", "exit 1")
+        assert machine.renew("--now").returncode == 0
+        assert restarted not in machine.arguments.read_text()  # nobody answers at its address
+        machine._tool("timeout", 'exec /usr/bin/timeout "$@"')
+        assert "the kubelet goes on serving with the certificate before" in look()
+        assert machine.arguments.read_text().count(restarted) == 1
+    assert look() == "" and machine.arguments.read_text().count(restarted) == 1
+
+
+def test_nothing_is_renewed_before_the_join_is_over(machine: Joined) -> None:
+    machine.join_key_file.write_text("0" * 64)
+    done = machine.renew("--now")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert machine.host.rows(machine.node.name) == [("good", 0)]
+
+
+def test_no_private_key_is_an_argument(machine: Joined) -> None:
+    assert machine.renew("--now").returncode == 0
+    arguments = machine.arguments.read_text()
+    assert "/v1/renewal" in arguments
+    assert machine.key_file.read_text().splitlines()[1] not in arguments
