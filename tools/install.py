@@ -98,8 +98,7 @@ def go_tool_step(layout: Layout, tool: GoTool) -> Step:
                     build(tool, module, folder / tool.name, log)
             replace_folder(folder, target.parent)
 
-    after = (DEBIAN_STEP,) if tool.cgo else ()
-    return Step(tool.name, target.exists, run, lane="go", after=after, needs_go=True)
+    return Step(tool.name, target.exists, run, lane="go", needs_go=True)
 
 
 def go_file_step(layout: Layout, file: GoFile) -> Step:
@@ -251,7 +250,7 @@ def apply_patch(patch: Patch, folder: Path) -> None:
 def build(tool: GoTool, module: Path, target: Path, log: Path) -> None:
     environment = {
         **os.environ,
-        "CGO_ENABLED": "1" if tool.cgo else "0",
+        "CGO_ENABLED": "0",
         "GOFLAGS": "-mod=readonly -buildvcs=false",
         "GOTOOLCHAIN": "local",
     }

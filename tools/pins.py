@@ -61,7 +61,6 @@ class GoTool:
     package: str
     linker_flags: str = ""
     tags: str = ""
-    cgo: bool = False
     version: str = ""
     version_arguments: tuple[str, ...] = ()
     patch: Patch | None = None
