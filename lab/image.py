@@ -44,6 +44,7 @@ PACKAGES = (
     "python3-cryptography",
     "runc",
     "sqlite3",
+    "sudo",
     "systemd",
     "systemd-container",
     "systemd-sysv",

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,16 +88,16 @@ class Lab:
         change(data["config"])
         self.file.write_text(yaml.safe_dump(data, sort_keys=False))
 
-    def ssh(self, host: dict[str, Any], command: str) -> str:
-        """Run `command` on a host of the config, its key pinned."""
+    def ssh(self, host: dict[str, Any], command: str, stdin: str = "") -> str:
+        """Run `command` as root on a host of the config, its key pinned."""
         known = self.checkout / ".known_hosts"
         known.write_text(f"{host['address']} {(self.checkout / host['hostKey']).read_text()}")
         options = ["-F", "/dev/null", "-o", "BatchMode=yes", "-o", f"UserKnownHostsFile={known}",
                    "-o", "StrictHostKeyChecking=yes", "-i", host["privateKeyFile"]]  # fmt: skip
-        return self.run("ssh", *options, f"{host['user']}@{host['address']}", command)
+        return self.run("ssh", *options, f"root@{host['address']}", command, stdin=stdin)
 
-    def on_authority(self, command: str) -> str:
-        return self.ssh(self.config["autojoin:certificateAuthority"]["host"], command)
+    def on_authority(self, command: str, stdin: str = "") -> str:
+        return self.ssh(self.config["autojoin:certificateAuthority"]["host"], command, stdin)
 
     def on_hypervisor(self, command: str) -> str:
         return self.ssh(self.config["autojoin:provisioning"]["hypervisor"], command)
@@ -156,14 +156,15 @@ def command_lines() -> Iterator[CommandLines]:
 
 
 @contextmanager
-def own_lab() -> Iterator[Lab]:
-    """A lab of its own that is up; nothing is left of it afterwards."""
+def own_lab(prepare: Callable[[Lab], None] = lambda lab: None) -> Iterator[Lab]:
+    """A lab of its own that is up, after `prepare`; nothing is left of it afterwards."""
     checkout = COPIES / f"{os.getpid()}-{time.time_ns()}"
     checkout.mkdir(parents=True)
     copy_checkout(checkout)
     lab = Lab(checkout)
     try:
         lab.make("move-lab")
+        prepare(lab)
         lab.first_output = lab.make("up")
         yield lab
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,33 +69,21 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    folder = tmp_path_factory.mktemp("ssh")
-    folder.chmod(0o755)  # sshd reads the keys as the user
-    for parent in folder.parents[:2]:
-        parent.chmod(0o755)
-    servers = []
+def place() -> Iterator[Place]:
     # Without PAM sshd lets nobody in whose account is locked.
-    words = [
-        "useradd",
-        "--system",
-        "--shell",
-        "/bin/sh",
-        "--home-dir",
-        "/",
-        "--password",
-        "*",
-        USER,
-    ]
-    subprocess.run(words, check=True)
+    words = ["--system", "--shell", "/bin/sh", "--home-dir", "/", "--password", "*", USER]
+    subprocess.run(["useradd", *words], check=True)
+    servers = []
     try:
-        for name in ("target", "jump"):
-            (folder / name).mkdir()
-            (folder / name).chmod(0o755)
-            servers.append(SshServer(folder / name))
-            (folder / name / "authorized_keys").chmod(0o644)
-            servers[-1].start()
-        with sudoers(WHOLE):
+        # sshd reads the keys as the user, who may not look into pytest's own folder.
+        with tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as parent, sudoers(WHOLE):
+            folder = Path(parent)
+            folder.chmod(0o755)
+            for name in ("target", "jump"):
+                (folder / name).mkdir(mode=0o755)
+                servers.append(SshServer(folder / name))
+                (folder / name / "authorized_keys").chmod(0o644)
+                servers[-1].start()
             yield Place(folder, *servers)
     finally:
         for server in servers:

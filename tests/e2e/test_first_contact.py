@@ -1,0 +1,113 @@
+"""The first `pulumi up` on hosts as people have them: nobody but the lab logs in as root, the CA's
+host is behind another one and at another port, and the CFSSL on it is that of Debian 12, of 2016.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shell import ssh
+from stack.models import Host
+from tests.e2e.conftest import Lab, own_lab, table
+from tests.e2e.test_first_light import WORKER_ROOT, WORKERS, in_worker
+
+USER = "me"
+SSH_PORT, GATE_PORT, RESPONDER_PORT = 2222, 9443, 9889
+DEBIANS = Path("/usr/bin/cfssl")
+BROUGHT = "/usr/local/lib/autojoin/cfssl"
+WITH_SUDO = f"""
+set -eu
+useradd --create-home --shell /bin/sh --password '*' {USER}
+install -d -o {USER} -m 700 ~{USER}/.ssh
+install -o {USER} -m 600 ~root/.ssh/authorized_keys ~{USER}/.ssh
+echo '{USER} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{USER}
+"""
+BEHIND = """
+cat >/etc/ssh/sshd_config.d/behind.conf <<END
+Port 22
+Port {port}
+AllowUsers root {user}@{jump}
+END
+systemctl restart ssh
+"""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with own_lab(as_people_have_them) as lab:
+        yield lab
+
+
+def as_people_have_them(lab: Lab) -> None:
+    """The hosts before anything was done on them, and the stack file that reaches them."""
+    lab.run("python", "-c", "from lab import lab, stack; lab.up(stack.prepare())")
+    jump = lab.config["autojoin:provisioning"]["hypervisor"]["address"]
+    lab.on_hypervisor(WITH_SUDO)
+    lab.on_authority(WITH_SUDO + BEHIND.format(port=SSH_PORT, user=USER, jump=jump))
+    program = base64.b64encode(DEBIANS.read_bytes()).decode()
+    lab.on_authority(f"base64 -d >{DEBIANS} && chmod 755 {DEBIANS}", stdin=program)
+    lab.edit(reached)
+
+
+def reached(config: dict[str, Any]) -> None:
+    authority = config["autojoin:certificateAuthority"]
+    hypervisor = config["autojoin:provisioning"]["hypervisor"]
+    hypervisor["user"] = USER
+    authority["host"] |= {"user": USER, "port": SSH_PORT, "jump": dict(hypervisor)}
+    authority["responderPort"] = RESPONDER_PORT
+    config["autojoin:joinGate"] = {"port": GATE_PORT}
+
+
+def test_every_worker_joins(lab: Lab) -> None:
+    rows = table(lab.first_output)
+    assert {name: row["READY"] for name, row in rows.items()} == dict.fromkeys(WORKERS, "True")
+
+
+def test_the_ca_host_lets_that_user_in_from_the_jump_host_alone(lab: Lab) -> None:
+    host = lab.config["autojoin:certificateAuthority"]["host"]
+    key = {"hostKey": (lab.checkout / host["hostKey"]).read_text().strip(),
+           "privateKeyFile": str(lab.checkout / host["privateKeyFile"])}  # fmt: skip
+    assert "Permission denied" in ssh.trouble(Host.model_validate({**host, **key, "jump": None}))
+
+
+def test_debians_cfssl_is_named_with_its_version_and_one_is_brought(lab: Lab) -> None:
+    assert f"{DEBIANS} does not do, version 1.2.0: " in lab.first_output
+    assert f"was brought: {BROUGHT}" in lab.first_output
+    running = lab.on_authority("readlink /proc/$(systemctl show -P MainPID cfssl)/exe")
+    assert running.strip() == BROUGHT
+
+
+def test_gate_and_responder_are_at_the_ports_of_the_configuration(lab: Lab) -> None:
+    local = [line.split()[3] for line in lab.on_authority("ss -Hltn").splitlines()]
+    outside = {port.rpartition(":")[2] for port in local if not port.startswith("127.")}
+    assert outside == {"22", *map(str, (SSH_PORT, GATE_PORT, RESPONDER_PORT))}
+    address = lab.config["autojoin:certificateAuthority"]["host"]["address"]
+    url = f"http://{address}:{RESPONDER_PORT}"
+    lab.run("curl", "--fail", "--silent", "--output", "/dev/null", f"{url}/ca.crl")
+    pair = f"{WORKER_ROOT.format(WORKERS[0])}/var/lib/kubelet/pki/kubelet-client-autojoin.pem"
+    assert url in lab.on_hypervisor(f"openssl x509 -noout -ocsp_uri -in {pair}")
+
+
+def test_a_node_renews_there(lab: Lab) -> None:
+    """The gate asks the responder before it signs."""
+    said = in_worker(lab, WORKERS[0], "/usr/local/lib/autojoin/join renew --now")
+    assert f"{WORKERS[0]} renewal done: until " in said
+
+
+def test_the_other_commands_go_the_same_way(lab: Lab, tmp_path: Path) -> None:
+    assert "unchanged" in lab.make("up")
+    lab.make("status")
+    lab.make("drift")
+    passphrase = tmp_path / "passphrase"
+    passphrase.write_text("a passphrase that is long enough\n")
+    lab.make("ca-backup", f"OUT={tmp_path}/backup", f"PASSPHRASE_FILE={passphrase}")
+
+
+def test_destroy_takes_away_what_was_brought_and_no_more(lab: Lab) -> None:
+    lab.run("pulumi", "destroy", "--yes", "--skip-preview", "--non-interactive")
+    assert lab.on_authority(f"ls {BROUGHT} {DEBIANS} 2>/dev/null || true").split() == [str(DEBIANS)]
