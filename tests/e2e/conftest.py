@@ -102,6 +102,10 @@ class Lab:
     def on_hypervisor(self, command: str) -> str:
         return self.ssh(self.config["autojoin:provisioning"]["hypervisor"], command)
 
+    def in_worker(self, node: str, command: str) -> str:
+        leader = f"leader=$(pgrep -P $(pgrep -of '^systemd-nspawn .*--hostname={node} '))"
+        return self.on_hypervisor(f"{leader}; nsenter --all --target $leader {command}")
+
     def preview(self) -> list[dict[str, Any]]:
         """The steps of a preview, those that change nothing left out."""
         text = self.run("pulumi", "preview", "--json", "--non-interactive")

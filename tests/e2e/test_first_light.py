@@ -179,11 +179,6 @@ def test_prerequisites_are_installed_and_a_mistake_is_told(lab: Lab) -> None:
 PKI = "/var/lib/kubelet/pki"
 
 
-def in_worker(lab: Lab, node: str, command: str) -> str:
-    leader = f"leader=$(pgrep -P $(pgrep -of '^systemd-nspawn .*--hostname={node} '))"
-    return lab.on_hypervisor(f"{leader}; nsenter --all --target $leader {command}")
-
-
 def test_a_node_renews_its_certificate_at_the_gate(lab: Lab) -> None:
     """Again and again; the kubelet takes it up for both its uses, and no pod notices."""
     node = WORKERS[2]
@@ -198,9 +193,18 @@ def test_a_node_renews_its_certificate_at_the_gate(lab: Lab) -> None:
         asked = f"openssl s_client -noservername -connect {address}:10250"
         return serial(f"{asked} </dev/null 2>/dev/null")
 
-    serials = [serial(f"cat {pair}")]
+    def containers() -> dict[str, str]:
+        where = ("--all-namespaces", f"--field-selector=spec.nodeName={node}")
+        pods = lab.kubectl("get", "pods", *where)["items"]
+        return {
+            f"{pod['metadata']['uid']} {each['name']}": each["containerID"]
+            for pod in pods
+            for each in pod["status"]["containerStatuses"]
+        }
+
+    before, serials = containers(), [serial(f"cat {pair}")]
     for _ in range(3):
-        said = in_worker(lab, node, "/usr/local/lib/autojoin/join renew --now")
+        said = lab.in_worker(node, "/usr/local/lib/autojoin/join renew --now")
         assert f"{node} renewal done: until " in said
         serials.append(serial(f"cat {pair}"))
         assert until(30, lambda: served() == serials[-1]), "the kubelet serves with another one"
@@ -218,13 +222,14 @@ def test_a_node_renews_its_certificate_at_the_gate(lab: Lab) -> None:
 
     renewed = datetime.datetime.now(datetime.UTC).isoformat()
     assert until(60, alive), "no sign of life after the renewals"
+    assert containers() == before != {}
 
 
 def test_the_timer_finds_nothing_to_do_with_a_fresh_certificate(lab: Lab) -> None:
     for node in WORKERS:
-        timer = in_worker(lab, node, "systemctl is-active autojoin-renew.timer").strip()
+        timer = lab.in_worker(node, "systemctl is-active autojoin-renew.timer").strip()
         assert timer == "active"
-        assert in_worker(lab, node, "/usr/local/lib/autojoin/join renew") == ""
+        assert lab.in_worker(node, "/usr/local/lib/autojoin/join renew") == ""
 
 
 def test_no_signer_but_the_gates_has_anything_to_do(lab: Lab) -> None:

@@ -105,7 +105,7 @@ def set_a_chart_value(config: Config) -> None:
 
 
 def shorter_certificates(config: Config) -> None:
-    config["autojoin:certificateAuthority"]["nodeCertificateHours"] = 720
+    config["autojoin:certificateAuthority"]["nodeCertificateHours"] = 24
 
 
 def a_key_to_log_in_with(config: Config) -> None:

@@ -53,7 +53,7 @@ class Application:
         locks: NodeLocks,
         authority: issued.Authority,
         hours: int,
-        status: CertificateStatus | None = None,
+        status: CertificateStatus,
     ) -> None:
         self._store = store
         self._commits = commits
@@ -227,8 +227,7 @@ class Application:
             )
         if time.time() >= shown.parts.life[1]:
             raise Refusal(401, "not authentic: the certificate has expired")
-        status = self._certificate_status
-        if status is not None and await status.is_revoked(shown.parts.serial):
+        if await self._certificate_status.is_revoked(shown.parts.serial):
             raise Refusal(401, "not authentic: the certificate is revoked")
         return node, shown
 

@@ -18,7 +18,7 @@ class Settings:
     `listen` is an address to bind, `::` for every address of both families.
     `minimumTls` is 1.3, or 1.2 for nodes that have nothing newer. `certificateDatabase` is CFSSL's
     -db-config file. `responderPort` is where the loopback is asked what the certdb holds as
-    revoked; 0 leaves that to the gate's own books.
+    revoked; with 0 nothing is renewed.
     """
 
     listen: str
@@ -36,7 +36,7 @@ class Settings:
     authorityUser: str
     certificateDatabase: str
     cfssl: str
-    responderPort: int = 0
+    responderPort: int
 
 
 def load(path: str) -> Settings:

@@ -59,7 +59,7 @@ class Worker:
             NodeLocks(f"{settings.database}.locks"),
             self.authority,
             settings.nodeCertificateHours,
-            CertificateStatus("127.0.0.1", port) if (port := settings.responderPort) else None,
+            CertificateStatus("127.0.0.1", settings.responderPort),
         )
         most = int(server.CONNECTIONS * self.share)
         clients = server.Server(self.listener, self.context, application, most)
