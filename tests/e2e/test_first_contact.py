@@ -14,7 +14,7 @@ import pytest
 from components.shell import ssh
 from stack.models import Host
 from tests.e2e.conftest import Lab, own_lab, table
-from tests.e2e.test_first_light import WORKER_ROOT, WORKERS, in_worker
+from tests.e2e.test_first_light import WORKER_ROOT, WORKERS
 
 USER = "me"
 SSH_PORT, GATE_PORT, RESPONDER_PORT = 2222, 9443, 9889
@@ -95,7 +95,7 @@ def test_gate_and_responder_are_at_the_ports_of_the_configuration(lab: Lab) -> N
 
 def test_a_node_renews_there(lab: Lab) -> None:
     """The gate asks the responder before it signs."""
-    said = in_worker(lab, WORKERS[0], "/usr/local/lib/autojoin/join renew --now")
+    said = lab.in_worker(WORKERS[0], "/usr/local/lib/autojoin/join renew --now")
     assert f"{WORKERS[0]} renewal done: until " in said
 
 
