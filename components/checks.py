@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from components import network_checks
 from components.bgp import checks as bgp_checks
+from components.certificate_authority import cfssl
 from components.cilium import checks as cilium_checks
 from components.cilium import version_checks
 from components.dns import checks as dns_checks
@@ -22,6 +23,7 @@ def problems(lab: Lab) -> list[Problem]:
         *_authority(lab),
         *_api_server_authority(lab),
         *_hosts(lab),
+        *_ports(lab),
         *cilium_checks.problems(lab),
         *bgp_checks.problems(lab),
         *dns_checks.problems(lab),
@@ -102,12 +104,11 @@ def _pinned(key: str, given: str | None, whose: str) -> Iterator[Problem]:
 
 
 def _hosts(lab: Lab) -> Iterator[Problem]:
-    hosts = {"autojoin:certificateAuthority.host": lab.certificate_authority.host}
-    hosts |= {f"autojoin:provisioning.{name}": host for name, host in lab.provisioning.items()}
-    for key, host in hosts.items():
-        if host.private_key and host.private_key_file:
+    hosts = (lab.certificate_authority.host, *lab.provisioning.values())
+    for login in (login for host in hosts for login in (host, host.jump) if login):
+        if login.private_key and login.private_key_file:
             hint = "give the key itself, or its file"
-            yield Problem(f"{key}.privateKeyFile", "stands beside privateKey", hint=hint)
+            yield Problem(f"{login.where}.privateKeyFile", "stands beside privateKey", hint=hint)
     places: dict[tuple[str, int], str] = {}
     for name, host in lab.provisioning.items():
         other = places.setdefault((host.address, host.port), name)
@@ -116,6 +117,20 @@ def _hosts(lab: Lab) -> Iterator[Problem]:
             hint = "one entry a host: let its workers name the same provisioner"
             problem = f"is the host of autojoin:provisioning.{other} too"
             yield Problem(f"autojoin:provisioning.{name}.address", problem, host.address, hint)
+
+
+def _ports(lab: Lab) -> Iterator[Problem]:
+    """What listens on the CA host."""
+    users = {cfssl.PORT: "CFSSL"}
+    ports = {
+        "autojoin:certificateAuthority.responderPort": lab.certificate_authority.responder_port,
+        "autojoin:joinGate.port": lab.join_gate.port,
+    }
+    for key, port in ports.items():
+        other = users.setdefault(port, key)
+        if other != key:
+            problem = f"is the port of {other} on the CA host too"
+            yield Problem(key, problem, str(port), hint="give another one")
 
 
 def _unused(lab: Lab) -> Iterator[Problem]:

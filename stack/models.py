@@ -16,6 +16,7 @@ from stack.types import (
     AbsolutePath,
     Addresses,
     AddressText,
+    CfsslChoice,
     ClusterName,
     CountryCode,
     DiskPath,
@@ -153,7 +154,7 @@ class Host(Login):
 
     jump: JumpHost | None = key(
         "Host through which it is reached",
-        {"address": "192.168.10.1", "user": "me", "hostKey": "ssh-ed25519 AAAA…"},
+        {"address": "192.168.10.1", "user": "me", "hostKey": "~/.ssh/jump-host.pub"},
         default=None,
     )
 
@@ -221,7 +222,7 @@ class CertificateAuthority(Section):
         ge=1,
         le=65535,
     )
-    cfssl: Literal["auto", "shipped"] | AbsolutePath = Field(
+    cfssl: CfsslChoice = Field(
         description="The CFSSL that signs. auto: the host's own where it does all that is asked of "
         "it, which is tried before anything changes, else one is brought; shipped: one is brought; "
         "or the path of one on the host",

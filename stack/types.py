@@ -169,6 +169,12 @@ def _absolute(value: str) -> str:
     return value
 
 
+def _cfssl(value: str) -> str:
+    if value not in ("auto", "shipped") and not re.match(r"/[^\x00-\x1f]*\Z", value):
+        raise ValueError("is neither auto nor shipped nor an absolute path")
+    return value
+
+
 def _country(value: str) -> str:
     if not re.fullmatch("[A-Z]{2}", value):
         raise ValueError("is no country code; write two capital letters, as SE")
@@ -360,6 +366,7 @@ SubjectText = Annotated[str, _text(_subject_text, _number_name)]
 AbsolutePath = Annotated[
     str, _text(_absolute, lambda number: f"/stand-in/{number}"), _pattern("^/")
 ]
+CfsslChoice = Annotated[str, _text(_cfssl, lambda _: "auto"), _pattern("^(auto$|shipped$|/)")]
 Taint = Annotated[str, _text(_taint, lambda number: f"stand-in-{number}:NoSchedule")]
 LabelKey = Annotated[str, _text(_label_key, _number_name)]
 LabelValue = Annotated[str, _text(_label_value, _number_name)]

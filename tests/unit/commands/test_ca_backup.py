@@ -116,7 +116,8 @@ def test_refusals_name_the_key_of_the_configuration(said: str, message: str) -> 
 
 def test_only_the_pinned_kind_of_host_key_is_asked_for(tmp_path: Path) -> None:
     host = HOST.model_copy(update={"host_key": "ecdsa-sha2-nistp256 AAAA"})
-    assert "HostKeyAlgorithms=ecdsa-sha2-nistp256" in options(host, tmp_path)
+    options(host, tmp_path)
+    assert 'HostKeyAlgorithms "ecdsa-sha2-nistp256"\n' in (tmp_path / "config").read_text()
 
 
 def test_commands_fail_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from tests.unit.components.certificate_authority.test_authority_scripts import (
 )
 from tests.unit.tools.plugins.plugin_engine import Project
 from tests.unit.tools.plugins.ssh_server import SshServer
-from tools import pins
+from tools import install, pins
 
 DEBIANS = "/usr/bin/cfssl"  # 1.2.0, of 2016
 KNOWN = shutil.which("cfssl") or ""
@@ -168,18 +167,32 @@ def test_up_brings_it_to_a_host_without_one(tmp_path: Path) -> None:
         machine.close()
 
 
+# The byte of ELF's header that tells the system, and the number that tells the processor. illumos
+# is told by its loader alone.
+SYSTEMS = {"linux": 0, "netbsd": 2, "illumos": 0, "freebsd": 9, "openbsd": 12}
+LOADER = b"/lib/amd64/ld.so.1"
+PROCESSORS = {"amd64": 62, "arm64": 183}
+
+
 @pytest.mark.parametrize("platform", pins.CFSSL_PLATFORMS)
-def test_every_platform_has_a_sqlite(platform: tuple[str, str]) -> None:
-    """Compiling all six takes six minutes of CPU; that a package lacks a platform shows at once."""
-    tool = pins.cfssl(*platform)
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOOS": tool.system}
-    environment["GOARCH"] = tool.architecture
-    listing = ["go", "list", "-deps", "-f", "{{.ImportPath}}", tool.package]
-    answer = subprocess.run(
-        listing, cwd=pins.MODULES / tool.module, env=environment, capture_output=True, text=True
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert {"modernc.org/sqlite/lib", "modernc.org/libc"} <= set(answer.stdout.split())
+def test_it_is_made_for_every_platform(platform: tuple[str, str]) -> None:
+    """The first time all six take six minutes of CPU."""
+    system, processor = platform
+    program = install.cfssl(system, processor).read_bytes()
+    assert program[:5] == b"\x7fELF\x02"
+    assert program[7] == SYSTEMS[system]
+    assert (LOADER in program) == (system == "illumos")
+    assert int.from_bytes(program[18:20], "little") == PROCESSORS[processor]
+
+
+def test_the_one_for_arm64_does_all_that_is_asked(machine: Machine) -> None:
+    """By emulation: tried as any other, and installed."""
+    made = install.cfssl("linux", "arm64")
+    machine.stub("arm64", f'exec qemu-aarch64-static {made} "$@"')
+    path = str(machine.root / "bin/arm64")
+    good(machine.choose_cfssl(path))
+    good(machine.install_authority(cfssl=path))
+    assert rows(machine) == [("OCSP signer", "good")]
 
 
 def test_the_release_is_told_alike() -> None:
