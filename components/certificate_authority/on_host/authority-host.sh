@@ -104,8 +104,8 @@ check_packages() {
 check_python() {
     found=$("$python" -I -c 'import cryptography, sys
 print("Python", *sys.version_info[:2], "cryptography", cryptography.__version__)
-sys.exit(sys.version_info < (3, 9) or int(cryptography.__version__.split(".")[0]) < 3)') ||
-        fail "$address: $python is too old: found $found; Python 3.9 and cryptography 3 are the least"
+sys.exit(sys.version_info < (3, 9) or int(cryptography.__version__.split(".")[0]) < 36)') ||
+        fail "$address: $python is too old: found $found; Python 3.9 and cryptography 36 are the least"
 }
 
 check_root() {

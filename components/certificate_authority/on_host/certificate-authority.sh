@@ -26,7 +26,7 @@ export PATH
 . "$here/platform.sh"
 # Set by certificate-authority.env and platform.sh:
 # shellcheck disable=SC2154
-: "$address" "$python" "$cfssl" "$cfssl_choice" "$own_cfssl" "$cfssl_release" "$disabled" "$programs" "$authority_user" "$configuration" "$authority" "$authority_state" \
+: "$address" "$python" "$cfssl" "$cfssl_choice" "$own_cfssl" "$cfssl_version" "$cfssl_release" "$disabled" "$programs" "$authority_user" "$configuration" "$authority" "$authority_state" \
     "$gate" "$gate_state" "$gate_user" "$certdb" "$owner" "$owner_group" "$source" "$source_certificate" "$source_key" "$info_url" "$info_port" "$responder_url" \
     "$responder_port"
 

@@ -177,7 +177,7 @@ def folders() -> str:
         ({"create": "x", "interpreter": ["python"]}, "interpreter"),
         ({"create": "x"}, "connection"),
         ({"create": "x", "connection": {"host": "h"}}, "connection.hostKey"),
-        ({"create": "x", "connection": {"host": "h", "proxy": {}}}, "connection.proxy"),
+        ({"create": "x", "connection": {"proxy": {"host": "h"}}}, "connection.proxy.hostKey"),
         ({"create": "x", "connection": UNKNOWN}, "addPreviousOutputInEnv"),
     ],
 )
