@@ -10,6 +10,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,6 +218,22 @@ def test_what_a_budget_keeps_on_a_removed_worker_keeps_the_worker(cluster: Clust
     cluster.ready_node("full")
     good(cluster.bar({"full": 1}, before, action="remove"))
     assert cluster.get("node", "full") is None
+
+
+def test_a_node_that_the_cluster_loses_while_it_is_drained_is_waited_for_no_more(
+    cluster: Cluster,
+) -> None:
+    cluster.ready_node("dies")
+    cluster.run_pod("stuck", "dies")
+    cluster.keep("stuck")
+    before = good(cluster.bar({"dies": 1}))
+    lost = threading.Timer(3, cluster.ready_node, ["dies", "Unknown"])
+    lost.start()
+    result = cluster.bar({}, before, drain=60)
+    lost.join()
+    assert result.returncode == 0, result.stderr
+    assert "dies: is lost, its pods are not waited for" in result.stderr
+    assert cluster.get("node", "dies") is None
 
 
 def test_registered_again_it_joins_but_not_with_its_old_certificate(cluster: Cluster) -> None:
