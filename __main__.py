@@ -66,6 +66,7 @@ pulumi.export(
     },
 )
 pulumi.export("nodes", joins.nodes)
+pulumi.export("rollout", lab.rollout.model_dump(by_alias=True))
 pulumi.export("cilium", {"version": lab.cilium.version, "release": cilium.release.status})
 pulumi.export("bgp", {"localAsn": lab.bgp.local_asn if lab.bgp else None})
 pulumi.export("dns", {"address": lab.dns_address})

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components.cilium import versions as cilium_versions
-from components.workers.effects import ANEW, EFFECTS, effect, identity
+from components.workers.effects import ANEW, DRAINED, EFFECTS, effect, identity
 from components.workers.hardware_types import HARDWARE
 from stack import wording
 
@@ -98,6 +98,7 @@ class Summary:
     issued: list[str] = field(default_factory=list)
     revoked: list[str] = field(default_factory=list)
     sections: dict[str, list[Change]] = field(default_factory=dict)
+    turns: str = ""
 
     @property
     def nothing(self) -> bool:
@@ -185,6 +186,8 @@ def summarise(preview: Preview) -> Summary:
             summary.issued.append(name)
         if kind == "removed" or kind in ANEW:
             summary.revoked.append(name)
+    if any(kind in summary.nodes for kind in DRAINED):
+        summary.turns = _turns(preview.new.get("rollout") or {})
     # The engine deletes side by side, in an order of its own each time.
     for step in sorted(preview.steps, key=lambda it: (it.op == "delete") * it.urn):
         if step.changes and not of_worker(step):
@@ -192,6 +195,15 @@ def summarise(preview: Preview) -> Summary:
             if change is not None:
                 summary.sections.setdefault(section, []).append(change)
     return summary
+
+
+def _turns(rollout: dict[str, Any]) -> str:
+    """How many nodes go down at a time, and how long their pods have; as the program says it."""
+    if not rollout:
+        return ""
+    seconds = rollout["drainTimeout"]
+    drained = f"each drained within {seconds} s" if seconds else "not drained"
+    return f"{rollout['maxUnavailable']} at a time, {drained} (autojoin:rollout)"
 
 
 def nodes_changed(nodes: dict[str, tuple[str, str]]) -> list[str]:
@@ -536,6 +548,8 @@ def _node_lines(summary: Summary) -> list[str]:
     for kind, (op, meaning) in EFFECTS.items():
         for name, why in summary.nodes.get(kind, {}).items():
             lines.append(f"  {_MARKS[op]} {name}: {kind} ({why}): {meaning}")
+    if summary.turns:
+        lines.append(f"    {summary.turns}")
     untouched = list(summary.nodes.get("untouched", {}))
     if untouched:
         lines.append(f"  = {len(untouched)} untouched: {_listed(untouched)}")

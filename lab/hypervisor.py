@@ -203,6 +203,7 @@ def write_root(place: Place) -> None:
             copy_private(file, target / file.name)
     write(upper / "etc/autojoin/registry.yml", registry.lab_configuration(place))
     write(upper / "etc/frr/daemons", router.DAEMONS)
+    write(upper / "etc/systemd/system/frr.service.d/edited.conf", router.EDITED)
     for name in UNITS:
         enable(upper, "multi-user.target", f"{name}.service")
     for name in MASKED:

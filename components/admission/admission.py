@@ -19,6 +19,7 @@ import sys
 import time
 
 EFFECTIVE_SECONDS = 30
+LOOK_SECONDS = 2
 
 
 class Failed(Exception):
@@ -126,14 +127,27 @@ def node(name):
     return json.loads(answer) if answer.strip() else None
 
 
+def silent(name):
+    """Whether the cluster has lost a node: nobody is there who ends its pods."""
+    found = node(name) or {"status": {}}
+    conditions = found["status"].get("conditions", [])
+    return any(it["type"] == "Ready" and it["status"] == "Unknown" for it in conditions)
+
+
 def drain(name, seconds):
-    """Have the pods of a node that works leave it; one at a time, by kubectl's own rules."""
+    """Have the pods of a node that works leave it; one at a time, by kubectl's own rules.
+
+    A machine that died says Ready for a while: the drain ends as soon as the cluster knows better.
+    """
     if not seconds:
         return
     words = ["--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={seconds}s"]
     try:
-        kubectl(["drain", name, *words])
+        kubectl(["drain", name, *words], unless=lambda: silent(name))
     except Failed as failure:
+        if silent(name):
+            print(f"{name}: is lost, its pods are not waited for", file=sys.stderr)
+            return
         kubectl(["uncordon", name])
         raise Failed(
             f"{name} can't be drained in {seconds} s and keeps running as it is: {failure}. Make "
@@ -223,20 +237,36 @@ def delete_node(name):
     kubectl(["delete", "node", name, "--ignore-not-found", "--wait=false"])
 
 
-def kubectl(words, value=None):
-    """What kubectl prints; Failed with what it can't do, or its last line, where it fails."""
+def kubectl(words, value=None, unless=None):
+    """What kubectl prints; Failed with what it can't do, or its last line, where it fails.
+
+    It is ended once `unless` says so, which is asked while it works.
+    """
     data = "" if value is None else json.dumps(value)
     command = ["kubectl", "--request-timeout=30s", *words]
+    pipe = subprocess.PIPE
     try:
-        answer = subprocess.run(command, input=data, capture_output=True, text=True)
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     except FileNotFoundError:
         raise Failed("kubectl is not on PATH; it is needed where `pulumi up` runs") from None
-    if answer.returncode:
-        said = answer.stderr.strip().splitlines() or [f"kubectl ended with {answer.returncode}"]
+    answer, errors = ended(process, data, unless)
+    if process.returncode:
+        said = errors.strip().splitlines() or [f"kubectl ended with {process.returncode}"]
         # It repeats a reason as long as it tries.
         causes = [line for line in said if "annot " in line] or said[-1:]
         raise Failed(f"kubectl {words[0]}: {'; '.join(dict.fromkeys(causes))[:500]}")
-    return answer.stdout
+    return answer
+
+
+def ended(process, data, unless):
+    """The process's output and errors, once it ended by itself or by `unless`."""
+    while True:
+        try:
+            return process.communicate(data, timeout=LOOK_SECONDS if unless else None)
+        except subprocess.TimeoutExpired:
+            data = None  # it has it
+            if unless():
+                process.terminate()
 
 
 if __name__ == "__main__":

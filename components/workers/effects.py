@@ -31,6 +31,7 @@ EFFECTS = {
     "known only after the CA host ran": ("update", "re-provisioned only if that changes"),
 }
 ANEW = ("re-provisioned", "to be provisioned anew")
+DRAINED = ("removed", "re-provisioned")
 HARMLESS = ("registered again", "settings changed")
 
 

@@ -44,7 +44,7 @@ class Stream:
 
     def allow(self, seconds: float | None) -> None:
         """Begin a step that may take so long; None where it is the gate that takes its time."""
-        self._since = time.monotonic()
+        self._since = self._told = time.monotonic()
         self._seconds = seconds
 
     @property
@@ -53,8 +53,11 @@ class Stream:
         return self._seconds is not None
 
     def waits_longer(self, seconds: float, now: float) -> bool:
-        """Whether the gate has been waiting for the client for more than `seconds` in this step."""
-        return self._seconds is not None and now - self._since > seconds
+        """Whether it has been the client's turn for more than `seconds` in this step.
+
+        While the gate has something of it to read, or to say to it, it is the gate's turn.
+        """
+        return self._seconds is not None and not self._piece and now - self._told > seconds
 
     def overdue(self, now: float) -> bool:
         return self._seconds is not None and now - self._since > self._seconds
@@ -131,6 +134,8 @@ class Stream:
 
     async def _send_out(self) -> None:
         data = memoryview(self._outgoing.read())
+        if not data:
+            return
         while data:
             if self._aborted:
                 raise Closed
@@ -140,6 +145,7 @@ class Stream:
                 await self._writable()
             except OSError:
                 raise Closed from None
+        self._told = time.monotonic()
 
     async def _writable(self) -> None:
         self._loop.add_writer(self._number, self._wake)

@@ -10,6 +10,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,6 +238,22 @@ def test_a_worker_gets_no_certificate_from_the_api_servers_signer(cluster: Clust
     good(cluster.bar({}, before))
     assert "renews is barred" in cluster.create(worker, signing_request(worker))
     assert "worker.renews" not in cluster.listed()
+
+
+def test_a_node_that_the_cluster_loses_while_it_is_drained_is_waited_for_no_more(
+    cluster: Cluster,
+) -> None:
+    cluster.ready_node("dies")
+    cluster.run_pod("stuck", "dies")
+    cluster.keep("stuck")
+    before = good(cluster.bar({"dies": 1}))
+    lost = threading.Timer(3, cluster.ready_node, ["dies", "Unknown"])
+    lost.start()
+    result = cluster.bar({}, before, drain=60)
+    lost.join()
+    assert result.returncode == 0, result.stderr
+    assert "dies: is lost, its pods are not waited for" in result.stderr
+    assert cluster.get("node", "dies") is None
 
 
 def test_registered_again_it_joins_but_not_with_its_old_certificate(cluster: Cluster) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,11 +16,30 @@ Result = subprocess.CompletedProcess[str]
 PHASES = ("clock", "authority", "certificate", "runtime", "kubelet", "node", "ready")
 
 
-def wait(host: Host, *nodes: TestNode, seconds: float = 20, identity: str = "") -> Result:
+def wait(
+    host: Host,
+    *nodes: TestNode,
+    seconds: float = 20,
+    identity: str = "",
+    meanwhile: Callable[[], None] | None = None,
+) -> Result:
+    """What waiting for `nodes` ended with; once it has said a line, `meanwhile` happens."""
     wanted = {
         node.name: {"identity": identity or node.identity, "seconds": seconds} for node in nodes
     }
-    return host.run("await", stdin=json.dumps({"nodes": wanted}))
+    command = [*host.command(), "await"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write(json.dumps({"nodes": wanted}))
+        process.stdin.close()
+        process.stdin = None
+        first = ""
+        if meanwhile:
+            first = process.stdout.readline()
+            meanwhile()
+        output, errors = process.communicate(timeout=30)
+    return Result(command, process.returncode, first + output, errors)
 
 
 def say(host: Host, node: TestNode, phase: str, state: str, message: str = "") -> None:
@@ -33,12 +51,6 @@ def start(host: Host, node: TestNode) -> None:
     body = json.dumps({"phase": "start", "state": "started", "message": "", "age": 0}).encode()
     status, _ = host.ask("POST", f"/v1/status/{node.name}", body, headers=node.bearer)
     assert status == 204
-
-
-def meanwhile(action: Callable[[], Any]) -> threading.Thread:
-    timer = threading.Timer(0.5, action)
-    timer.start()
-    return timer
 
 
 def summary(result: Result) -> dict[str, Any]:
@@ -56,9 +68,7 @@ def test_it_streams_all_and_ends_with_their_times(shared_host: Host) -> None:
 
     for node in (one, two):
         start(shared_host, node)
-    joining = meanwhile(join)
-    result = wait(shared_host, one, two)
-    joining.join()
+    result = wait(shared_host, one, two, meanwhile=join)
     found = summary(result)
     assert set(found) == {one.name, two.name}
     assert list(found[one.name]["phases"]) == list(PHASES)
@@ -82,9 +92,7 @@ def test_every_failure_is_told_with_its_phase_and_what_to_do(shared_host: Host) 
         say(shared_host, worse, "clock", "failed", "a year behind")
         say(shared_host, good, "ready", "done")
 
-    joining = meanwhile(later)
-    result = wait(shared_host, good, bad, worse)
-    joining.join()
+    result = wait(shared_host, good, bad, worse, meanwhile=later)
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
         "gate await: 2 of 3 nodes failed",
@@ -100,9 +108,8 @@ def test_a_failure_that_was_told_does_not_decide_the_next_wait(shared_host: Host
     start(shared_host, node)
     say(shared_host, node, "node", "failed", "no route")
     assert wait(shared_host, node).returncode == 1
-    joining = meanwhile(lambda: say(shared_host, node, "ready", "done"))
-    assert summary(wait(shared_host, node))[node.name]["readySeconds"] > 0
-    joining.join()
+    result = wait(shared_host, node, meanwhile=lambda: say(shared_host, node, "ready", "done"))
+    assert summary(result)[node.name]["readySeconds"] > 0
 
 
 def test_a_failure_of_an_attempt_before_the_last_start_counts_no_more(shared_host: Host) -> None:
@@ -118,9 +125,8 @@ def test_where_nobody_tells_of_a_start_only_what_is_heard_during_the_wait_fails_
 ) -> None:
     node = registered(shared_host)
     say(shared_host, node, "certificate", "failed", "yesterday")
-    joining = meanwhile(lambda: say(shared_host, node, "ready", "done"))
-    assert node.name in summary(wait(shared_host, node))
-    joining.join()
+    result = wait(shared_host, node, meanwhile=lambda: say(shared_host, node, "ready", "done"))
+    assert node.name in summary(result)
 
 
 @pytest.mark.parametrize(

@@ -254,11 +254,11 @@ class ApiServer:
         text = self.kubectl("get", "--ignore-not-found", "--output=json", *words)
         return json.loads(text) if text else None
 
-    def ready_node(self, name: str) -> None:
-        """A Node that says it is Ready."""
+    def ready_node(self, name: str, ready: str = "True") -> None:
+        """A Node, and whether it is Ready: True, False or Unknown."""
         manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
         self.kubectl("apply", "--filename=-", stdin=manifest)
-        self.say("node", name, {"conditions": [{"type": "Ready", "status": "True"}]})
+        self.say("node", name, {"conditions": [{"type": "Ready", "status": ready}]})
 
     def run_pod(self, name: str, node: str) -> None:
         """A pod of a controller that says it runs; no kubelet does, so it ends at once."""
