@@ -115,7 +115,7 @@ def test_the_seed_of_the_ca_host(lab: Place, tmp_path: Path) -> None:
     network = yaml.safe_load(content["seed/network-config"][1])
     assert network["ethernets"]["host0"]["addresses"] == ["10.70.3.3/24"]
     assert content["machine.env"][1].decode().splitlines() == [
-        "IMAGE=/var/lib/autojoin/layers/ca:/var/lib/autojoin/image",
+        "IMAGE=/var/lib/autojoin/image",
         "BRIDGE=br0",
     ]
 
