@@ -124,9 +124,9 @@ class CommandLines(threading.Thread):
 
     def run(self) -> None:
         while not self.ended.wait(0.03):
-            for name in filter(str.isdigit, os.listdir("/proc")):
+            for process in Path("/proc").iterdir():
                 try:
-                    words = Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ")
+                    words = (process / "cmdline").read_bytes().replace(b"\0", b" ")
                 except OSError:
                     continue
                 self.seen.add(words.decode(errors="replace"))
