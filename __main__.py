@@ -37,7 +37,11 @@ if dns:
 nodes = {name: hardware_types.of(lab, name) for name in lab.workers}
 registered = {name: gate.register(name, node) for name, node in nodes.items()}
 admission_args = AdmissionArgs(
-    gate, list(registered.values()), kubeconfig(lab.cluster), lab.rollout.drain_timeout
+    gate,
+    list(registered.values()),
+    kubeconfig(lab.cluster),
+    lab.rollout.drain_timeout,
+    lab.cluster.kubernetes_version,
 )
 admission = Admission("admission", admission_args)
 steps = Steps(admission.leaving, back(gate, nodes))

@@ -277,6 +277,9 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
     if new and old.get("userDataSha256") != new.get("userDataSha256"):
         why = f"{_seed(old, new)}; carry it there, or raise its generation"
         return "seed changed, not delivered", why
+    versions = [str(node.get("kubernetesVersion")) for node in (old, new)]
+    if "kubernetesVersion" in old and versions[0] != versions[1]:
+        return "kubelet not changed", f"Kubernetes {' → '.join(versions)}"
     return "untouched", ""
 
 

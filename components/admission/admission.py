@@ -41,6 +41,8 @@ def main():
 
 def state(given):
     """The whole truth, of all workers."""
+    if sys.argv[1] == "apply":
+        check_version(given["kubernetesVersion"])
     before = json.loads(os.environ.get("PULUMI_COMMAND_STDOUT") or "{}")
     workers = given["workers"] if sys.argv[1] == "apply" else {}
     earlier = before.get("workers", {})
@@ -54,6 +56,24 @@ def state(given):
     bar(given, workers, barred, removed, sorted(at_once), later)
     if sys.argv[1] == "apply":
         print(json.dumps({"workers": workers, "places": rolling, "barred": barred}))
+
+
+def check_version(kubelets):
+    """No kubelet may be newer than the API server; before any machine is touched.
+
+    https://kubernetes.io/releases/version-skew-policy/#kubelet
+    """
+    server = json.loads(kubectl(["version", "--output=json"]))["serverVersion"]["gitVersion"]
+    if minor(kubelets) > minor(server):
+        raise Failed(
+            f"autojoin:cluster.kubernetesVersion: is newer than the API server: {kubelets} and "
+            f"{server.removeprefix('v')}; upgrade the control plane first"
+        )
+
+
+def minor(version):
+    """`v1.34.2` as (1, 34)."""
+    return tuple(int(part) for part in version.removeprefix("v").split(".")[:2])
 
 
 def is_another(name, earlier, identity):

@@ -22,12 +22,14 @@ class AdmissionArgs:
     """The workers that the gate was told of, and how this program reaches their API server.
 
     `drain_seconds` is how long a node that goes may take to be drained; 0 leaves that away.
+    `kubernetes_version` is the kubelets'.
     """
 
     gate: JoinGate
     registrations: Sequence[Registration]
     kubeconfig: str
     drain_seconds: int
+    kubernetes_version: str
 
 
 class Admission(pulumi.ComponentResource):
@@ -66,7 +68,9 @@ class Admission(pulumi.ComponentResource):
                 for node in nodes
                 if node.restarts_by_itself
             }
-            return render.command_input(known[0], known[1], args.drain_seconds, rolling)
+            return render.command_input(
+                known[0], known[1], args.drain_seconds, args.kubernetes_version, rolling
+            )
 
         self.ready = remote.run_here(
             f"{name}-bars",

@@ -122,13 +122,15 @@ def command_input(
     identities: Mapping[str, str],
     revoked: str,
     drain_seconds: int,
+    kubernetes_version: str,
     rolling: Mapping[str, tuple[str, str]] | None = None,
 ) -> str:
     """Standard input of `command`: the workers there are, and what the gate has revoked.
 
     `identities` are those of the workers by name; `revoked` is what the gate's command of that name
     printed, which holds no secret. A node that goes has `drain_seconds` to be drained; 0 leaves
-    that away. `rolling` are the workers whose machines are replaced where they are, each in its
+    that away. `kubernetes_version` is the kubelets', which the API server's may not be older than.
+    `rolling` are the workers whose machines are replaced where they are, each in its
     turn: its new machine-id, and where it is.
     """
     return json.dumps(
@@ -140,6 +142,7 @@ def command_input(
             },
             "revoked": json.loads(revoked)["revoked"],
             "drainSeconds": drain_seconds,
+            "kubernetesVersion": kubernetes_version,
             "namespace": NAMESPACE,
             "name": NAME,
             "policy": policy(),

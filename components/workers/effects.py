@@ -28,6 +28,10 @@ EFFECTS = {
     "registered again": ("update", "keeps running, with its certificate"),
     "settings changed": ("update", "keeps running"),
     "seed changed, not delivered": ("update", "keeps running"),
+    "kubelet not changed": (
+        "update",
+        "keeps its kubelet, which its image brings: name an image with the new one",
+    ),
     "known only after the CA host ran": ("update", "re-provisioned only if that changes"),
 }
 ANEW = ("re-provisioned", "to be provisioned anew")

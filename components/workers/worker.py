@@ -55,6 +55,7 @@ class Worker(pulumi.ComponentResource):
             "address": node.settings.addresses[0],
             "addresses": list(node.settings.addresses),
             "generation": node.settings.generation,
+            "kubernetesVersion": node.site.cluster.kubernetes_version,
             "identity": self.identity,
             # A hash over the join key's 256 random bits tells nothing of it.
             "userDataSha256": shown.apply(lambda values: node.emission(values).user_data_sha256),

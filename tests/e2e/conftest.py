@@ -124,11 +124,12 @@ class CommandLines(threading.Thread):
 
     def run(self) -> None:
         while not self.ended.wait(0.03):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
+            for process in Path("/proc").iterdir():
                 try:
-                    self.seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                    words = (process / "cmdline").read_bytes().replace(b"\0", b" ")
                 except OSError:
                     continue
+                self.seen.add(words.decode(errors="replace"))
 
     def __hash__(self) -> int:
         return id(self)

@@ -29,6 +29,7 @@ EFFECTS = {
     "re-provisioned": (True, True),
     "registered again": (False, False),
     "settings changed": (False, False),
+    "kubelet not changed": (False, False),
     "untouched": (False, False),
 }
 

@@ -71,6 +71,10 @@ def another_resolver(config: Config) -> None:
     config["autojoin:cluster"]["dnsServers"] = ["203.0.113.1", "203.0.113.2"]
 
 
+def another_kubelet(config: Config) -> None:
+    config["autojoin:cluster"]["kubernetesVersion"] = "1.34.1"
+
+
 def add_a_pool(config: Config) -> None:
     config["autojoin:bgp"]["loadBalancerPools"].append({"name": "b", "cidrs": ["192.168.60.0/24"]})
 
@@ -122,7 +126,8 @@ def add_and_remove_and_renew(config: Config) -> None:
 EDITS = [
     nothing, add_a_worker, remove_a_worker, rename_a_worker, raise_a_generation,
     raise_every_generation, move_an_address, label_a_worker, another_image,
-    wait_longer_for_a_join, another_resolver, add_a_pool, grow_a_pool, remove_the_pool,
+    wait_longer_for_a_join, another_resolver, another_kubelet, add_a_pool, grow_a_pool,
+    remove_the_pool,
     add_a_peer, another_asn, advertise_less, without_bgp, set_a_chart_value,
     shorter_certificates, a_key_to_log_in_with, add_and_remove_and_renew,
 ]  # fmt: skip

@@ -55,7 +55,8 @@ for number, name in enumerate(("first", "second"), 1):
         }
         node = kind.hardware(f"node-{slot}", models.Worker.model_validate(values), site)
         registered[hardware] = gate.register(f"{name}-node-{slot}", node)
-    args = AdmissionArgs(gate, list(registered.values()), cluster.kubeconfig, drain_seconds=300)
+    those, version = list(registered.values()), cluster.kubernetes_version
+    args = AdmissionArgs(gate, those, cluster.kubeconfig, 300, version)
     admission = Admission(f"{name}-admission", args)
     nodes = [registration.node for registration in registered.values()]
     machines = MachineHost(f"{name}-host", MachineHostArgs(feeding, cluster, gate, nodes))

@@ -43,6 +43,7 @@ class Cluster(ApiServer):
         drain: int = 5,
         rolling: dict[str, tuple[str, str]] | None = None,
         environment: dict[str, str] | None = None,
+        version: str = "1.34.2",
     ) -> subprocess.CompletedProcess[str]:
         # A number is a worker's generation.
         identities = {
@@ -51,7 +52,7 @@ class Cluster(ApiServer):
         return subprocess.run(
             admission.command(action),
             input=admission.command_input(
-                identities, json.dumps({"revoked": revoked or []}), drain, rolling
+                identities, json.dumps({"revoked": revoked or []}), drain, version, rolling
             ),
             cwd=CHECKOUT,
             env={
@@ -254,6 +255,17 @@ def test_a_node_that_the_cluster_loses_while_it_is_drained_is_waited_for_no_more
     assert result.returncode == 0, result.stderr
     assert "dies: is lost, its pods are not waited for" in result.stderr
     assert cluster.get("node", "dies") is None
+
+
+def test_kubelets_newer_than_the_api_server_are_refused(cluster: Cluster) -> None:
+    before = good(cluster.bar({"kept": 1}))
+    result = cluster.bar({}, before, version="1.97.0")
+    assert result.returncode == 1
+    assert "autojoin:cluster.kubernetesVersion: is newer than the API server: 1.97.0 and 1." in (
+        result.stderr
+    )
+    assert result.stderr.strip().endswith("upgrade the control plane first")
+    assert "node.kept" not in cluster.listed()
 
 
 def test_registered_again_it_joins_but_not_with_its_old_certificate(cluster: Cluster) -> None:
