@@ -29,9 +29,9 @@ class Unfit(Exception):
     """What it does not do."""
 
 
-def run(*words, stdin=None):
+def run(*words):
     try:
-        answer = subprocess.run(words, input=stdin, capture_output=True, timeout=SECONDS)
+        answer = subprocess.run(words, capture_output=True, timeout=SECONDS)
     except OSError as error:
         raise Unfit(f"it can't be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
