@@ -49,6 +49,8 @@ def identities(place: Place) -> tuple[Identity, ...]:
     return (
         Identity("kube-apiserver", "kube-apiserver", (), dns, addresses),
         Identity("kubelet-client", "kube-apiserver-kubelet-client", ("system:masters",)),
+        # By it alone an aggregated API server believes whom the API server speaks for.
+        Identity("front-proxy-client", "front-proxy-client"),
         Identity("kube-controller-manager", "system:kube-controller-manager"),
         Identity("admin", "admin", ("system:masters",)),
         Identity("kube-scheduler", "system:kube-scheduler"),

@@ -5,6 +5,7 @@ Needs root and the installed tools (`make tools`); it fails, not skips, where it
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import cgroup, control_plane, hypervisor, lab, place
+from lab import cgroup, control_plane, hypervisor, lab, pki, place
 from lab.place import Place
 from lab.remote import remote
 
@@ -92,6 +93,13 @@ def test_nobody_without_a_certificate_reaches_the_api(running: Place) -> None:
     command = ["curl", "--silent", "--insecure", "--output", "/dev/null", "--write-out",
                "%{http_code}", f"{running.api_server}/api"]  # fmt: skip
     assert subprocess.run(command, capture_output=True, text=True).stdout == "401"
+
+
+def test_aggregated_apis_are_told_whom_the_api_server_speaks_for(running: Place) -> None:
+    place = ("configmap", "extension-apiserver-authentication", "--namespace=kube-system")
+    told = json.loads(kubectl(running, "get", *place, "--output", "json"))["data"]
+    assert json.loads(told["requestheader-allowed-names"]) == ["front-proxy-client"]
+    assert told["requestheader-client-ca-file"] == (pki.folder(running) / "ca.pem").read_text()
 
 
 def test_service_accounts_come_from_the_controller_manager(running: Place) -> None:
