@@ -9,7 +9,7 @@ TOOLS = $(PYTHON) tools/install.py install
 AUTOJOIN_PLUGINS ?= $(if $(PLUGINS),$(abspath $(PLUGINS)))
 export AUTOJOIN_PLUGINS
 
-.PHONY: help up down ca-backup ca-restore drift graph new test preview check render move-lab tools env status lint golden bench
+.PHONY: help up down ca-backup ca-restore drift graph new test preview check render move-lab tools env status lint golden bench conformance
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -85,3 +85,7 @@ golden: ## refresh the golden files; read the diff
 bench: ## every figure beside what it is measured against; FULL=1 for every row (under 40 minutes)
 	@$(TOOLS) bench
 	@$(IN_VENV) bench $(if $(FULL),--full) $(PART)
+
+conformance: ## Kubernetes' conformance specs on a lab of their own, into docs/conformance.md; FOCUS=regexp: those alone
+	@$(TOOLS) conformance
+	@$(IN_VENV) commands.conformance $(if $(FOCUS),'$(FOCUS)')

@@ -105,7 +105,7 @@ def folder(place: Place) -> Path:
 
 def fingerprint(place: Place, binaries: Binaries) -> str:
     """What the outer machine was started from; another value asks for another start."""
-    roots = f"{image.root()} {registry.folder()}"
+    roots = f"{image.root()} {registry.served()}"
     state = hashlib.sha256(f"{roots} {place.addresses} {LAUNCH}".encode())
     for path in sorted(FILES.rglob("*")):
         if path.is_file() and "image" not in path.relative_to(FILES).parts[:1]:
@@ -306,7 +306,7 @@ def launch_command(place: Place, binaries: Binaries, group: Path, layers: Path) 
         "--capability=all",
         "--system-call-filter=@keyring bpf perf_event_open @mount",
         bind(image.root(), "/var/lib/autojoin/image", read_only=True),
-        bind(registry.folder(), registry.STORAGE, read_only=True),
+        bind(registry.served(), registry.STORAGE, read_only=True),
         bind(layers, "/var/lib/autojoin/layers", read_only=True),
         bind(data(place, "machines"), "/var/lib/autojoin/machines"),
         bind(data(place, "etcd"), "/var/lib/etcd"),

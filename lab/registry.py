@@ -4,6 +4,8 @@
 images/NAME.Containerfile says what is in an image; buildah makes it of published Go modules and
 Debian packages, since no registry of images can be counted on. The registry's folder is served
 read-only to every lab. It is filled beside its place and moved there at the end.
+
+`make conformance` has a registry with more images for its lab (lab/conformance_images.py).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from lab.facts import REGISTRY_PORT
 from lab.place import Place
 from tools import pins
 from tools.errors import LabError
-from tools.pins import CILIUM_VERSION, COREDNS_VERSION, IMAGE_TOOLS, Layout
+from tools.pins import CILIUM_VERSION, COREDNS_VERSION, IMAGE_TOOLS, GoFile, GoTool, Layout
 
 FILES = Path(__file__).resolve().parent / "images"
 BASE = "base"
@@ -41,41 +44,57 @@ NAMES = {
     "coredns": f"coredns/coredns:v{COREDNS_VERSION}",
     "agnhost": "e2e-test-images/agnhost:2.56",
 }
+# The folder that a lab's registry serves in place of its own.
+OTHER_FOLDER = "AUTOJOIN_REGISTRY"
 ANSWER_SECONDS = 20.0
 # In the hypervisor.
 STORAGE = "/var/lib/docker-registry"
 PKI = "/etc/kubernetes/pki"
 
 
-def digest() -> str:
-    """The registry's key: everything that decides what is in it."""
-    layout = Layout()
-    parts = [str(layout.tool(tool)) for tool in IMAGE_TOOLS]
-    parts += [path.name + path.read_text() for path in sorted(FILES.iterdir())]
-    return pins.digest(image.SUITE, repr(NAMES), inspect.getsource(make_image), *parts)
+@dataclass(frozen=True)
+class Images:
+    """What is in a registry: the names of its images there, and the tools that they are made of."""
+
+    kind: str
+    names: dict[str, str]
+    tools: tuple[GoTool | GoFile, ...]
+
+    def digest(self) -> str:
+        """The registry's key: everything that decides what is in it."""
+        layout = Layout()
+        parts = [str(layout.tool(tool)) for tool in self.tools]
+        files = sorted(f"{name}.Containerfile" for name in (BASE, *self.names))
+        parts += [name + (FILES / name).read_text() for name in files]
+        return pins.digest(image.SUITE, repr(self.names), inspect.getsource(make_image), *parts)
+
+    def folder(self) -> Path:
+        """The registry's storage; whole where it exists."""
+        return pins.cache() / f"{self.kind}-{self.digest()}"
+
+    def is_done(self) -> bool:
+        return self.folder().is_dir()
+
+    def install(self) -> Path:
+        """Make every image and fill the registry, if it is not there. LabError: the log's end."""
+        if self.is_done():
+            return self.folder()
+        image.require(("buildah", "docker-registry", "debootstrap"))
+        with image.only_builder():
+            if not self.is_done():
+                build(self)
+        return self.folder()
 
 
-def folder() -> Path:
-    """The registry's storage; whole where it exists."""
-    return pins.cache() / f"registry-{digest()}"
+LAB = Images("registry", NAMES, IMAGE_TOOLS)
 
 
-def is_done() -> bool:
-    return folder().is_dir()
+def served() -> Path:
+    """The storage that the registry of a lab started now serves."""
+    return Path(os.environ.get(OTHER_FOLDER) or LAB.folder())
 
 
-def install() -> Path:
-    """Make every image and fill the registry, unless it is there. LabError has the log's end."""
-    if is_done():
-        return folder()
-    image.require(("buildah", "docker-registry", "debootstrap"))
-    with image.only_builder():
-        if not is_done():
-            build()
-    return folder()
-
-
-def build() -> None:
+def build(images: Images) -> None:
     building = pins.cache() / ".registry-building"
     log = pins.cache() / "registry-build.log"
     log.unlink(missing_ok=True)
@@ -84,25 +103,27 @@ def build() -> None:
     started = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix=".images-", dir=pins.cache()) as context:
-            fill_context(Path(context), log)
+            fill_context(images, Path(context), log)
             with serving(building, log) as address:
-                for number, name in enumerate((BASE, *NAMES), 1):
+                for number, name in enumerate((BASE, *images.names), 1):
                     elapsed = f"{time.monotonic() - started:.0f} s"
-                    print(f"images: [{number}/{len(NAMES) + 1}] {name} ({elapsed})", flush=True)
+                    print(
+                        f"images: [{number}/{len(images.names) + 1}] {name} ({elapsed})", flush=True
+                    )
                     make_image(name, Path(context), log)
                     if name != BASE:
-                        push(name, address, log)
-        building.rename(folder())
+                        push(name, f"{address}/{images.names[name]}", log)
+        building.rename(images.folder())
     except BaseException:
         image.remove_tree(building)
         raise
     print(f"images: done in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def fill_context(context: Path, log: Path) -> None:
+def fill_context(images: Images, context: Path, log: Path) -> None:
     """What the Containerfiles copy: the tools, and a Debian."""
     layout = Layout()
-    for tool in IMAGE_TOOLS:
+    for tool in images.tools:
         source = layout.tool(tool)
         if source.is_dir():
             shutil.copytree(source, context / tool.name, copy_function=os.link)
@@ -148,11 +169,10 @@ def make_image(name: str, context: Path, log: Path) -> None:
     image.logged(buildah(*words), log)
 
 
-def push(name: str, address: str, log: Path) -> None:
+def push(name: str, target: str, log: Path) -> None:
     """zstd, as a node unpacks it several times faster than gzip."""
     options = ["--tls-verify=false", "--compression-format=zstd"]
-    target = f"docker://{address}/{NAMES[name]}"
-    image.logged(buildah("push", *options, f"localhost/{name}", target), log)
+    image.logged(buildah("push", *options, f"localhost/{name}", f"docker://{target}"), log)
 
 
 @contextlib.contextmanager
@@ -207,4 +227,4 @@ def await_answer(address: str, process: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(image.main(sys.argv[1:], "lab.registry", is_done, install))
+    sys.exit(image.main(sys.argv[1:], "lab.registry", LAB.is_done, LAB.install))

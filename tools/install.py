@@ -8,6 +8,9 @@ A set is one of
     test     and what the tests need besides
     bench    and what the benchmark is measured against
 
+or, beside `arm64`, `test` and `bench`,
+    conformance  `all`, and Kubernetes' conformance suite with the images of its specs
+
 Everything but the Debian packages goes to a cache outside the checkout (see tools/pins.py), each
 thing under a temporary name first, so that an interrupted run goes on where it was. What waits
 for the disk, the network or an emulated program is made beside what Go builds. Standard library
@@ -48,8 +51,8 @@ ENGINE_TOOLS = {
 }
 DEBIAN_STEP = "Debian packages"
 VENV_STEP = "Python packages"
-SETS = ("check", "engine", "all", "arm64", "test", "bench")
-LAB_SETS = ("all", "arm64", "test", "bench")
+SETS = ("check", "engine", "all", "arm64", "test", "bench", "conformance")
+LAB_SETS = SETS[2:]
 ARM64_SETS = ("arm64", "test")
 
 
@@ -182,6 +185,7 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
     tools += pins.ARM64_TOOLS if wanted in ARM64_SETS else []
     tools += pins.TEST_TOOLS if wanted in ("test", "bench") else []
     tools += pins.BENCH_TOOLS if wanted == "bench" else []
+    tools += pins.CONFORMANCE_TOOLS if wanted == "conformance" else []
     if wanted in LAB_SETS:
         packages = dict(pins.DEBIAN_PACKAGES)
         packages |= pins.ARM64_PACKAGES if wanted in ARM64_SETS else {}
@@ -195,6 +199,9 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
     if wanted in LAB_SETS:
         found.append(module_step(layout, "machine image", "lab.image"))
         found.append(module_step(layout, "container images", "lab.registry", lane="go"))
+    if wanted == "conformance":
+        name = "images of the conformance specs"
+        found.append(module_step(layout, name, "lab.conformance_images", lane="go"))
     if wanted in ARM64_SETS:
         found.append(module_step(layout, "arm64 machine image", "lab.arm64_image"))
     return found
@@ -261,7 +268,8 @@ def build(tool: GoTool, module: Path, target: Path, log: Path) -> None:
     flags = ["-trimpath", f"-ldflags=-s -w {tool.linker_flags}".rstrip()]
     if tool.tags:
         flags += ["-tags", tool.tags]
-    command = ["go", "build", *flags, "-o", str(target), tool.package]
+    compile_ = ["go", "test", "-c", "-vet=off"] if tool.test else ["go", "build"]
+    command = [*compile_, *flags, "-o", str(target), tool.package]
     logged(command, log, folder=module, environment=environment)
 
 

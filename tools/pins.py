@@ -64,7 +64,8 @@ class GoTool:
     version: str = ""
     version_arguments: tuple[str, ...] = ()
     patch: Patch | None = None
-    # No part of the keys of what is built.
+    # No part of the keys of what is built. `test`: it is the package's tests, as a program.
+    test: bool = field(default=False, repr=False)
     system: str = field(default="", repr=False)
     architecture: str = field(default="", repr=False)
 
@@ -286,6 +287,24 @@ TEST_TOOLS: tuple[GoTool | GoFile, ...] = (
         "github.com/prometheus-operator/prometheus-operator",
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
     ),
+)
+
+ETCD = next(tool for tool in GO_TOOLS if tool.name == "etcd")
+
+# What the images are made of that Kubernetes' conformance specs run; lab/conformance_images.py.
+CONFORMANCE_IMAGE_TOOLS: tuple[GoTool | GoFile, ...] = (
+    ETCD,
+    GoTool("sample-apiserver", "conformance", "k8s.io/sample-apiserver"),
+    GoTool("nnp", "conformance", "k8s.io/kubernetes/test/images/nonewprivs"),
+    GoFile("nautilus", "conformance", "k8s.io/kubernetes", "test/images/nautilus/html"),
+)
+
+# Kubernetes' end-to-end suite and what runs it.
+E2E = GoTool("e2e.test", "conformance", "k8s.io/kubernetes/test/e2e", _KUBERNETES_FLAGS, test=True)
+CONFORMANCE_TOOLS: tuple[GoTool | GoFile, ...] = (
+    E2E,
+    GoTool("ginkgo", "conformance", "github.com/onsi/ginkgo/v2/ginkgo"),
+    *CONFORMANCE_IMAGE_TOOLS[1:],
 )
 
 # What the lab's arm64 machines need, which stand in for Turing Pi RK1 and CM4.
