@@ -91,7 +91,7 @@ def labels(spec: dict[str, Any]) -> set[str]:
 def said(node: dict[str, Any]) -> str:
     """The first line of why it failed or left itself out; its state where it says nothing."""
     lines = [line.strip() for line in node.get("Failure", {}).get("Message", "").splitlines()]
-    return next((line for line in lines if line), node["State"])
+    return next((line for line in lines if line), str(node["State"]))
 
 
 def outcome(spec: dict[str, Any], left_out: Mapping[str, str], whole: bool) -> Outcome:
