@@ -126,7 +126,7 @@ def document(run: Run, date: str, machine: str) -> str:
             f"| {len(run.specs)} | {count['passed']} | {count['failed']} | {count['left out']}"
             f" | {count['not run']} | {run.seconds / 60:.0f} |",
             "",
-            "A whole run leaves none unrun; it was ended before its time where some are.",
+            "Not run: FOCUS leaves them aside, or the run was ended before it reached them.",
             "",
             "The images of the specs are made here too, of Debian's packages and of Go modules"
             " (`lab/conformance_images.py`). What the lab stands in for is told in"
