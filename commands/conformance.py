@@ -98,9 +98,11 @@ def outcome(spec: dict[str, Any], left_out: Mapping[str, str], whole: bool) -> O
     name = " ".join([*(spec["ContainerHierarchyTexts"] or []), spec["LeafNodeText"]])
     if spec["State"] == "passed":
         return Outcome(name, "passed")
-    if spec["State"] not in ("skipped", "pending"):
+    if spec["State"] not in ("skipped", "pending", "interrupted"):
         return Outcome(name, "failed", said(spec))
-    if spec.get("Failure"):  # it looked at the cluster and left itself out
+    if spec["State"] == "skipped" and spec.get(
+        "Failure"
+    ):  # it looked at the cluster and left itself out
         return Outcome(name, "left out", said(spec))
     if whole and name in left_out:
         return Outcome(name, "left out", left_out[name])

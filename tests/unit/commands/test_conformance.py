@@ -51,7 +51,15 @@ def test_a_spec_that_was_not_reached_is_counted() -> None:
     assert "| 5 | 2 | 1 | 1 | 1 | 6 |" in conformance.document(run, "2026-11-29", "one machine")
 
 
-@pytest.mark.parametrize("state", ["timedout", "interrupted", "panicked", "aborted"])
+def test_what_was_cut_short_was_not_run() -> None:
+    report = edited(
+        "passed", {"State": "interrupted", "Failure": {"Message": "Interrupted by User"}}
+    )
+    run = conformance.read_report(report, {}, whole=True)
+    assert (len(run.of("not run")), len(run.of("failed"))) == (2, 1)
+
+
+@pytest.mark.parametrize("state", ["timedout", "panicked", "aborted"])
 def test_whatever_ended_otherwise_failed(state: str) -> None:
     report = edited("passed", {"State": state})
     run = conformance.read_report(report, {}, whole=False)
