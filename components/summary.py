@@ -257,12 +257,13 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
         (step for name, step in changed.items() if name.endswith(_REGISTRATION)), None
     )
     rest = [step for step in changed.values() if step is not registration]
-    if changed and new.get("userDataSha256") == _UNKNOWN:
+    anew = any(_is_anew(step) for step in changed.values())
+    if changed and new.get("userDataSha256") == _UNKNOWN and not anew:
         why = "the authority's certificate is asked for anew"
         return "known only after the CA host ran", why
     kind = effect(
         _restarts((new or old).get("hardware")),
-        any(_is_anew(step) for step in changed.values()),
+        anew,
         _top(registration) if registration is not None else set(),
         {name for step in rest for name in _inputs(step)},
     )

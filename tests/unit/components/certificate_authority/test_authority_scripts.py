@@ -133,6 +133,8 @@ def test_what_must_be_secret_is(machine: Machine) -> None:
         "operator.key": "0o640",
         "responder-ca.pem": "0o640",
         "responder.json": "0o640",
+        "trust.pem": "0o640",
+        "trust.signed": "0o640",
     }
     assert machine.etc("cfssl").stat().st_mode & 0o777 == 0o750
     state = Path(machine.platform.authority_state)
