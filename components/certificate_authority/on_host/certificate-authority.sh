@@ -285,12 +285,24 @@ sign_itself() {
         chmod 600 "$2.new"
         mv "$2.new" "$2"
     fi
-    "$cfssl" gencert -loglevel 3 -initca -ca-key "$2" "$work/authority.json" >"$work/made.json" ||
+    name_apart "$1" <"$work/authority.json" >"$work/request.json"
+    "$cfssl" gencert -loglevel 3 -initca -ca-key "$2" "$work/request.json" >"$work/made.json" ||
         fail "$address: CFSSL did not make the CA's certificate"
     field cert <"$work/made.json" >"$1.new"
     chmod 644 "$1.new"
     mv "$1.new" "$1"
     say "$address: a new certificate authority: $1, $2"
+}
+
+# A CA beside another one has another name: OpenSSL tells two of one name apart only by an identifier,
+# which not every certificate has.
+name_apart() {
+    "$python" -I -c '
+import json, os, sys
+request, name = json.load(sys.stdin), os.path.splitext(os.path.basename(sys.argv[1]))[0]
+request["CN"] += "" if name == "ca" else f" {name}"
+json.dump(request, sys.stdout)
+' "$1"
 }
 
 # --- the certdb -----------------------------------------------------------------------------------

@@ -376,18 +376,24 @@ class Store:
             ).rowcount
             self._note(serial, node.name, node.identity, revoke=not kept)
             if kept:
-                self._database.execute(
-                    "DELETE FROM troubles WHERE node = ? AND NOT alarm", (node.name,)
-                )
+                self._settle(node.name)
         return kept == 1
 
+    def _settle(self, name: str) -> None:
+        self._database.execute("DELETE FROM troubles WHERE node = ? AND NOT alarm", (name,))
+
     def trusts(self, name: str, bundle: str, authority_key: str) -> None:
-        """Keep what a node says that it trusts (SHA-256, hex), and whose certificate it showed."""
-        self._database.execute(
-            "INSERT INTO trusts (node, bundle, authority_key) VALUES (?1, ?2, ?3)"
-            " ON CONFLICT (node) DO UPDATE SET bundle = ?2, authority_key = ?3",
-            (name, bundle, authority_key),
-        )
+        """Keep what a node says that it trusts (SHA-256, hex), and whose certificate it showed.
+
+        It has come on, so whatever kept it from that is over.
+        """
+        with self.transaction():
+            self._database.execute(
+                "INSERT INTO trusts (node, bundle, authority_key) VALUES (?1, ?2, ?3)"
+                " ON CONFLICT (node) DO UPDATE SET bundle = ?2, authority_key = ?3",
+                (name, bundle, authority_key),
+            )
+            self._settle(name)
 
     def trusted(self, name: str) -> tuple[str, str] | None:
         """What the node told last by `trusts`."""
