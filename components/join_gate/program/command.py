@@ -176,10 +176,13 @@ def _replace(settings: Settings, store: Store) -> None:
 
 
 def _trusts(node: Node, store: Store, authority: trust.Trust) -> dict[str, bool]:
-    """Whether a node trusts what is trusted here, and its certificate is of the CA that signs."""
+    """Whether a node trusts what is trusted here, and its certificate is of the CA that signs.
+
+    Who has not told yet, and has one CA to trust, has it by its seed.
+    """
     bundle, key = trust.told(node, store)
     return {
-        "trusts": bundle == authority.digest,
+        "trusts": bundle == authority.digest or (not bundle and len(authority.pems) == 1),
         "ofSigner": not key or key == authority.identifiers[0],
     }
 

@@ -543,6 +543,73 @@ def test_a_pair_is_made_once_and_never_leaves(machine: Machine) -> None:
     assert good(generate(machine)).stdout == first.stdout
 
 
+def test_another_pair_is_made_and_takes_the_place_of_the_first(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (
+        ("", ""),
+        tuple(str(machine.root / "generated" / name) for name in ("next.pem", "next-key.pem")),
+    )
+    own = tuple(str(machine.root / "generated" / name) for name in ("ca.pem", "ca-key.pem"))
+
+    def edit(signs: tuple[str, ...], also: tuple[str, ...]) -> str:
+        """As `pulumi up`: what nodes are to trust."""
+        changes: dict[str, Any] = {"source": "generate", "also": also}
+        changes |= {"certificate": signs[0], "key": signs[1]}
+        host = replace(machine.host, **changes)
+        given = good(machine.run(authority.pair_command(host), authority.pair_input(host))).stdout
+        assert good(machine.install_authority(**changes)).stdout == given
+        return given
+
+    alone = edit(first, ("", ""))
+    good(machine.install_gate(*LISTENER))
+    # Not at one blow: a new CA that is to sign is made for a certdb that holds nothing.
+    host = replace(machine.host, source="generate", certificate=second[0], key=second[1])
+    refused = machine.run(authority.pair_command(host), authority.pair_input(host))
+    assert refused.returncode == 1 and "name it as also" in refused.stderr
+    both = edit(first, second)
+    made = both.removeprefix(alone)
+    assert both.startswith(alone) and made
+    subject = x509.load_pem_x509_certificate(made.encode()).subject.rfc4514_string()
+    assert subject == "CN=kubernetes-ca next"
+    assert edit(second, own) == made + alone
+    listener_pem = machine.etc("join-gate/tls.pem").read_bytes()
+    issuer = x509.load_pem_x509_certificate(listener_pem).issuer.rfc4514_string()
+    assert issuer == "CN=kubernetes-ca next"
+    answer = good(machine.run(f"{authority.backup_command(machine.host, keys=True)} | base64 -w0"))
+    backup = Backup.of(base64.b64decode(answer.stdout))
+    assert edit(second, ("", "")) == made
+    before = rows(machine)
+    assert (
+        "restarted"
+        not in good(
+            machine.install_authority(source="generate", certificate=second[0], key=second[1])
+        ).stderr
+    )
+    assert rows(machine) == before
+    assert not list(machine.etc("cfssl").glob("also*"))
+    machine.close()
+
+    fresh = Machine(tmp_path / "fresh")
+    monkeypatch.setitem(PLATFORMS, "linux", fresh.platform)
+    next_pem, next_key, ca_pem, ca_key = (
+        str(fresh.root / "generated" / Path(it).name) for it in (*second, *own)
+    )
+    host = replace(
+        fresh.host,
+        source="generate",
+        certificate=next_pem,
+        key=next_key,
+        also=(ca_pem, ca_key),
+    )
+    try:
+        data = authority.restore_input(host, backup.files, join_gate.files(host))
+        good(fresh.run(authority.restore_command(host), data))
+        assert fresh.etc("cfssl/trust.pem").read_text() == made + alone
+    finally:
+        fresh.close()
+
+
 def test_a_key_left_by_an_interrupted_run_is_used(machine: Machine) -> None:
     good(generate(machine))
     key = (machine.root / "generated" / "ca-key.pem").read_bytes()
