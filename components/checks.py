@@ -59,8 +59,8 @@ def _authority(lab: Lab) -> Iterator[Problem]:
         for name in ("certificate", "key"):
             path = getattr(authority.also, name)
             if path == getattr(authority, name):
-                problem = f"is {name} of the CA that signs too"
-                hint = "name the pair of the other one, or leave also out"
+                problem = "is that of the CA that signs"
+                hint = "name the other one's pair, or leave also out"
                 yield Problem(f"autojoin:certificateAuthority.also.{name}", problem, path, hint)
 
 

@@ -34,7 +34,7 @@ class CertificateAuthority(pulumi.ComponentResource):
 
     `certificate_pem` is what nodes pin, with that of a CA that is trusted beside it behind it; it
     comes from the host, so it is unknown until the first `pulumi up`. `ready` is the resource to
-    depend on.
+    depend on. `paths` are the certificates' on the host.
     """
 
     def __init__(
@@ -66,6 +66,8 @@ class CertificateAuthority(pulumi.ComponentResource):
         # Not of `ready`: whatever changes there, preview then knows that nothing changes for nodes.
         self.certificate_pem: pulumi.Output[str] = pair.stdout
         self.certificate_pem.apply(self._warn)
+        also = [self.host.also[0]] if self.host.also[0] else []
+        self.paths = [render.pair_paths(self.host)[0], *also]
         self.fingerprint = self.certificate_pem.apply(fingerprint)
         self.register_outputs({"fingerprint": self.fingerprint})
 

@@ -653,15 +653,21 @@ is_of_signer() {
     openssl verify -partial_chain -no_check_time -CAfile "$RUN/signer.pem" "$1" >/dev/null 2>&1
 }
 
+# By a clock that nobody sets.
+asked_lately() {
+    [ -s "$RUN/trust-asked" ] && read -r before <"$RUN/trust-asked" && [ $((uptime - before)) -lt 360000 ]
+}
+
 # Asks the gate, at most once an hour, whom it trusts, and tells it whom this node does. Where that
 # can't be, a renewal will say so when it is due.
 take_trust() {
-    [ "$WHEN" = --now ] || [ -z "$(find "$STATE/trust" -mmin -60 2>/dev/null)" ] || return 0
+    look_at_clock
+    [ "$WHEN" = --now ] || ! asked_lately || return 0
     asked=''
     while digest=$(sha256sum <"$AUTHORITY") && body="{\"trusts\":\"${digest%% *}\"}" &&
         answer=$(ask_as_node /v1/trust); do
         part_answer
-        : >"$STATE/trust"
+        printf '%s\n' "$uptime" >"$RUN/trust-asked"
         [ "$status" = 200 ] && [ -z "$asked" ] && believe_trust && install_trust || return 0
         asked=yes
     done
@@ -786,7 +792,7 @@ renew() {
     about=$(openssl x509 -in "$CLIENT_PAIR" -noout -enddate)
     finished renewal "until $(field notAfter)"
     have_it_served
-    rm -f "$STATE/trust"
+    rm -f "$RUN/trust-asked"
     take_trust
 }
 
