@@ -271,7 +271,7 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
     )
     rest = [step for step in changed.values() if step is not registration]
     anew = any(_is_anew(step) for step in changed.values())
-    if changed and new.get("userDataSha256") == _UNKNOWN and not anew:
+    if new.get("userDataSha256") == _UNKNOWN and not anew:
         why = "the authority's certificate is asked for anew"
         return "known only after the CA host ran", why
     kind = effect(
