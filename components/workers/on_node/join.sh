@@ -722,13 +722,18 @@ trusted_set() {
     for certificate in "$RUN/trust/$1".*; do openssl x509 -in "$certificate" -noout -fingerprint -sha256; done | sort
 }
 
-# Where the API server's CA is one of them, it must not be the one that goes.
+# Where the API server's CA is one of them, it must not be the one that goes. One that does not answer
+# is asked again with the next look.
 api_server_stays() {
-    [ -z "${API_SERVER_AUTHORITY:-}" ] && [ -n "$sets_differ" ] || return 0
+    [ -z "${API_SERVER_AUTHORITY:-}" ] || return 0
+    trusted_set known | grep -qvxF "$(trusted_set new)" || return 0
     said=0
     curl --silent --max-time 10 --cacert "$RUN/trust/bundle" --output /dev/null "$API_SERVER/version" || said=$?
-    [ "$said" -ne 60 ] ||
-        doubt "the API server's certificate is of the CA that is to go: give it one of the CA that stays"
+    case $said in
+        0) ;;
+        60) doubt "the API server's certificate is of the CA that is to go: give it one of the CA that stays" ;;
+        *) ! rm -f "$RUN/trust-asked" ;;
+    esac
 }
 
 # Its second half, and again where a cut came between.

@@ -5,6 +5,7 @@ The test runs in the CA host's network namespace. systemd and the kubelet are st
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import json
 import os
@@ -21,7 +22,16 @@ from cryptography.hazmat.primitives import serialization
 from components.certificate_authority.platforms import PLATFORMS
 from components.join_gate import installation as join_gate
 from tests.unit.components.certificate_authority.authority_machine import Machine, listener
-from tests.unit.components.join_gate.gate_host import ADDRESS, Gate, Shown, TestNode
+from tests.unit.components.join_gate.gate_host import (
+    ADDRESS,
+    Gate,
+    Shown,
+    TestNode,
+    make_authority,
+    registered,
+    running,
+)
+from tests.unit.components.workers.test_join_script import await_end
 from tests.unit.components.workers.test_renew_script import Joined
 from tests.unit.tools.plugins.kubernetes_server import ApiServer, Authority
 
@@ -265,6 +275,12 @@ def test_one_authority_takes_the_place_of_another(cluster: Cluster) -> None:
     assert "the API server's certificate is of the CA that is to go" in said
     assert first.trusted == cluster.new_pem + cluster.old_pem
     assert "of the CA that is to go" in str(cluster.told("worker-1")["trouble"])
+    # One that does not answer could be either: nothing is left out, and it is asked again.
+    second.configure(API_SERVER="https://127.0.0.1:1")
+    for hour in (True, False):
+        assert good(second.look(hour=hour)).stdout == ""
+        assert second.trusted == cluster.new_pem + cluster.old_pem
+    second.configure(API_SERVER=cluster.api.url)
     new.issue("server", "kube-apiserver")
     for name in ("server.pem", "server-key.pem"):
         (cluster.api.folder / name).write_bytes((new.folder / name).read_bytes())
@@ -313,3 +329,64 @@ def test_the_gate_alone_can_not_have_another_authority_trusted(cluster: Cluster)
     assert "none that is trusted has signed that" in str(cluster.told("worker-1")["trouble"])
     # It renews all the same.
     good(node.renew("--now"))
+
+
+def signed(folder: Path, bundle: str) -> str:
+    """What a gate tells of `bundle`, signed by the CA in `folder`."""
+    (folder / "bundle").write_text(bundle)
+    words = ["openssl", "dgst", "-sha256", "-sign", "ca-key.pem", "bundle"]
+    signature = subprocess.check_output(words, cwd=folder)
+    return f"signature {base64.b64encode(signature).decode()}\n\n{bundle}"
+
+
+def test_a_power_cut_at_any_command_leaves_whom_to_trust_whole(tmp_path: Path) -> None:
+    """Killed at the n-th command; the timer that comes again ends with both, heeded."""
+    (tmp_path / "host").mkdir()
+    (tmp_path / "other").mkdir()
+    with running(tmp_path / "host") as host:
+        folder = tmp_path / "machine"
+        folder.mkdir()
+        machine = Node(folder, host, registered(host))
+        machine.configure(API_SERVER="https://127.0.0.1:1")
+        old = host.authority.read_text()
+        make_authority(tmp_path / "other")
+        both = old + (tmp_path / "other" / "ca.pem").read_text()
+        host.stop("gate")
+        (host.folder / "told").write_text(signed(host.folder, both))
+        settings = json.loads((host.folder / "gate.json").read_text())
+        host.authority.write_text(both)
+        (host.folder / "gate.json").write_text(
+            json.dumps({**settings, "trust": str(host.folder / "told")})
+        )
+        host.start_gate()
+
+        def begin() -> None:
+            (machine.root / "etc/autojoin/ca.pem").write_text(old)
+            for name in ("var/lib/autojoin/trust-changed", "run/autojoin/trust-asked"):
+                (machine.root / name).unlink(missing_ok=True)
+            machine.arguments.write_text("")
+
+        begin()
+        good(machine.look())
+        commands = len(machine.arguments.read_text().splitlines())
+        assert commands > 15 and machine.trusted == both and machine.restarts() == 1
+        for count in range(1, commands + 1):
+            begin()
+            machine.renew(KILL_AT=str(count))
+            await_end(machine)
+            case = f"killed at command {count} of {commands}"
+            assert machine.trusted in (old, both), case
+            good(machine.look())
+            assert machine.trusted == both and machine.restarts() >= 1, case
+            assert not (machine.root / "var/lib/autojoin/trust-changed").exists(), case
+
+
+def test_a_full_disk_leaves_whom_to_trust_as_it_was(cluster: Cluster) -> None:
+    node = cluster.join("worker-1")
+    good(node.look())
+    good(cluster.install(cluster.old, cluster.new))
+    node._tool("cp", "exit 1")
+    assert "ca.pem cannot be written" in good(node.look()).stdout
+    assert node.trusted == cluster.old_pem and node.restarts() == 0
+    node._tool("cp", 'exec /bin/cp "$@"')
+    assert "trusts 2 CA(s)" in good(node.look()).stdout
