@@ -610,6 +610,44 @@ def test_another_pair_is_made_and_takes_the_place_of_the_first(
         fresh.close()
 
 
+def test_ocsp_and_a_crl_are_there_for_both(machine: Machine) -> None:
+    (machine.source / "next.pem").write_bytes(certificate(OTHER_KEY))
+    (machine.source / "next-key.pem").write_bytes(key_pem(OTHER_KEY))
+    old, new = (
+        (str(machine.source / f"{name}.pem"), str(machine.source / f"{name}-key.pem"))
+        for name in ("ca", "next")
+    )
+    good(machine.install_authority())
+    good(machine.install_gate(*LISTENER))
+    (machine.root / "old.pem").write_bytes(machine.etc("join-gate/tls.pem").read_bytes())
+    good(machine.install_authority(also=new))
+    good(machine.install_authority(certificate=new[0], key=new[1], also=old))
+    (machine.root / "new.pem").write_bytes(machine.etc("join-gate/tls.pem").read_bytes())
+
+    def status(name: str, issuer: str) -> str:
+        words = f"openssl ocsp -issuer {issuer} -CAfile {issuer} -cert {machine.root}/{name}.pem"
+        result = machine.run(f"{words} -url http://127.0.0.1:8889")
+        return result.stdout.partition(": ")[2].partition("\n")[0] or result.stdout.strip()
+
+    def crl(path: str, issuer: str) -> str:
+        fetched = f"curl -sf http://127.0.0.1:8889/{path}"
+        return machine.run(f"{fetched} | openssl crl -inform DER -noout -CAfile {issuer}").stderr
+
+    assert (status("old", old[0]), status("new", new[0])) == ("good", "good")
+    assert "unauthorized" in status("old", new[0]) and "unauthorized" in status("new", old[0])
+    assert "verify OK" in crl("ca.crl", new[0]) and "verify OK" in crl("also.crl", old[0])
+    with sqlite3.connect(machine.platform.certdb) as database:
+        database.execute(
+            "UPDATE certificates SET status = 'revoked', reason = 4,"
+            " revoked_at = '2026-01-31 12:00:00' WHERE rowid ="
+            " (SELECT min(rowid) FROM certificates WHERE common_name = 'autojoin join gate')"
+        )
+    assert (status("old", old[0]), status("new", new[0])) == ("revoked", "good")
+    good(machine.install_authority(certificate=new[0], key=new[1]))
+    assert "unauthorized" in status("old", old[0]) and status("new", new[0]) == "good"
+    assert "verify OK" not in crl("also.crl", old[0])
+
+
 def test_a_key_left_by_an_interrupted_run_is_used(machine: Machine) -> None:
     good(generate(machine))
     key = (machine.root / "generated" / "ca-key.pem").read_bytes()
