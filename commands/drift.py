@@ -10,6 +10,7 @@ Exit status: 0 no difference, 1 differences, or a host that did not answer, 2 wr
 from __future__ import annotations
 
 import argparse
+import base64
 import datetime
 import hashlib
 import json
@@ -67,6 +68,10 @@ def host_script(lab: Lab) -> str:
         f"PATH={shlex.quote(where.path)}; export PATH",
         f"for path in {shlex.join(_host_paths(lab))}; do",
         '    [ -f "$path" ] || continue',
+        "    case $path in */config.json)",
+        '        printf "signing\\t%s\\t%s\\n" "$path" "$(openssl base64 -A -in "$path")"',
+        "        continue ;;",
+        "    esac",
         '    sum=$(openssl dgst -sha256 -r "$path") || continue',
         '    printf "file\\t%s\\t%s\\n" "$path" "${sum%% *}"',
         "done",
@@ -107,6 +112,10 @@ def host_differences(lab: Lab, answer: str, now: datetime.datetime) -> Iterator[
             base = name.rpartition("/")[2]
             if value != rendered[base]:
                 yield Difference(f"CA host, {name}", "another content", "as rendered", _SETUP)
+        elif kind == "signing":
+            configured = documents.authority_files(lab)["config.json"].content
+            if _unfitted(base64.b64decode(value)) != _unfitted(configured):
+                yield Difference(f"CA host, {name}", "another content", "as rendered", _SETUP)
         elif kind == "service" and value != "running":
             yield Difference(f"CA host, service {name}", value, "running", _SETUP)
         elif kind == "certificate":
@@ -115,6 +124,22 @@ def host_differences(lab: Lab, answer: str, now: datetime.datetime) -> Iterator[
             yield from _registrations(lab, json.loads(value), now)
     if not any(line.startswith("service\t") for line in answer.splitlines()):
         yield Difference("CA host", "autojoin is not installed", "CFSSL and the gate", _SETUP)
+
+
+def _unfitted(configuration: bytes) -> Any:
+    """CFSSL's configuration but for what the host fits to its CA; as it is where it can't be read.
+
+    That CA may end before nodes' certificates would, and may sign no CRL.
+    """
+    try:
+        data = json.loads(configuration)
+        signing = data["signing"]
+        for profile in (signing["default"], *signing["profiles"].values()):
+            for key in ("not_after", "crl_url"):
+                profile.pop(key, None)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return configuration
+    return data
 
 
 def _certificate_life(path: str, end: str, now: datetime.datetime) -> Iterator[Difference]:

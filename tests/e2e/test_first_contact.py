@@ -26,6 +26,7 @@ useradd --create-home --shell /bin/sh --password '*' {USER}
 install -d -o {USER} -m 700 ~{USER}/.ssh
 install -o {USER} -m 600 ~root/.ssh/authorized_keys ~{USER}/.ssh
 echo '{USER} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{USER}
+echo "127.0.1.1 $(hostname)" >>/etc/hosts # sudo asks for it
 """
 BEHIND = """
 cat >/etc/ssh/sshd_config.d/behind.conf <<END
@@ -101,6 +102,7 @@ def test_a_node_renews_there(lab: Lab) -> None:
 
 def test_the_other_commands_go_the_same_way(lab: Lab, tmp_path: Path) -> None:
     assert "unchanged" in lab.make("up")
+    lab.run("kubectl", "-n", "kube-system", "rollout", "status", "ds/cilium", "--timeout=60s")
     lab.make("status")
     lab.make("drift")
     passphrase = tmp_path / "passphrase"

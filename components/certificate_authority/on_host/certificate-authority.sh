@@ -238,6 +238,7 @@ and give its path as certificateAuthority.cfssl"
     rm -f "$cfssl.new"
     cp "$work/brought-cfssl" "$cfssl.new"
     chown "$owner:$owner_group" "$cfssl.new"
+    chmod 755 "$cfssl.new" # its service runs it as another user
     mv -f "$cfssl.new" "$cfssl"
     printf '%s\n' "$cfssl_release" >"$cfssl.release"
     say "$address: CFSSL $cfssl_version was brought: $cfssl"

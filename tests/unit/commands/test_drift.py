@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import datetime
 import hashlib
@@ -29,13 +30,25 @@ def host_answer(**changes: str) -> str:
     lines = [
         f"file\t/somewhere/{name}\t{hashlib.sha256(file.content).hexdigest()}"
         for name, file in files.items()
+        if name != "config.json"
     ]
+    lines += [signing({})]
     values = {"end": FAR, "service": "running", "generation": "1", "joined": "true", **changes}
     lines += [f"certificate\t/etc/autojoin/join-gate/tls.pem\t{values['end']}"]
     lines += [f"service\t{name}\t{values['service']}" for name in ("cfssl", "join-gate")]
     node = {"node": "machine", "generation": int(values["generation"]), "phase": "node"}
     node |= {"joined": json.loads(values["joined"]), "message": "no route"}
     return "\n".join([*lines, f"gate\tstatus\t{json.dumps({'nodes': [node]})}"])
+
+
+def signing(changes: dict[str, str]) -> str:
+    """The line of CFSSL's configuration, fitted to a CA that ends early and may sign no CRL."""
+    data = json.loads(documents.authority_files(LAB)["config.json"].content)
+    profile = data["signing"]["profiles"]["kubelet"]
+    del profile["crl_url"]
+    profile.update(not_after="2026-12-01T00:00:00Z", **changes)
+    text = base64.b64encode(json.dumps(data).encode()).decode()
+    return f"signing\t/somewhere/config.json\t{text}"
 
 
 def found(answer: str) -> list[str]:
@@ -58,6 +71,14 @@ def test_a_host_as_configured_has_no_difference() -> None:
         (
             host_answer().replace("file\t/somewhere/gate.json\t", "file\t/somewhere/gate.json\t0"),
             "CA host, /somewhere/gate.json: another content (configured: as rendered)",
+        ),
+        (
+            host_answer().replace(signing({}), signing({"expiry": "9999h"})),
+            "CA host, /somewhere/config.json: another content (configured: as rendered)",
+        ),
+        (
+            host_answer().replace(signing({}), "signing\t/somewhere/config.json\te30="),
+            "CA host, /somewhere/config.json: another content (configured: as rendered)",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -102,6 +103,7 @@ def test_a_brought_one_runs_is_not_brought_twice_and_goes_with_the_rest(machine:
     assert good(machine.choose_cfssl("shipped")).stdout
     good(machine.take_cfssl(Path(KNOWN).read_bytes()))
     assert program(machine).read_bytes() == Path(KNOWN).read_bytes()
+    assert stat.S_IMODE(program(machine).stat().st_mode) == 0o755  # the service has its own user
     assert good(machine.choose_cfssl("shipped")).stdout == ""
     good(machine.install_authority(cfssl="shipped"))
     # Of an earlier release, or not whole: brought anew, and CFSSL restarts with it.
