@@ -152,8 +152,7 @@ def measure() -> Run:
             mutual = metered(host, host.cfssl_port, _AUTHSIGN, asked)
             return Run(raw, joins, mutual, renewals)
         finally:
-            for name in list(host.processes):
-                host.stop(name)
+            host.stop_all()
 
 
 def certified(host: Host, nodes: list[TestNode], answers: list[Answer]) -> list[ssl.SSLContext]:

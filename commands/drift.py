@@ -102,19 +102,11 @@ def _host_paths(lab: Lab) -> list[str]:
 
 def host_differences(lab: Lab, answer: str, now: datetime.datetime) -> Iterator[Difference]:
     """What the CA host's answer says of its files, services, certificates and registrations."""
-    rendered = {
-        name: hashlib.sha256(file.content).hexdigest()
-        for name, file in documents.authority_files(lab).items()
-    }
+    rendered = {name: file.content for name, file in documents.authority_files(lab).items()}
     for line in answer.splitlines():
         kind, name, value = [*line.split("\t", 2), "", ""][:3]
-        if kind == "file":
-            base = name.rpartition("/")[2]
-            if value != rendered[base]:
-                yield Difference(f"CA host, {name}", "another content", "as rendered", _SETUP)
-        elif kind == "signing":
-            configured = documents.authority_files(lab)["config.json"].content
-            if _unfitted(base64.b64decode(value)) != _unfitted(configured):
+        if kind in ("file", "signing"):
+            if not _is(kind, value, rendered[name.rpartition("/")[2]]):
                 yield Difference(f"CA host, {name}", "another content", "as rendered", _SETUP)
         elif kind == "service" and value != "running":
             yield Difference(f"CA host, service {name}", value, "running", _SETUP)
@@ -124,6 +116,13 @@ def host_differences(lab: Lab, answer: str, now: datetime.datetime) -> Iterator[
             yield from _registrations(lab, json.loads(value), now)
     if not any(line.startswith("service\t") for line in answer.splitlines()):
         yield Difference("CA host", "autojoin is not installed", "CFSSL and the gate", _SETUP)
+
+
+def _is(kind: str, value: str, rendered: bytes) -> bool:
+    """Whether a file is as rendered, by its digest, or for CFSSL's configuration its content."""
+    if kind == "signing":
+        return bool(_unfitted(base64.b64decode(value)) == _unfitted(rendered))
+    return value == hashlib.sha256(rendered).hexdigest()
 
 
 def _unfitted(configuration: bytes) -> Any:

@@ -182,8 +182,8 @@ def lint() -> None:
     run(["lint-imports", "--no-cache"])
 
 
-# Each has a lab of its own. The edits of day two take longer than all the rest, and one of them
-# fails (docs/day-two.md): they run where EDITS says how many.
+# Each has a lab of its own. The edits of day two take longer than all the rest: they run where
+# EDITS says how many.
 ON_LABS = ("tests/lifecycle", "tests/e2e")
 
 

@@ -1,7 +1,8 @@
 """Write the stack file of a new lab: `python -m commands.new STACK [flags]`.
 
-What no flag says is asked on a terminal, and taken from an example elsewhere (the file marks those
-lines). The file is commented, is checked before it is written, and never replaces another.
+What no flag says is asked on a terminal. What kubeconfig, API server and CA host tell of themselves
+is proposed there and taken elsewhere; the rest are examples (the file marks those lines).
+The file is commented, is checked before it is written, and never replaces another.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any, get_args
 
 import yaml
 
-from commands import stack_text
+from commands import found, stack_text
 from components.load import examine_content, examine_values
+from components.shell import ssh
 from stack.models import Hardware
 from stack.wording import field_at
 from tools.errors import tell
@@ -44,6 +46,8 @@ class Question:
     # Asked only where this says so of the answers so far.
     when: Callable[[dict[str, Any]], bool] = lambda values: True
     choices: tuple[str, ...] = ()
+    # What the cluster or a host says; None where they say nothing.
+    find: Callable[[Answers], Any] = lambda answers: None
 
     @property
     def is_list(self) -> bool:
@@ -59,21 +63,49 @@ def existing(values: dict[str, Any]) -> bool:
     return bool(values["certificateAuthority"]["source"] == "existing")
 
 
+def of_cluster(key: str) -> Callable[[Answers], Any]:
+    return lambda answers: found.cluster(answers.values["cluster"]["kubeconfig"]).get(key)
+
+
+def of_authority_host(answers: Answers) -> str | None:
+    if "certificateAuthority.host.address" in answers.examples:
+        return None
+    return ssh.offered(answers.values[_CA]["host"]["address"]) or None
+
+
 _CA = "certificateAuthority"
 _SOURCES = ("existing", "generate")
 QUESTIONS = [
     Question("name", ("cluster", "name"), "Name of the cluster", "home"),
-    Question(
-        "api-server", ("cluster", "apiServer"), "URL of the API server", "https://192.168.10.5:6443"
-    ),
     Question("kubeconfig", ("cluster", "kubeconfig"), "Kubeconfig of an admin", "~/.kube/config"),
     Question(
-        "kubernetes-version", ("cluster", "kubernetesVersion"), "Version of Kubernetes", "1.34.2"
+        "api-server",
+        ("cluster", "apiServer"),
+        "URL of the API server",
+        "https://192.168.10.5:6443",
+        find=of_cluster("apiServer"),
+    ),
+    Question(
+        "kubernetes-version",
+        ("cluster", "kubernetesVersion"),
+        "Version of Kubernetes",
+        "1.34.2",
+        find=of_cluster("kubernetesVersion"),
     ),
     Question("node-cidrs", ("cluster", "nodeCidrs"), "Networks of the nodes", ["192.168.10.0/24"]),
-    Question("pod-cidrs", ("cluster", "podCidrs"), "Networks for pods", ["10.20.0.0/16"]),
     Question(
-        "service-cidrs", ("cluster", "serviceCidrs"), "Networks of Services", ["10.30.0.0/16"]
+        "pod-cidrs",
+        ("cluster", "podCidrs"),
+        "Networks for pods",
+        ["10.20.0.0/16"],
+        find=of_cluster("podCidrs"),
+    ),
+    Question(
+        "service-cidrs",
+        ("cluster", "serviceCidrs"),
+        "Networks of Services",
+        ["10.30.0.0/16"],
+        find=of_cluster("serviceCidrs"),
     ),
     Question("gateway", ("cluster", "gateway"), "Default route of the nodes", "192.168.10.1"),
     Question("dns-servers", ("cluster", "dnsServers"), "Resolvers of the nodes", ["192.168.10.1"]),
@@ -83,6 +115,7 @@ QUESTIONS = [
         (_CA, "host", "hostKey"),
         "Its public host key (`ssh-keyscan -t ed25519 ADDRESS`, without the address)",
         EXAMPLE_HOST_KEY,
+        find=of_authority_host,
     ),
     Question(
         "ca-platform",
@@ -129,6 +162,7 @@ class Answers:
 
     values: dict[str, Any] = field(default_factory=dict)
     examples: set[str] = field(default_factory=set)
+    found: set[str] = field(default_factory=set)
 
     def put(self, place: Iterable[str], value: Any) -> None:
         *above, last = place
@@ -146,13 +180,16 @@ def shown(value: Any) -> str:
 
 
 def gather(given: argparse.Namespace, interactive: bool) -> Answers:
-    """Every answer: from flags, else from the terminal, else the example."""
+    """Every answer: from flags, else from the terminal, else what is found, else the example."""
     answers = Answers()
     for question in QUESTIONS:
         if question.when(answers.values):
-            value, is_example = answer(question, given, interactive)
+            proposal = proposed(question, given, answers)
+            value, is_default = answer(question, given, interactive, proposal)
             answers.put(question.place, value)
-            if is_example:
+            if proposal is not None and value == proposal:
+                answers.found.add(".".join(question.place))
+            elif is_default:
                 answers.examples.add(".".join(question.place))
     _gather_bgp(given, interactive, answers)
     _gather_hosts(given, answers)
@@ -160,21 +197,36 @@ def gather(given: argparse.Namespace, interactive: bool) -> Answers:
     return answers
 
 
-def answer(question: Question, given: argparse.Namespace, interactive: bool) -> tuple[Any, bool]:
-    """One answer, and whether it is only the example."""
-    text = getattr(given, question.flag.replace("-", "_"))
+def proposed(question: Question, given: argparse.Namespace, answers: Answers) -> Any:
+    """What is found where no flag says it; None where nothing is, or it would not do."""
+    if flag(question, given) is not None:
+        return None
+    value = question.find(answers)
+    return None if value is None or wrong(question, shown(value)) else value
+
+
+def flag(question: Question, given: argparse.Namespace) -> str | None:
+    text: str | None = getattr(given, question.flag.replace("-", "_"))
+    return text
+
+
+def answer(
+    question: Question, given: argparse.Namespace, interactive: bool, proposal: Any = None
+) -> tuple[Any, bool]:
+    """One answer, and whether nobody gave it: it is the proposal, or the example."""
+    text, default = flag(question, given), question.example if proposal is None else proposal
     if text is None and interactive:
-        text = prompt(question)
-    return (parsed(question, text), False) if text else (question.example, True)
+        text = prompt(question, shown(default))
+    return (parsed(question, text), False) if text else (default, True)
 
 
-def prompt(question: Question) -> str:
+def prompt(question: Question, default: str) -> str:
     """What a person answers; asked again while it is wrong."""
     while True:
-        text = input(f"{question.ask} [{shown(question.example)}]: ").strip()
+        text = input(f"{question.ask} [{default}]: ").strip()
         problem = wrong(question, text) if text else ""
         if not problem:
-            return text or shown(question.example)
+            return text or default
         print(f"  {problem}")
 
 
@@ -358,9 +410,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     examples = sorted(answers.examples)
     if given.json:
-        print(json.dumps({"file": str(path), "examples": examples}, indent=2))
+        told = {"file": str(path), "examples": examples, "found": sorted(answers.found)}
+        print(json.dumps(told, indent=2))
         return 0
     print(f"{path} is written and passes the check.")
+    if answers.found:
+        print(f"Found by asking: {', '.join(sorted(answers.found))}.")
+    if "certificateAuthority.host.hostKey" in answers.found:
+        host = answers.values[_CA]["host"]
+        print(
+            f"{host['address']} shows the host key {ssh.fingerprint(host['hostKey'])}. Compare it"
+        )
+        print("there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub")
     if examples:
         print(f"{len(examples)} values in it are examples, marked so: put your own.")
     print(f"Next:\n    $EDITOR {path.name}")

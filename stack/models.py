@@ -307,10 +307,10 @@ class Dashboards(Section):
 class JoinGate(Section):
     """The join gate on the CA host: what nodes talk to."""
 
-    port: int = Field(
-        description="Port on which nodes reach it. It is told in every seed: another one has every "
-        "node join anew",
-        examples=[8443],
+    port: int = key(
+        "Port on which nodes reach it. It is told in every seed: another one has every node join "
+        "anew",
+        8443,
         default=8443,
         ge=1,
         le=65535,

@@ -135,11 +135,15 @@ def works(found, machine_id=None):
     """Whether a Node is Ready; with `machine_id`, on a machine that is not that one."""
     if found is None:
         return False
-    status = found["status"]
-    if machine_id and status.get("nodeInfo", {}).get("machineID") == machine_id:
+    if machine_id and found["status"].get("nodeInfo", {}).get("machineID") == machine_id:
         return False
-    conditions = status.get("conditions", [])
-    return any(it["type"] == "Ready" and it["status"] == "True" for it in conditions)
+    return ready(found) == "True"
+
+
+def ready(found):
+    """What a Node's condition Ready says: True, False, Unknown; None where it has none."""
+    conditions = found["status"].get("conditions", [])
+    return next((it["status"] for it in conditions if it["type"] == "Ready"), None)
 
 
 def node(name):
@@ -149,9 +153,8 @@ def node(name):
 
 def silent(name):
     """Whether the cluster has lost a node: nobody is there who ends its pods."""
-    found = node(name) or {"status": {}}
-    conditions = found["status"].get("conditions", [])
-    return any(it["type"] == "Ready" and it["status"] == "Unknown" for it in conditions)
+    found = node(name)
+    return found is not None and ready(found) == "Unknown"
 
 
 def drain(name, seconds):

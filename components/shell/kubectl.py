@@ -29,7 +29,15 @@ def readiness(kubeconfig: str) -> dict[str, str]:
 
 def items(kubeconfig: str, *words: str) -> list[dict[str, Any]]:
     """The objects that `kubectl get WORDS` finds; none where their kind does not exist."""
-    command = ["kubectl", f"--request-timeout={REQUEST_SECONDS}s", "get", *words, "--output=json"]
+    found = ask(kubeconfig, "get", *words)
+    if found is None:
+        return []
+    return list(found["items"]) if "items" in found else [found]
+
+
+def ask(kubeconfig: str, *words: str) -> Any:
+    """What `kubectl WORDS` answers; None where there is nothing of the kind that is asked for."""
+    command = ["kubectl", f"--request-timeout={REQUEST_SECONDS}s", *words, "--output=json"]
     environment = {**os.environ, "KUBECONFIG": str(Path(kubeconfig).expanduser())}
     try:
         answer = subprocess.run(
@@ -46,9 +54,6 @@ def items(kubeconfig: str, *words: str) -> list[dict[str, Any]]:
         raise KubectlError(f"kubectl can't be run ({error.strerror})") from None
     if answer.returncode:
         if "the server doesn't have a resource type" in answer.stderr:
-            return []
+            return None
         raise KubectlError((answer.stderr.strip().splitlines() or ["no reason given"])[-1])
-    if not answer.stdout.strip():
-        return []
-    found = json.loads(answer.stdout)
-    return list(found["items"]) if "items" in found else [found]
+    return json.loads(answer.stdout) if answer.stdout.strip() else None

@@ -17,6 +17,7 @@ from stack.models import Host, Login
 from stack.types import PUBLIC_KEY_FILE, HostKey
 
 _DIAL_SECONDS = 10
+_SCAN_SECONDS = 3
 _SECONDS = 60
 # Of what a command says before it fails, the end.
 _LINES = 10
@@ -216,6 +217,17 @@ def _block(name: str, host: Login, behind: Login, folder: Path, log_level: str) 
         path = Path(login.private_key_file).expanduser()
         settings |= {"IdentitiesOnly": "yes", "IdentityFile": str(path)}
     return [f"Host {name}", *(f'{key} "{value}"' for key, value in settings.items())]
+
+
+def offered(address: str) -> str:
+    """The Ed25519 host key that a host shows, which proves nothing yet; empty where it has none."""
+    words = ["ssh-keyscan", "-T", str(_SCAN_SECONDS), "-t", "ed25519", address]
+    try:
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = [line.split()[1:3] for line in answer.stdout.splitlines() if " ssh-ed25519 " in line]
+    return " ".join(found[0]) if found else ""
 
 
 def host_key(host: Login) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from components.shell import ssh
 from stack.models import Host
@@ -108,6 +109,19 @@ def test_the_other_commands_go_the_same_way(lab: Lab, tmp_path: Path) -> None:
     passphrase = tmp_path / "passphrase"
     passphrase.write_text("a passphrase that is long enough\n")
     lab.make("ca-backup", f"OUT={tmp_path}/backup", f"PASSPHRASE_FILE={passphrase}")
+
+
+def test_a_new_stack_file_has_what_cluster_and_host_tell(lab: Lab) -> None:
+    cluster, authority = (
+        lab.config[f"autojoin:{it}"] for it in ("cluster", "certificateAuthority")
+    )
+    flags = ["--kubeconfig", cluster["kubeconfig"], "--ca-address", authority["host"]["address"]]
+    lab.run("python", "-m", "commands.new", "mine", "--no-questions", *flags)
+    written = yaml.safe_load((lab.checkout / "Pulumi.mine.yaml").read_text())["config"]
+    for key in ("apiServer", "serviceCidrs"):
+        assert written["autojoin:cluster"][key] == cluster[key]
+    shown = (lab.checkout / authority["host"]["hostKey"]).read_text().split()[:2]
+    assert written["autojoin:certificateAuthority"]["host"]["hostKey"].split() == shown
 
 
 def test_destroy_takes_away_what_was_brought_and_no_more(lab: Lab) -> None:

@@ -330,6 +330,7 @@ class Cluster:
         # Of the removed some are listed, since they were revoked before their removal.
         allowed = {f"certificate.{sum}" for sum in revoked}
         workers = set(self.lab.config["autojoin:workers"])
+        names |= {f"worker.{name}" for name in workers}  # who may ask no other signer
         problems = [f"{name} is a worker and barred" for name in sorted(workers & removed)]
         problems += _differ(
             "the list of the barred", now.barred - (allowed - needed), names | needed

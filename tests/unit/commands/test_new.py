@@ -14,6 +14,8 @@ import pytest
 
 from commands.new import main
 from components.load import examine, from_stack_file
+from components.shell import kubectl
+from tests.unit.tools.plugins.kubernetes_server import running
 from tools.pins import CHECKOUT
 
 FLAGS = [
@@ -25,6 +27,51 @@ FLAGS = [
     *("--worker", "metal-1 bare-metal 10.1.0.41 mac=a0:36:9f:00:00:41 disk=/dev/nvme0n1"),
     *("--worker", "rk1-1 turing-rk1 10.1.0.31 bmc=turing-1 slot=1"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def nobodys_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kubeconfig that lies on this machine is none of the tests' business."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def test_what_the_cluster_tells_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["home", "--folder", str(tmp_path), "--no-questions", "--json", "--kubeconfig"]
+    (folder := tmp_path / "server").mkdir()
+    with running(folder) as server:
+        networks = "networking: {podSubnet: 10.7.0.0/16, serviceSubnet: 10.8.0.0/16}"
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
+            "data": {"ClusterConfiguration": networks},
+        }
+        server.kubectl("apply", "--filename=-", stdin=manifest)
+        assert main([*words, str(server.kubeconfig)]) == 0
+        (services,) = kubectl.items(str(server.kubeconfig), "servicecidrs")
+    said = json.loads(capsys.readouterr().out)
+    keys = ("apiServer", "kubernetesVersion", "podCidrs", "serviceCidrs")
+    assert said["found"] == [f"cluster.{key}" for key in keys]
+    cluster = from_stack_file(Path(said["file"])).cluster
+    assert (cluster.api_server, cluster.kubernetes_version) == (server.url, "1.34.2")
+    assert cluster.pod_cidrs == ["10.7.0.0/16"]
+    assert cluster.service_cidrs == services["spec"]["cidrs"]
+
+
+def test_a_cluster_that_is_silent_tells_its_address_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config"
+    place = {"name": "a", "cluster": {"server": "https://127.0.0.1:1"}}
+    context = {"name": "a", "context": {"cluster": "a", "user": "a"}}
+    data = {"clusters": [place], "contexts": [context], "current-context": "a"}
+    data["users"] = [{"name": "a", "user": {"token": "t"}}]
+    config.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **data}))
+    words = ["home", "--folder", str(tmp_path), "--no-questions", "--json"]
+    assert main([*words, "--kubeconfig", str(config)]) == 0
+    assert json.loads(capsys.readouterr().out)["found"] == ["cluster.apiServer"]
 
 
 def test_from_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,9 +142,10 @@ def test_what_is_wrong_writes_nothing(
 def test_on_a_terminal_it_asks_until_the_answer_is_right(tmp_path: Path) -> None:
     answers = [
         "cellar",
+        "",
         "10.1.0.5",
         "https://192.168.10.5:6443",
-        *[""] * 7,
+        *[""] * 6,
         "192.168.10.2",
         *[""] * 5,
     ]

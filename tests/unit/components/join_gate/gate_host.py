@@ -334,6 +334,10 @@ class Host(Gate):
         process.terminate()
         return process.wait(10)
 
+    def stop_all(self) -> None:
+        for name in list(self.processes):
+            self.stop(name)
+
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
@@ -505,8 +509,7 @@ def running(folder: Path) -> Iterator[Host]:
         host.start_gate()
         yield host
     finally:
-        for name in list(host.processes):
-            host.stop(name)
+        host.stop_all()
 
 
 def registered(host: Host) -> TestNode:

@@ -66,7 +66,7 @@ def older_host(tmp_path: Path) -> Iterator[Host]:
         host.start_gate()
         yield host
     finally:
-        host.stop("gate")
+        host.stop_all()
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")

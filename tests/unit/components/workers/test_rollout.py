@@ -133,7 +133,10 @@ class Watch(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
-        while not self.ended.wait(0.1):
+        over = False
+        # The last look is after the end: what a fast failure leaves behind is seen as well.
+        while not over:
+            over = self.ended.wait(0.1)
             nodes = self.cluster.nodes().values()
             ready = [node for node in nodes if node["status"].get("conditions")]
             self.fewest = min(self.fewest, len(ready))
