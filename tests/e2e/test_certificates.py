@@ -53,9 +53,9 @@ KEEPS = "keeps running; where another CA is to be trusted, the gate tells it"
 class Traffic:
     """Asks all the time, by what each of `asked` does; what was not answered is in `failed`."""
 
-    asked: dict[str, Callable[[], bool]]
+    asked: dict[str, Callable[[], object]]
     counts: dict[str, int] = field(default_factory=dict)
-    failed: list[tuple[str, float]] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -63,11 +63,13 @@ class Traffic:
         for thread in self.threads:
             thread.start()
 
-    def _ask(self, name: str, does: Callable[[], bool]) -> None:
+    def _ask(self, name: str, does: Callable[[], object]) -> None:
         while not self.ended.wait(0.1):
             self.counts[name] = self.counts.get(name, 0) + 1
-            if not does():
-                self.failed.append((name, time.time()))
+            try:
+                does()
+            except AssertionError as error:
+                self.failed.append(f"{time.strftime('%X')} {name}: {error}")
 
     def end(self) -> None:
         self.ended.set()
@@ -107,22 +109,22 @@ def address(lab: Lab) -> str:
     return address
 
 
-def work(lab: Lab, address: str) -> dict[str, Callable[[], bool]]:
-    return {
-        "api": lambda: lab.run("kubectl", "get", "--raw", "/api/v1/nodes", check=False) != "",
-        "service": lambda: ask(address, seconds=5).startswith("pod-"),
-    }
+def work(lab: Lab, address: str) -> dict[str, Callable[[], object]]:
+    def answers() -> None:
+        assert ask(address, seconds=5).startswith("pod-")
+
+    return {"api": lambda: lab.run("kubectl", "get", "--raw", "/api/v1/nodes"), "service": answers}
 
 
-def logs(lab: Lab) -> Callable[[], bool]:
+def logs(lab: Lab) -> Callable[[], object]:
     """Through the certificates of the kubelets, one node after another."""
     words = ("--namespace=work", "logs", "--tail=1")
     names = itertools.cycle(f"pod-{name[-1]}" for name in WORKERS)
-    return lambda: lab.run("kubectl", *words, next(names), check=False) != ""
+    return lambda: lab.run("kubectl", *words, next(names))
 
 
 @contextmanager
-def nothing_lost(asked: dict[str, Callable[[], bool]]) -> Iterator[None]:
+def nothing_lost(asked: dict[str, Callable[[], object]]) -> Iterator[None]:
     traffic = Traffic(asked)
     try:
         yield
@@ -131,7 +133,7 @@ def nothing_lost(asked: dict[str, Callable[[], bool]]) -> Iterator[None]:
     print(traffic.counts)
     assert set(traffic.counts) == set(asked)
     assert all(count > 100 for count in traffic.counts.values())
-    assert traffic.failed == []
+    assert not traffic.failed, "\n".join(traffic.failed)
 
 
 def containers(lab: Lab) -> dict[str, str]:

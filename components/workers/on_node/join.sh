@@ -763,7 +763,11 @@ api_server_takes_it() {
 # gate hears of it and stays there until its certificate is in use: whatever breaks off in between,
 # the gate is asked for the same one again, and answers the same.
 renew() {
-    [ ! -e "$JOIN_KEY" ] && [ -s "$CLIENT_PAIR" ] || return 0
+    if [ -e "$JOIN_KEY" ] || [ ! -s "$CLIENT_PAIR" ]; then
+        [ "$WHEN" = --now ] || return 0
+        printf '%s has not joined yet, there is nothing to renew: journalctl -u autojoin-join\n' "$NODE" >&2
+        return 1
+    fi
     PHASE=renewal tell=tell_trouble KEY=$PKI/renewal.key CERTIFICATE=$PKI/renewal.crt
     exec 4>/dev/null
     trap on_exit EXIT
@@ -826,10 +830,15 @@ join() {
     rm -f "$JOIN_KEY" "$RUN/node" "$RUN/reports" "$RUN/packages.log"
 }
 
+# What comes by itself comes again; a person waits for whoever is at it.
+take_turn() {
+    if [ "$WHEN" = --now ]; then flock 9; else flock -n 9 || exit 0; fi
+}
+
 main() {
     mkdir -p "$STATE" "$PKI" "$RUN"
     exec 9>"$RUN/lock"
-    flock -n 9 || exit 0
+    take_turn
     # shellcheck source=/dev/null
     . "$ETC/join.env"
     case $ACTION in

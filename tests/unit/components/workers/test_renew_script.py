@@ -285,10 +285,23 @@ def test_a_kubelet_that_goes_on_serving_with_what_it_had_is_restarted(
     assert look() == "" and machine.arguments.read_text().count(restarted) == 1
 
 
+def test_a_person_waits_for_the_timer_to_end_and_the_timer_for_nobody(machine: Joined) -> None:
+    lock = machine.root / "run/autojoin/lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with subprocess.Popen(["flock", str(lock), "sleep", "2"]):
+        done = machine.renew()
+        assert (done.returncode, done.stdout) == (0, "")
+        done = machine.renew("--now")
+        assert f"{machine.node.name} renewal done: until " in done.stdout
+
+
 def test_nothing_is_renewed_before_the_join_is_over(machine: Joined) -> None:
     machine.join_key_file.write_text("0" * 64)
-    done = machine.renew("--now")
+    done = machine.renew()
     assert (done.returncode, done.stdout) == (0, "")
+    done = machine.renew("--now")
+    assert done.returncode == 1
+    assert f"{machine.node.name} has not joined yet, there is nothing to renew" in done.stdout
     assert machine.rows() == [("good", 0)]
 
 
