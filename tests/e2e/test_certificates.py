@@ -46,6 +46,7 @@ AccuracySec=1
 """
 # CFSSL rounds its clock to the minute: seven are six at least. Half of them:
 DOWN_SECONDS = 210
+RESTART_SECONDS = 10
 KEEPS = "keeps running; where another CA is to be trusted, the gate tells it"
 
 
@@ -117,10 +118,18 @@ def work(lab: Lab, address: str) -> dict[str, Callable[[], object]]:
 
 
 def logs(lab: Lab) -> Callable[[], object]:
-    """Through the certificates of the kubelets, one node after another."""
-    words = ("--namespace=work", "logs", "--tail=1")
+    """Through the certificates of the kubelets, one node after another.
+
+    A kubelet before 1.36 has to be restarted to serve with another one, and says nothing meanwhile.
+    """
     names = itertools.cycle(f"pod-{name[-1]}" for name in WORKERS)
-    return lambda: lab.run("kubectl", *words, next(names))
+
+    def read() -> None:
+        words = ("--namespace=work", "logs", "--tail=1", next(names))
+        found = until(lambda: lab.run("kubectl", *words, check=False), RESTART_SECONDS)
+        assert found, f"no logs in {RESTART_SECONDS} s: {' '.join(words)}"
+
+    return read
 
 
 @contextmanager
