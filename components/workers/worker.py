@@ -49,7 +49,7 @@ class Worker(pulumi.ComponentResource):
             raise TypeError(f"{name}: {self.token} is not made of {node.name}")
         registration.gate.marks.tell_at(name, self)
         shown = registration.gate.shown_seed_values
-        self.identity = shown.apply(lambda values: node.emission(values).identity)
+        self.identity = registration.gate.identity(node)
         self.summary: dict[str, pulumi.Input[Any]] = {
             "hardware": node.settings.hardware,
             "address": node.settings.addresses[0],
@@ -77,6 +77,11 @@ class Worker(pulumi.ComponentResource):
             assert found is not None
             return found
 
+        def removal(identity: str) -> str:
+            found = node.delivery(identity)
+            assert found is not None
+            return found.delete
+
         def files(values: SeedValues) -> str:
             emission = node.emission(values)
             return node.delivery_input(
@@ -91,7 +96,7 @@ class Worker(pulumi.ComponentResource):
             node.site.host,
             create=gate.shown_seed_values.apply(lambda values: commands(values).create),
             stdin=gate.seed_values.apply(files),
-            delete=gate.shown_seed_values.apply(lambda values: commands(values).delete),
+            delete=self.identity.apply(removal),
             # The old machine goes, where it is, before one comes elsewhere with its address.
             triggers=node.place(),
             hooks=pulumi.ResourceHookBinding.merge(gate.marks.of(name, type(node)), turns),
