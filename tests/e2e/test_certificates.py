@@ -1,4 +1,4 @@
-"""Certificates that live for minutes, and then a CA that takes another one's place, by four edits.
+"""Certificates that live for minutes, and then kubeadm's kind of CA takes the place of the lab's.
 
 Work goes on all the while. The API server's certificate is of a CA of its own
 (`apiServerCertificateAuthority`): the lab's has the old one's, and its owner would give it another
@@ -27,10 +27,11 @@ from tests.e2e.test_first_light import WORKER_ROOT
 FOLDER = "/etc/kubernetes-ca"
 OLD = {"certificate": f"{FOLDER}/ca.pem", "key": f"{FOLDER}/ca-key.pem"}
 NEW = {"certificate": f"{FOLDER}/next.pem", "key": f"{FOLDER}/next-key.pem"}
-# By openssl, as a person makes one.
+# What kubeadm makes (k8s.io/client-go util/cert): RSA, and it may sign no CRL.
 MAKE = f"""
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \
-    -subj /CN=kubernetes-ca-next -addext keyUsage=critical,keyCertSign,cRLSign \
+openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=kubernetes \
+    -addext keyUsage=critical,digitalSignature,keyEncipherment,keyCertSign \
+    -addext subjectAltName=DNS:kubernetes \
     -keyout {NEW["key"]} -out {NEW["certificate"]}
 """
 # What the API server's owner edits; the lab has one file for both flags.
@@ -298,7 +299,7 @@ def test_both_are_trusted(lab: Lab, replacing: None) -> None:
 
 def test_the_new_one_signs_and_all_renew(lab: Lab, replacing: None) -> None:
     step(lab, NEW, OLD)
-    assert issuers(lab) == {"issuer=CN=kubernetes-ca-next"}
+    assert issuers(lab) == {"issuer=CN=kubernetes"}
     # The API server believes the kubelets that serve with it.
     for name in WORKERS:
         assert inside(lab, f"pod-{name[-1]}", "hostname").strip() == f"pod-{name[-1]}"
