@@ -7,18 +7,24 @@ one between the last two edits.
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
+import contextlib
 import itertools
 import json
 import re
+import ssl
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e.conftest import Lab, own_lab
 from tests.e2e.test_carries_work import WORKERS, address_of, apply, ask, inside, pod, service, until
@@ -70,7 +76,7 @@ class Traffic:
             self.counts[name] = self.counts.get(name, 0) + 1
             try:
                 does()
-            except AssertionError as error:
+            except (AssertionError, OSError) as error:
                 self.failed.append(f"{time.strftime('%X')} {name}: {error}")
 
     def end(self) -> None:
@@ -111,24 +117,53 @@ def address(lab: Lab) -> str:
     return address
 
 
-def work(lab: Lab, address: str) -> dict[str, Callable[[], object]]:
+class Admin:
+    """Asks the API server from here: a kubectl for each question would keep a core busy."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        data = yaml.safe_load(Path(lab.environment["KUBECONFIG"]).read_text())
+        self.cluster, user = data["clusters"][0]["cluster"], data["users"][0]["user"]
+        authority = base64.b64decode(self.cluster["certificate-authority-data"]).decode()
+        self.context = ssl.create_default_context(cadata=authority)
+        pair = folder / "pair.pem"
+        parts = (user["client-certificate-data"], user["client-key-data"])
+        pair.write_bytes(b"\n".join(base64.b64decode(part) for part in parts))
+        self.context.load_cert_chain(pair)
+
+    def get(self, path: str) -> str:
+        """On a connection of its own. OSError where it is not answered, or not well."""
+        url = f"{self.cluster['server']}{path}"
+        with urllib.request.urlopen(url, context=self.context, timeout=10) as answer:
+            return str(answer.read().decode())
+
+
+@pytest.fixture(scope="module")
+def admin(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Admin:
+    return Admin(lab, tmp_path_factory.mktemp("admin"))
+
+
+def work(admin: Admin, address: str) -> dict[str, Callable[[], object]]:
     def answers() -> None:
         assert ask(address, seconds=5).startswith("pod-")
 
-    return {"api": lambda: lab.run("kubectl", "get", "--raw", "/api/v1/nodes"), "service": answers}
+    return {"api": lambda: admin.get("/api/v1/nodes"), "service": answers}
 
 
-def logs(lab: Lab) -> Callable[[], object]:
+def logs(admin: Admin) -> Callable[[], object]:
     """Through the certificates of the kubelets, one node after another.
 
     A kubelet before 1.36 has to be restarted to serve with another one, and says nothing meanwhile.
     """
     names = itertools.cycle(f"pod-{name[-1]}" for name in WORKERS)
 
+    def one(path: str) -> str:
+        with contextlib.suppress(OSError):
+            return admin.get(path)
+        return ""
+
     def read() -> None:
-        words = ("--namespace=work", "logs", "--tail=1", next(names))
-        found = until(lambda: lab.run("kubectl", *words, check=False), RESTART_SECONDS)
-        assert found, f"no logs in {RESTART_SECONDS} s: {' '.join(words)}"
+        path = f"/api/v1/namespaces/work/pods/{next(names)}/log?tailLines=1"
+        assert until(lambda: one(path), RESTART_SECONDS), f"{path}: none in {RESTART_SECONDS} s"
 
     return read
 
@@ -182,11 +217,11 @@ def serials(lab: Lab) -> dict[str, str]:
     return {name: lab.in_worker(name, show).strip() for name in WORKERS}
 
 
-def test_twenty_renewals_of_each_node_disturb_nobody(lab: Lab, address: str) -> None:
+def test_twenty_renewals_of_each_node_disturb_nobody(lab: Lab, admin: Admin, address: str) -> None:
     with_lives_of_minutes(lab)
     before, seen = containers(lab), [serials(lab)]
     with (
-        nothing_lost({**work(lab, address), "logs": logs(lab)}),
+        nothing_lost({**work(admin, address), "logs": logs(admin)}),
         concurrent.futures.ThreadPoolExecutor() as pool,
     ):
         for _ in range(20):
@@ -199,10 +234,12 @@ def test_twenty_renewals_of_each_node_disturb_nobody(lab: Lab, address: str) -> 
     assert containers(lab) == before
 
 
-def test_a_ca_host_that_is_down_for_half_a_life_costs_nothing(lab: Lab, address: str) -> None:
+def test_a_ca_host_that_is_down_for_half_a_life_costs_nothing(
+    lab: Lab, admin: Admin, address: str
+) -> None:
     """All of them fall due meanwhile; they renew by their timers when it is back."""
     before, first = containers(lab), serials(lab)
-    with nothing_lost({**work(lab, address), "logs": logs(lab)}):
+    with nothing_lost({**work(admin, address), "logs": logs(admin)}):
         time.sleep(75)
         assert serials(lab) == first
         script = f"ip link set host0 down; sleep {DOWN_SECONDS}; ip link set host0 up"
@@ -228,7 +265,7 @@ def nodes_ready(lab: Lab) -> dict[str, bool]:
 
 
 @pytest.fixture(scope="module")
-def replacing(lab: Lab, address: str) -> Iterator[None]:
+def replacing(lab: Lab, admin: Admin, address: str) -> Iterator[None]:
     """From the API server, restarted by its owner for the first edit, to the end of all."""
     lab.on_authority(MAKE)
     new = lab.on_authority(f"cat {NEW['certificate']}")
@@ -236,7 +273,7 @@ def replacing(lab: Lab, address: str) -> Iterator[None]:
     lab.on_hypervisor(f"cat >{API_SERVERS} <<'END'\n{old.strip()}\n{new.strip()}\nEND")
     lab.on_hypervisor("systemctl restart kube-apiserver")
     assert until(lambda: lab.run("kubectl", "get", "--raw", "/readyz", check=False) == "ok")
-    with nothing_lost(work(lab, address)):
+    with nothing_lost(work(admin, address)):
         yield
 
 
