@@ -27,7 +27,7 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import Lab, own_lab
-from tests.e2e.test_carries_work import WORKERS, address_of, apply, ask, inside, pod, service, until
+from tests.e2e.test_carries_work import WORKERS, address_of, ask, inside, start_pods, until
 from tests.e2e.test_first_light import WORKER_ROOT
 
 FOLDER = "/etc/kubernetes-ca"
@@ -104,14 +104,7 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def address(lab: Lab) -> str:
     """Of a Service with a pod on each worker, asked from outside."""
-    items: list[dict[str, Any]] = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "work"}}
-    ]
-    items += [pod(f"pod-{name[-1]}", name, group="all") for name in WORKERS]
-    items.append(service("all", {"group": "all"}, type="LoadBalancer"))
-    apply(lab, *items)
-    lab.run("kubectl", "-n", "work", "wait", "--for=condition=Ready", "pod", "--all",
-            "--timeout=120s")  # fmt: skip
+    start_pods(lab)
     address = address_of(lab, "all")
     assert until(lambda: ask(address))
     return address
@@ -212,9 +205,14 @@ with open("{CFSSL_CONFIGURATION}", "w") as file:
         lab.in_worker(name, "systemctl restart autojoin-renew.timer")
 
 
-def serials(lab: Lab) -> dict[str, str]:
-    show = "openssl x509 -noout -serial -in /var/lib/kubelet/pki/kubelet-client-current.pem"
+def shown(lab: Lab, what: str) -> dict[str, str]:
+    """What openssl shows of each node's certificate."""
+    show = f"openssl x509 -noout {what} -in /var/lib/kubelet/pki/kubelet-client-current.pem"
     return {name: lab.in_worker(name, show).strip() for name in WORKERS}
+
+
+def serials(lab: Lab) -> dict[str, str]:
+    return shown(lab, "-serial")
 
 
 def test_twenty_renewals_of_each_node_disturb_nobody(lab: Lab, admin: Admin, address: str) -> None:
@@ -316,9 +314,7 @@ def step(lab: Lab, signs: dict[str, str], also: dict[str, str] | None) -> None:
 
 
 def issuers(lab: Lab) -> set[str]:
-    pair = "/var/lib/kubelet/pki/kubelet-client-current.pem"
-    show = f"openssl x509 -noout -issuer -nameopt RFC2253 -in {pair}"
-    return {lab.in_worker(name, show).strip() for name in WORKERS}
+    return set(shown(lab, "-issuer -nameopt RFC2253").values())
 
 
 def test_a_new_one_can_not_sign_at_one_blow(lab: Lab, replacing: None) -> None:
