@@ -192,9 +192,9 @@ def summarise(preview: Preview) -> Summary:
     for step in sorted(preview.steps, key=lambda it: (it.op == "delete") * it.urn):
         if step.changes and not of_worker(step):
             section, change = _other(step, bool(nodes_changed(nodes)))
-            if step.name == "ca-pair" and change is not None:
-                change.details[:0] = _authorities(preview)
             if change is not None:
+                if step.name == "ca-pair":
+                    change.details[:0] = _authorities(preview)
                 summary.sections.setdefault(section, []).append(change)
     return summary
 

@@ -67,15 +67,16 @@ class JoinGate(pulumi.ComponentResource):
             parent=self,
             depends_on=[authority.ready],
         )
-        self.secret = tls.PrivateKey(
+        join_secret = tls.PrivateKey(
             f"{name}-join-secret",
             algorithm="ED25519",
             opts=pulumi.ResourceOptions(parent=self),
-        ).private_key_pem
-        values = pulumi.Output.all(pulumi.Output.secret(self.secret), authority.certificate_pem)
+        )
+        self.secret = pulumi.Output.secret(join_secret.private_key_pem)
+        values = pulumi.Output.all(self.secret, authority.certificate_pem)
         self.seed_values = values.apply(lambda both: (both[0], both[1]))
         self.shown_seed_values = pulumi.Output.unsecret(self.seed_values)
-        self.shown_secret = pulumi.Output.unsecret(pulumi.Output.secret(self.secret))
+        self.shown_secret = pulumi.Output.unsecret(self.secret)
         self.register_outputs({"url": self.url})
 
     def register(self, name: str, node: Hardware) -> Registration:
@@ -85,9 +86,7 @@ class JoinGate(pulumi.ComponentResource):
             f"{name}-registration",
             self.host,
             create=render.register_command(self.authority.host, node.node),
-            stdin=pulumi.Output.secret(self.secret).apply(
-                lambda pem: node.register_input(node.named(pem), hours)
-            ),
+            stdin=self.secret.apply(lambda pem: node.register_input(node.named(pem), hours)),
             delete=self.identity(node).apply(
                 lambda identity: render.remove_node_command(
                     self.authority.host, node.node, identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -71,16 +72,14 @@ class Worker(pulumi.ComponentResource):
             return None
         provisioning = args.host.provisioning
 
-        def commands(values: SeedValues) -> Delivery:
-            emission = node.emission(values)
-            found = node.delivery(emission.identity, node.marks(emission))
+        def commands(identity: str, marks: Iterable[str] = ()) -> Delivery:
+            found = node.delivery(identity, marks)
             assert found is not None
             return found
 
-        def removal(identity: str) -> str:
-            found = node.delivery(identity)
-            assert found is not None
-            return found.delete
+        def create(values: SeedValues) -> str:
+            emission = node.emission(values)
+            return commands(emission.identity, node.marks(emission)).create
 
         def files(values: SeedValues) -> str:
             emission = node.emission(values)
@@ -94,9 +93,9 @@ class Worker(pulumi.ComponentResource):
         machine: pulumi.Resource = remote.run(
             command,
             node.site.host,
-            create=gate.shown_seed_values.apply(lambda values: commands(values).create),
+            create=gate.shown_seed_values.apply(create),
             stdin=gate.seed_values.apply(files),
-            delete=self.identity.apply(removal),
+            delete=self.identity.apply(lambda identity: commands(identity).delete),
             # The old machine goes, where it is, before one comes elsewhere with its address.
             triggers=node.place(),
             hooks=pulumi.ResourceHookBinding.merge(gate.marks.of(name, type(node)), turns),

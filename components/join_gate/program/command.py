@@ -141,9 +141,9 @@ def _status(rest: list[str], settings: Settings, store: Store) -> None:
         nodes = [store.node(name) for name in rest or store.names()]
         if rest and nodes == [None]:
             raise GateError(f"{rest[0]}: not registered")
-        authority = trusted(settings)
+        authority, troubles = trusted(settings), store.troubles()
         shown = [
-            _shown(node, store) | _trusts(node, store, authority)
+            _shown(node, store, troubles) | _trusts(node, store, authority)
             for node in nodes
             if node is not None
         ]
@@ -187,13 +187,13 @@ def _trusts(node: Node, store: Store, authority: trust.Trust) -> dict[str, bool]
     }
 
 
-def _shown(node: Node, store: Store) -> dict[str, Any]:
+def _shown(node: Node, store: Store, troubles: dict[str, tuple[float, str]]) -> dict[str, Any]:
     """A node without its secrets. `trouble` is why its certificate is not renewed."""
     last = store.events(node.name, 0)[-1:]
     begins, ends = None, None
     if node.certificate is not None:
         begins, ends = certificates.read(certificates.from_pem(node.certificate)).life
-    trouble = store.troubles().get(node.name)
+    trouble = troubles.get(node.name)
     return {
         "node": node.name,
         "addresses": list(node.addresses),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -30,16 +31,16 @@ class Trust:
     bundle: str
     answer: str = ""
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         return hashlib.sha256(self.bundle.encode()).hexdigest()
 
-    @property
+    @functools.cached_property
     def identifiers(self) -> tuple[str, ...]:
         """The subject key identifiers, in hex: the certdb's names of the CAs."""
         return tuple(map(_identifier, self.pems))
 
-    @property
+    @functools.cached_property
     def pems(self) -> list[str]:
         found: list[str] = _CERTIFICATE.findall(self.bundle)
         return found
@@ -68,7 +69,7 @@ def read(text: str, answer: str = "") -> Trust:
 def in_the_way(present: Trust, wanted: Trust, nodes: Sequence[tuple[Node, Told]]) -> list[str]:
     """Why what is trusted can't become `wanted` yet, a line each; nodes with what they told."""
     signer = wanted.identifiers[0]
-    if signer != present.identifiers[0] and signer not in present.identifiers:
+    if signer not in present.identifiers:
         return ["the CA that is to sign is trusted by no node: name it as `also` first"]
     found = list(_lines(present, wanted, nodes))
     more = len(found) - _MOST_NAMED
