@@ -67,6 +67,8 @@ pulumi.export(
         "url": gate.url,
         "certificatePem": authority.certificate_pem,
         "fingerprint": authority.fingerprint,
+        "signs": authority.paths[0],
+        "trusts": authority.paths,
     },
 )
 pulumi.export("nodes", joins.nodes)

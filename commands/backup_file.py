@@ -24,11 +24,14 @@ CIPHER = ("-aes-256-cbc", "-pbkdf2", "-iter", "600000", "-md", "sha256")
 LEAST_PASSPHRASE = 12
 # What a backup may hold; nothing else of it ever gets to a host.
 PUBLIC = (
-    *("MANIFEST", "certdb.sqlite", "ca.pem", "config.json", "db.json"),
-    *("ocsp.pem", "ocsp.inputs", "ocsp-request.pem", "ca.crl"),
+    *("MANIFEST", "certdb.sqlite", "ca.pem", "also.pem", "config.json", "db.json"),
+    *("ocsp.pem", "ocsp.inputs", "ocsp-request.pem", "ca.crl", "former-authorities"),
     *("tls.pem", "tls.inputs", "renewal", "request.pem", "gate.sqlite"),
 )
-PRIVATE = ("ca-key.pem", "ocsp-key.pem", "gate.key", "operator.key", "tls-key.pem")
+PRIVATE = (
+    *("ca-key.pem", "also-key.pem", "ocsp-key.pem"),
+    *("gate.key", "operator.key", "tls-key.pem"),
+)
 REQUIRED = ("MANIFEST", "certdb.sqlite", "ca.pem")
 
 

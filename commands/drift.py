@@ -176,6 +176,9 @@ def _registrations(
         elif fault := lifetime.renewal_fault(node, now):
             repair = "docs/troubleshooting.md says what to do"
             yield Difference(where, fault, "renewed at two thirds of its life", repair)
+        elif late := lifetime.behind(node):
+            repair = "docs/ca.md, Replace the authority"
+            yield Difference(where, late, "follows the CA host", repair)
     for name in sorted(set(nodes) - set(lab.workers)):
         yield Difference(
             f"join gate, {name}", "registered", "no such worker", "`pulumi up`, or remove it there"

@@ -77,6 +77,8 @@ def registered(lab: Lab) -> dict[str, dict[str, Any]]:
     now, hours = datetime.datetime.now(datetime.UTC), authority.node_certificate_hours
     if ending := lifetime.warning(answer.get("authority", ""), hours, now):
         print(f"autojoin: warning: {ending}", file=sys.stderr)
+    if replacing := lifetime.replacement(nodes):
+        print(f"autojoin: {replacing}", file=sys.stderr)
     return nodes
 
 
@@ -118,7 +120,7 @@ def line(
         generation=node["generation"] if node else None,
         join=join,
         ready=_UNKNOWN if readiness is None else readiness.get(name, "no Node"),
-        word=fault or word,
+        word=fault or lifetime.behind(node or {}) or word,
         renews=fault is None,
         at=moment.isoformat(timespec="seconds") if moment else None,
     )

@@ -55,6 +55,13 @@ def _authority(lab: Lab) -> Iterator[Problem]:
                     "is required with source: existing",
                     hint="the absolute path on the CA host",
                 )
+    if authority.also is not None:
+        for name in ("certificate", "key"):
+            path = getattr(authority.also, name)
+            if path == getattr(authority, name):
+                problem = "is that of the CA that signs"
+                hint = "name the other one's pair, or leave also out"
+                yield Problem(f"autojoin:certificateAuthority.also.{name}", problem, path, hint)
 
 
 def _api_server_authority(lab: Lab) -> Iterator[Problem]:

@@ -30,6 +30,7 @@ def authority_host(
         cfssl=settings.cfssl,
         responder_port=settings.responder_port,
         gate_port=(gate or models.JoinGate()).port,
+        also=(settings.also.certificate, settings.also.key) if settings.also else ("", ""),
     )
 
 

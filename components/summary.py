@@ -193,8 +193,21 @@ def summarise(preview: Preview) -> Summary:
         if step.changes and not of_worker(step):
             section, change = _other(step, bool(nodes_changed(nodes)))
             if change is not None:
+                if step.name == "ca-pair":
+                    change.details[:0] = _authorities(preview)
                 summary.sections.setdefault(section, []).append(change)
     return summary
+
+
+def _authorities(preview: Preview) -> list[str]:
+    """Which CA signs, and which are trusted, by their certificates' paths on the CA host."""
+    old, new = (it.get("certificateAuthority") or {} for it in (preview.old, preview.new))
+    return [
+        line
+        for key in ("signs", "trusts")
+        if key in old and key in new
+        for line in _compared(key, old[key], new[key])
+    ]
 
 
 def _turns(rollout: dict[str, Any]) -> str:
@@ -257,12 +270,13 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
         (step for name, step in changed.items() if name.endswith(_REGISTRATION)), None
     )
     rest = [step for step in changed.values() if step is not registration]
-    if changed and new.get("userDataSha256") == _UNKNOWN:
+    anew = any(_is_anew(step) for step in changed.values())
+    if new.get("userDataSha256") == _UNKNOWN and not anew:
         why = "the authority's certificate is asked for anew"
         return "known only after the CA host ran", why
     kind = effect(
         _restarts((new or old).get("hardware")),
-        any(_is_anew(step) for step in changed.values()),
+        anew,
         _top(registration) if registration is not None else set(),
         {name for step in rest for name in _inputs(step)},
     )

@@ -194,6 +194,16 @@ class ProvisioningHost(Host):
     )
 
 
+class AlsoTrusted(Section):
+    """Another CA's certificate and key on the CA host: trusted, and it does not sign for nodes."""
+
+    certificate: AbsolutePath = key(
+        "Path of its certificate on the host; with generate it is made there",
+        "/etc/kubernetes-ca/next.pem",
+    )
+    key: AbsolutePath = key("Path of its key on the host", "/etc/kubernetes-ca/next-key.pem")
+
+
 class CertificateAuthority(Section):
     """The certificate authority's host, and where its certificate and key come from."""
 
@@ -212,6 +222,16 @@ class CertificateAuthority(Section):
     key: AbsolutePath | None = key(
         "Path of the key on the host; with generate it may be left out",
         "/etc/kubernetes-ca/ca-key.pem",
+        default=None,
+    )
+    also: AlsoTrusted | None = Field(
+        description="A CA that is trusted beside this one, while one of them replaces the other",
+        examples=[
+            {
+                "certificate": "/etc/kubernetes-ca/next.pem",
+                "key": "/etc/kubernetes-ca/next-key.pem",
+            }
+        ],
         default=None,
     )
     responder_port: int = Field(

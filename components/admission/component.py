@@ -44,8 +44,8 @@ class Admission(pulumi.ComponentResource):
         super().__init__("autojoin:index:Admission", name, None, opts)
         gate, nodes = args.gate, [registration.node for registration in args.registrations]
         self._nodes = {node.node: node for node in nodes}
-        identities: pulumi.Output[dict[str, str]] = gate.shown_seed_values.apply(
-            lambda values: {node.node: node.emission(values).identity for node in nodes}
+        identities: pulumi.Output[dict[str, str]] = gate.shown_secret.apply(
+            lambda pem: {node.node: node.named(pem).identity for node in nodes}
         )
         revoked = remote.run(
             f"{name}-revoked",

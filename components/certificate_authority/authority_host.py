@@ -30,7 +30,8 @@ SUBJECT_FIELDS = {
 class AuthorityHost:
     """The host as the stack configures it. `certificate` and `key` are paths on it.
 
-    With source `generate` they may be empty: then the platform's own place is meant.
+    With source `generate` they may be empty: then the platform's own place is meant. `also` are
+    those of a CA that is trusted and does not sign; empty where there is none.
     """
 
     platform: str
@@ -44,6 +45,7 @@ class AuthorityHost:
     cfssl: str = "auto"
     responder_port: int = 8889
     gate_port: int = 8443
+    also: tuple[str, str] = ("", "")
 
 
 def platform(host: AuthorityHost) -> Platform:

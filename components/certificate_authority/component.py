@@ -32,8 +32,9 @@ class CertificateAuthorityArgs:
 class CertificateAuthority(pulumi.ComponentResource):
     """CFSSL with its certdb on the CA host, on loopback only; OCSP and the CRL for everybody.
 
-    `certificate_pem` is what nodes pin; it comes from the host, so it is unknown until the first
-    `pulumi up`. `ready` is the resource to depend on.
+    `certificate_pem` is what nodes pin, with that of a CA that is trusted beside it behind it; it
+    comes from the host, so it is unknown until the first `pulumi up`. `ready` is the resource to
+    depend on. `paths` are the certificates' on the host.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class CertificateAuthority(pulumi.ComponentResource):
         # Not of `ready`: whatever changes there, preview then knows that nothing changes for nodes.
         self.certificate_pem: pulumi.Output[str] = pair.stdout
         self.certificate_pem.apply(self._warn)
+        also = [self.host.also[0]] if self.host.also[0] else []
+        self.paths = [render.pair_paths(self.host)[0], *also]
         self.fingerprint = self.certificate_pem.apply(fingerprint)
         self.register_outputs({"fingerprint": self.fingerprint})
 
@@ -110,7 +113,8 @@ class CertificateAuthority(pulumi.ComponentResource):
 
 
 def fingerprint(certificate_pem: str) -> str:
-    """SHA-256 of a certificate in DER, as `openssl x509 -fingerprint -sha256` writes it."""
-    body = "".join(line for line in certificate_pem.splitlines() if not line.startswith("-"))
+    """SHA-256 of the first certificate in DER, as `openssl x509 -fingerprint -sha256` writes it."""
+    first = certificate_pem.partition("-----END")[0]
+    body = "".join(line for line in first.splitlines() if not line.startswith("-"))
     digits = hashlib.sha256(base64.b64decode(body)).hexdigest().upper()
     return ":".join(digits[at : at + 2] for at in range(0, len(digits), 2))

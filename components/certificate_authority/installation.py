@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from typing import Any
 
 from components import archive
 from components.archive import File
@@ -190,7 +191,7 @@ def files(host: AuthorityHost) -> dict[str, File]:
         "certdb.sql": archive.text(cfssl.SCHEMA),
         "responder.json": json_file(responder_settings(host, where)),
         **where.service_files(cfssl_service(where)),
-        **where.service_files(responder_service(where)),
+        **where.service_files(responder_service(host, where)),
         **where.job_files(refresh_job(where)),
     }
 
@@ -207,6 +208,8 @@ def _settings(host: AuthorityHost) -> dict[str, str]:
         "source": host.source,
         "source_certificate": certificate,
         "source_key": key,
+        "also_certificate": host.also[0],
+        "also_key": host.also[1],
         "info_port": str(cfssl.PORT),
         "info_url": f"http://{cfssl.ADDRESS}:{cfssl.PORT}/api/v1/cfssl/info",
         "responder_port": str(host.responder_port),
@@ -214,9 +217,15 @@ def _settings(host: AuthorityHost) -> dict[str, str]:
     }
 
 
-def responder_settings(host: AuthorityHost, where: Platform) -> dict[str, str | int]:
+def responder_settings(host: AuthorityHost, where: Platform) -> dict[str, Any]:
     """responder.json; components/certificate_authority/on_host/responder.py reads it."""
+    also = {
+        "authority": f"{where.authority}/also.pem",
+        "crl": f"{where.authority_state}/also.crl",
+        "certificate": f"{where.authority_state}/also-ocsp.pem",
+    }
     return {
+        **({"also": also} if host.also[0] else {}),
         "listen": listen_address(host),
         "port": host.responder_port,
         "authority": f"{where.authority}/responder-ca.pem",
@@ -243,7 +252,8 @@ def cfssl_service(where: Platform) -> Service:
     )
 
 
-def responder_service(where: Platform) -> Service:
+def responder_service(host: AuthorityHost, where: Platform) -> Service:
+    secrets = ("ca-key.pem", "operator.key", *(("also-key.pem",) if host.also[0] else ()))
     return Service(
         name="ocsp-responder",
         description="OCSP and CRL of the cluster's certificate authority",
@@ -255,7 +265,7 @@ def responder_service(where: Platform) -> Service:
             f"{where.authority}/responder.json",
         ),
         state=where.authority_state,
-        hidden=tuple(f"{where.authority}/{name}" for name in ("ca-key.pem", "operator.key")),
+        hidden=tuple(f"{where.authority}/{name}" for name in secrets),
     )
 
 

@@ -1,4 +1,7 @@
-"""How long certificates live: the CA's beside those that it signs, and nodes' beside the clock."""
+"""How long certificates live: the CA's beside those that it signs, and nodes' beside the clock.
+
+And whose they are, while one CA takes another one's place.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +47,28 @@ def renewal_fault(node: Mapping[str, Any], now: datetime.datetime) -> str | None
             why = node.get("trouble") or "`journalctl -u autojoin-renew` on the machine says why"
             return f"its certificate ends at {when} and is not renewed: {why}"
     return node.get("trouble")
+
+
+def behind(node: Mapping[str, Any]) -> str | None:
+    """What a node, as `gate status` has it, has not taken up of another CA; else nothing."""
+    if not node.get("joined"):
+        return None
+    if not node.get("trusts", True):
+        return "does not trust yet what the CA host does; it asks once an hour"
+    if not node.get("ofSigner", True):
+        return "has a certificate of the CA that signs no more; it renews within the hour"
+    return None
+
+
+def replacement(nodes: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """How many nodes are behind, where any is."""
+    joined = [node for node in nodes.values() if node.get("joined")]
+    late = [node for node in joined if behind(node)]
+    if not late:
+        return None
+    others = sum(not node.get("ofSigner", True) for node in joined)
+    return (
+        f"{len(late)} of {len(joined)} nodes have not taken up what CAs are trusted, "
+        f"{others} with a certificate of the CA that signs no more; the next step of replacing it "
+        "is refused until then (docs/ca.md)"
+    )

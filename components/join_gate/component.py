@@ -43,8 +43,9 @@ class JoinGate(pulumi.ComponentResource):
 
     `url` is known in preview; `secret` is a PEM that never leaves the state but as keys derived
     from it. `seed_values` are what every worker is rendered from: that PEM, a secret, and the
-    authority's certificate. `shown_seed_values` are the same, for what tells nothing of the secret:
-    a hash over a join key's 256 random bits, a keyed digest. `ready` is the resource to depend on.
+    authority's certificate. `shown_seed_values` and `shown_secret` are the same, for what tells
+    nothing of the secret: a hash over a join key's 256 random bits, a keyed digest. `ready` is the
+    resource to depend on.
     """
 
     def __init__(self, name: str, args: JoinGateArgs, opts: pulumi.ResourceOptions | None = None):
@@ -66,14 +67,16 @@ class JoinGate(pulumi.ComponentResource):
             parent=self,
             depends_on=[authority.ready],
         )
-        self.secret = tls.PrivateKey(
+        join_secret = tls.PrivateKey(
             f"{name}-join-secret",
             algorithm="ED25519",
             opts=pulumi.ResourceOptions(parent=self),
-        ).private_key_pem
-        values = pulumi.Output.all(pulumi.Output.secret(self.secret), authority.certificate_pem)
+        )
+        self.secret = pulumi.Output.secret(join_secret.private_key_pem)
+        values = pulumi.Output.all(self.secret, authority.certificate_pem)
         self.seed_values = values.apply(lambda both: (both[0], both[1]))
         self.shown_seed_values = pulumi.Output.unsecret(self.seed_values)
+        self.shown_secret = pulumi.Output.unsecret(self.secret)
         self.register_outputs({"url": self.url})
 
     def register(self, name: str, node: Hardware) -> Registration:
@@ -83,12 +86,10 @@ class JoinGate(pulumi.ComponentResource):
             f"{name}-registration",
             self.host,
             create=render.register_command(self.authority.host, node.node),
-            stdin=self.seed_values.apply(
-                lambda values: node.register_input(node.emission(values), hours)
-            ),
-            delete=self.shown_seed_values.apply(
-                lambda values: render.remove_node_command(
-                    self.authority.host, node.node, node.emission(values).identity
+            stdin=self.secret.apply(lambda pem: node.register_input(node.named(pem), hours)),
+            delete=self.identity(node).apply(
+                lambda identity: render.remove_node_command(
+                    self.authority.host, node.node, identity
                 )
             ),
             quiet=True,
@@ -97,6 +98,10 @@ class JoinGate(pulumi.ComponentResource):
             depends_on=[self.ready],
         )
         return Registration(node, self, done)
+
+    def identity(self, node: Hardware) -> pulumi.Output[str]:
+        """Known in preview also where the authority's certificate is not, and no secret."""
+        return self.shown_secret.apply(lambda pem: node.named(pem).identity)
 
     def _input(
         self, key: tls.PrivateKey, request: tls.CertRequest, renewed: pulumi.Output[str]

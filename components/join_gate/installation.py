@@ -206,6 +206,7 @@ def gate_settings(
         "certificate": f"{where.gate}/tls.pem",
         "key": f"{where.gate}/tls-key.pem",
         "authority": f"{where.gate}/ca.pem",
+        "trust": f"{where.gate}/trust.signed",
         "database": f"{where.gate_state}/gate.sqlite",
         "user": where.gate_user,
         "upstreamHost": cfssl.ADDRESS,

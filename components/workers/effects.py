@@ -32,7 +32,10 @@ EFFECTS = {
         "update",
         "keeps its kubelet, which its image brings: name an image with the new one",
     ),
-    "known only after the CA host ran": ("update", "re-provisioned only if that changes"),
+    "known only after the CA host ran": (
+        "update",
+        "keeps running; where another CA is to be trusted, the gate tells it",
+    ),
 }
 ANEW = ("re-provisioned", "to be provisioned anew")
 DRAINED = ("removed", "re-provisioned")

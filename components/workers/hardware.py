@@ -52,11 +52,17 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Emission:
-    """All that one worker needs, rendered once. Holds the join key: never shown."""
+class Named:
+    """Who a worker is, and how it proves that: what the stack's secret alone decides."""
 
     identity: str
     keys: Keys
+
+
+@dataclass(frozen=True)
+class Emission(Named):
+    """All that one worker needs, rendered once. Holds the join key: never shown."""
+
     authority_pem: str
     seed: Seed
 
@@ -119,6 +125,7 @@ class Hardware:
         self.settings = settings
         self.site = site
         self._last: tuple[tuple[str, str], Emission] | None = None
+        self._named: tuple[str | None, Named] | None = None
 
     @property
     def mac(self) -> str | None:
@@ -244,15 +251,26 @@ class Hardware:
         the authority's certificate a placeholder stands for it, which nothing can verify against.
         """
         authority_pem = authority_pem or cloud_init.UNKNOWN_AUTHORITY
-        name = self._identity(secret_pem, authority_pem)
-        keys = Keys()
-        if secret_pem is not None:
-            keys = Keys(
-                identity.join_key(secret_pem, name),
-                identity.status_token(secret_pem, name),
-                identity.mark_key(secret_pem),
-            )
-        return Emission(name, keys, authority_pem, self.seed(name, authority_pem, keys.join_key))
+        known = self.named(secret_pem)
+        seed = self.seed(known.identity, authority_pem, known.keys.join_key)
+        return Emission(known.identity, known.keys, authority_pem, seed)
+
+    def named(self, secret_pem: str | None) -> Named:
+        """Who it is; without the stack's secret its keys are `REDACTED`."""
+        if self._named is None or self._named[0] != secret_pem:
+            self._named = secret_pem, self._name(secret_pem)
+        return self._named[1]
+
+    def _name(self, secret_pem: str | None) -> Named:
+        name = self._identity(secret_pem)
+        if secret_pem is None:
+            return Named(name, Keys())
+        keys = Keys(
+            identity.join_key(secret_pem, name),
+            identity.status_token(secret_pem, name),
+            identity.mark_key(secret_pem),
+        )
+        return Named(name, keys)
 
     def files(self, emission: Emission, *, with_disc: bool = True) -> dict[str, File]:
         """Every file of the worker, by path relative to its folder: its seed and the type's own."""
@@ -289,7 +307,7 @@ class Hardware:
         host = self.site.host
         return host.directory if host else None
 
-    def register_input(self, emission: Emission, join_key_hours: int) -> str:
+    def register_input(self, emission: Named, join_key_hours: int) -> str:
         """What the join gate is told of the worker. It holds the join key: a secret."""
         return join_gate.register_input(
             self.node,
@@ -301,13 +319,16 @@ class Hardware:
             join_key_hours,
         )
 
-    def _identity(self, secret_pem: str | None, authority_pem: str) -> str:
-        """Of whatever reaches the machine; where a person starts it, of what makes it another."""
+    def _identity(self, secret_pem: str | None) -> str:
+        """Of whatever reaches the machine; where a person starts it, of what makes it another.
+
+        Whom it trusts is no part of that: a node that runs is told of another CA by the gate.
+        """
         facts: list[Any] = [self.name]
         if self.restarts_by_itself:
             cluster, node = self.cluster(), self._node("")
             facts += [
-                self.user_data(cluster, node, authority_pem, ""),
+                self.user_data(cluster, node, cloud_init.UNKNOWN_AUTHORITY, ""),
                 cloud_init.network(cluster, node),
                 identity.secret_digest(secret_pem) if secret_pem is not None else REDACTED,
                 self.site.host.host_key if self.site.host else "",

@@ -48,12 +48,9 @@ class Joins(pulumi.ComponentResource):
         self.register_outputs({})
 
     def _wait(self, name: str, gate: JoinGate, workers: list[Worker]) -> Any:
-        def nodes(values: Any) -> str:
+        def nodes(pem: str) -> str:
             wanted = {
-                each.node.node: (
-                    each.node.emission(values).identity,
-                    each.node.settings.join_timeout,
-                )
+                each.node.node: (each.node.named(pem).identity, each.node.settings.join_timeout)
                 for each in workers
             }
             return join_gate.await_input(wanted)
@@ -62,7 +59,7 @@ class Joins(pulumi.ComponentResource):
             f"{name}-ready",
             gate.host,
             create=join_gate.await_command(gate.authority.host),
-            stdin=gate.shown_seed_values.apply(nodes),
+            stdin=gate.shown_secret.apply(nodes),
             parent=self,
             depends_on=[worker.machine for worker in workers if worker.machine],
         )

@@ -47,11 +47,11 @@ class Marks:
     async def _mark(self, args: pulumi.ResourceHookArgs) -> None:
         name, _, part = args.name.rpartition("-")
         old, new = await values(args.old_inputs), await values(args.new_inputs)
-        if new.get("stdin") is None:
+        anew = identity(old) != identity(new)
+        if identity(new) is None or (new.get("stdin") is None and not anew):
             return  # known only after the CA host ran
         changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
         parts = (changed, set()) if part == "registration" else (set(), changed)
-        anew = identity(old) != identity(new)
         kind = effect(self._kinds[name].restarts_by_itself, anew, *parts)
         if kind not in EFFECTS or name in self._marked:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -49,7 +50,7 @@ class Worker(pulumi.ComponentResource):
             raise TypeError(f"{name}: {self.token} is not made of {node.name}")
         registration.gate.marks.tell_at(name, self)
         shown = registration.gate.shown_seed_values
-        self.identity = shown.apply(lambda values: node.emission(values).identity)
+        self.identity = registration.gate.identity(node)
         self.summary: dict[str, pulumi.Input[Any]] = {
             "hardware": node.settings.hardware,
             "address": node.settings.addresses[0],
@@ -71,11 +72,14 @@ class Worker(pulumi.ComponentResource):
             return None
         provisioning = args.host.provisioning
 
-        def commands(values: SeedValues) -> Delivery:
-            emission = node.emission(values)
-            found = node.delivery(emission.identity, node.marks(emission))
+        def commands(identity: str, marks: Iterable[str] = ()) -> Delivery:
+            found = node.delivery(identity, marks)
             assert found is not None
             return found
+
+        def create(values: SeedValues) -> str:
+            emission = node.emission(values)
+            return commands(emission.identity, node.marks(emission)).create
 
         def files(values: SeedValues) -> str:
             emission = node.emission(values)
@@ -89,9 +93,9 @@ class Worker(pulumi.ComponentResource):
         machine: pulumi.Resource = remote.run(
             command,
             node.site.host,
-            create=gate.shown_seed_values.apply(lambda values: commands(values).create),
+            create=gate.shown_seed_values.apply(create),
             stdin=gate.seed_values.apply(files),
-            delete=gate.shown_seed_values.apply(lambda values: commands(values).delete),
+            delete=self.identity.apply(lambda identity: commands(identity).delete),
             # The old machine goes, where it is, before one comes elsewhere with its address.
             triggers=node.place(),
             hooks=pulumi.ResourceHookBinding.merge(gate.marks.of(name, type(node)), turns),

@@ -69,6 +69,12 @@ def service(name: str, selector: dict[str, str], **spec: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def work(lab: Lab) -> Iterator[Lab]:
+    start_pods(lab)
+    yield lab
+    lab.run("kubectl", "delete", "namespace", "work", "--timeout=120s")
+
+
+def start_pods(lab: Lab) -> None:
     """A namespace with a pod on each worker, `pod-1` to `pod-3`, and a Service over them."""
     items = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "work"}}]
     items += [pod(f"pod-{name[-1]}", name, group="all") for name in WORKERS]
@@ -76,8 +82,6 @@ def work(lab: Lab) -> Iterator[Lab]:
     apply(lab, *items)
     lab.run("kubectl", "-n", "work", "wait", "--for=condition=Ready", "pod", "--all",
             "--timeout=120s")  # fmt: skip
-    yield lab
-    lab.run("kubectl", "delete", "namespace", "work", "--timeout=120s")
 
 
 def apply(lab: Lab, *items: dict[str, Any]) -> None:

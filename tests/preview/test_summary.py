@@ -1,4 +1,4 @@
-"""Twenty typical edits of a deployed stack: the summary says exactly what changes, nothing else.
+"""Two dozen typical edits of a deployed stack: the summary says exactly what changes, nothing else.
 
 Each is a real preview by the engine; summaries/EDIT.txt is what it must say (`make golden` writes
 them anew; read the diff).
@@ -117,6 +117,18 @@ def a_key_to_log_in_with(config: Config) -> None:
     host["privateKeyFile"] = str(Path(config["autojoin:cluster"]["kubeconfig"]).parents[1] / "key")
 
 
+def trust_another_authority(config: Config) -> None:
+    config["autojoin:certificateAuthority"]["also"] = {
+        "certificate": "/etc/kubernetes-ca/next.pem",
+        "key": "/etc/kubernetes-ca/next-key.pem",
+    }
+
+
+def another_authority_and_a_generation(config: Config) -> None:
+    trust_another_authority(config)
+    raise_a_generation(config)
+
+
 def add_and_remove_and_renew(config: Config) -> None:
     add_a_worker(config)
     remove_a_worker(config)
@@ -130,6 +142,7 @@ EDITS = [
     remove_the_pool,
     add_a_peer, another_asn, advertise_less, without_bgp, set_a_chart_value,
     shorter_certificates, a_key_to_log_in_with, add_and_remove_and_renew,
+    trust_another_authority, another_authority_and_a_generation,
 ]  # fmt: skip
 
 

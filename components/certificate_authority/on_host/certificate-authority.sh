@@ -27,7 +27,7 @@ export PATH
 # Set by certificate-authority.env and platform.sh:
 # shellcheck disable=SC2154
 : "$address" "$python" "$cfssl" "$cfssl_choice" "$own_cfssl" "$cfssl_version" "$cfssl_release" "$disabled" "$programs" "$authority_user" "$configuration" "$authority" "$authority_state" \
-    "$gate" "$gate_state" "$gate_user" "$certdb" "$owner" "$owner_group" "$source" "$source_certificate" "$source_key" "$info_url" "$info_port" "$responder_url" \
+    "$gate" "$gate_state" "$gate_user" "$certdb" "$owner" "$owner_group" "$source" "$source_certificate" "$source_key" "$also_certificate" "$also_key" "$info_url" "$info_port" "$responder_url" \
     "$responder_port"
 
 # A third of the three years that profile ocsp gives.
@@ -37,38 +37,63 @@ renew_seconds=31536000
 
 where="$address: certificateAuthority"
 
+# What is trusted is $work/trust.pem: the certificate of the CA that signs, and after it the other one's.
 check_pair() {
-    [ -f "$source_certificate" ] ||
-        fail "$where.certificate: $source_certificate is not there; put the CA's certificate there"
-    [ -f "$source_key" ] || fail "$where.key: $source_key is not there; put the CA's key there"
-    openssl x509 -in "$source_certificate" -out "$work/ca.pem" 2>/dev/null ||
-        fail "$where.certificate: $source_certificate is no certificate in PEM"
-    # An empty pass phrase, rather than a question that nobody answers.
-    openssl pkey -in "$source_key" -passin pass: -pubout -out "$work/ca-key.pub" 2>/dev/null ||
-        fail "$where.key: $source_key is no private key in PEM, or has a pass phrase; give it plain"
+    check_one ca "$where" "$source_certificate" "$source_key"
+    signer=$identifier also=
+    cp "$work/ca.pem" "$work/trust.pem"
+    if [ -n "$also_certificate" ]; then
+        check_one also "$where.also" "$also_certificate" "$also_key"
+        also=$identifier
+        [ "$also" != "$signer" ] || fail "$where.also: $also_certificate is of the CA that signs; give another one's"
+        cat "$work/also.pem" >>"$work/trust.pem"
+    fi
     if [ -s "$work/known-ca.pem" ]; then
-        cmp -s "$work/known-ca.pem" "$work/ca.pem" ||
+        cmp -s "$work/known-ca.pem" "$work/trust.pem" ||
             fail "$where.certificate: $source_certificate is another one than nodes were given; \
 where that is meant: pulumi up --replace '**::ca-pair'"
     fi
-    openssl x509 -in "$work/ca.pem" -noout -pubkey >"$work/ca.pub"
-    cmp -s "$work/ca.pub" "$work/ca-key.pub" ||
-        fail "$where.key: $source_key does not belong to $source_certificate"
-    check_authority
+    check_replacement
 }
 
+# check_one NAME SETTING CERTIFICATE KEY: the pair is good; its certificate becomes $work/NAME.pem.
+check_one() {
+    [ -f "$3" ] || fail "$2.certificate: $3 is not there; put the CA's certificate there"
+    [ -f "$4" ] || fail "$2.key: $4 is not there; put the CA's key there"
+    openssl x509 -in "$3" -out "$work/$1.pem" 2>/dev/null || fail "$2.certificate: $3 is no certificate in PEM"
+    # An empty pass phrase, rather than a question that nobody answers.
+    openssl pkey -in "$4" -passin pass: -pubout -out "$work/key.pub" 2>/dev/null ||
+        fail "$2.key: $4 is no private key in PEM, or has a pass phrase; give it plain"
+    openssl x509 -in "$work/$1.pem" -noout -pubkey >"$work/ca.pub"
+    cmp -s "$work/ca.pub" "$work/key.pub" || fail "$2.key: $4 does not belong to $3"
+    check_authority "$work/$1.pem" "$2.certificate: $3"
+}
+
+# check_authority CERTIFICATE WHICH
 check_authority() {
-    openssl x509 -in "$work/ca.pem" -noout -text >"$work/ca.txt"
-    grep -q 'CA:TRUE' "$work/ca.txt" ||
-        fail "$where.certificate: $source_certificate is no CA (basicConstraints lacks CA:TRUE)"
-    may_sign Certificate "$work/ca.pem" ||
-        fail "$where.certificate: $source_certificate may not sign (keyUsage lacks Certificate Sign)"
+    openssl x509 -in "$1" -noout -text | grep -q 'CA:TRUE' || fail "$2 is no CA (basicConstraints lacks CA:TRUE)"
+    may_sign Certificate "$1" || fail "$2 may not sign (keyUsage lacks Certificate Sign)"
     # Without it certificates have no authority key identifier, by which CFSSL revokes.
-    identifier=$(sed -n '/Subject Key Identifier/{n;s/[: ]//g;p;}' "$work/ca.txt" | tr 'A-F' 'a-f')
-    [ -n "$identifier" ] ||
-        fail "$where.certificate: $source_certificate has no subjectKeyIdentifier: CFSSL could not revoke"
-    openssl x509 -in "$work/ca.pem" -noout -checkend 0 >/dev/null ||
-        fail "$where.certificate: $source_certificate has expired ($(openssl x509 -in "$work/ca.pem" -noout -enddate))"
+    identifier=$(identifier_of "$1")
+    [ -n "$identifier" ] || fail "$2 has no subjectKeyIdentifier: CFSSL could not revoke"
+    openssl x509 -in "$1" -noout -checkend 0 >/dev/null ||
+        fail "$2 has expired ($(openssl x509 -in "$1" -noout -enddate))"
+}
+
+# As the certdb names a CA.
+identifier_of() {
+    openssl x509 -in "$1" -noout -text | sed -n '/Subject Key Identifier/{n;s/[: ]//g;p;}' | tr 'A-F' 'a-f'
+}
+
+# Where other CAs are to be trusted than before, or another one is to sign, the gate knows which nodes
+# could not follow.
+check_replacement() {
+    [ -x "$programs/gate" ] && [ -s "$gate/ca.pem" ] && ! cmp -s "$work/trust.pem" "$gate/ca.pem" || return 0
+    "$programs/gate" --settings "$gate/gate.json" replace <"$work/trust.pem" 2>"$work/replace.log" && return
+    ! grep -q '^usage:' "$work/replace.log" ||
+        fail "$where: the join gate here is an older one; run pulumi up without another CA first; nothing was changed"
+    fail "$where: $(sed 's/^gate replace: //' "$work/replace.log")
+nothing was changed; wait until they have followed (make status), raise their generation, or remove them"
 }
 
 # may_sign KIND CERTIFICATE: whether its keyUsage, where it has one, lets it sign certificates or CRLs.
@@ -107,12 +132,31 @@ check_certdb() {
             fail "$address: $certdb: is no certdb of CFSSL, its table certificates lacks:$missing; move it away" ;;
         esac
     done
-    others=$(ask_certdb "SELECT count(*) FROM certificates WHERE authority_key_identifier <> '$identifier'") ||
+    others=$(ask_certdb "SELECT count(*) FROM certificates WHERE authority_key_identifier NOT IN ($(own_authorities))") ||
         certdb_failed
     [ "$others" = 0 ] ||
         fail "$address: $certdb holds $others certificates of another CA, not of $source_certificate; \
 give that CA's pair, or move the certdb away"
     ask_certdb "BEGIN IMMEDIATE; ROLLBACK" >/dev/null || certdb_failed
+}
+
+# The CAs whose certificates may be in the certdb, for SQL: those that are trusted, and those that were
+# until they had been replaced.
+own_authorities() {
+    printf "'%s', '%s'" "$signer" "$also"
+    if followed; then installed_authorities; fi | cat - "$authority_state/former-authorities" 2>/dev/null |
+        while read -r each; do printf ", '%s'" "$each"; done
+}
+
+installed_authorities() {
+    for file in "$authority/ca.pem" "$authority/also.pem"; do
+        [ ! -s "$file" ] || identifier_of "$file"
+    done
+}
+
+# Whether the CA that is to sign was trusted before.
+followed() {
+    installed_authorities | grep -qx "$signer"
 }
 
 # As its owner, so that the database's own files stay his.
@@ -205,42 +249,61 @@ and give its path as certificateAuthority.cfssl"
 pair() {
     check_root
     check_packages
-    [ "$source" != generate ] || make_pair
+    if [ "$source" = generate ]; then
+        [ -e "$source_certificate" ] || check_first
+        make_pair "$where" "$source_certificate" "$source_key"
+        [ -z "$also_certificate" ] || make_pair "$where.also" "$also_certificate" "$also_key"
+    fi
     check_pair
-    cat "$work/ca.pem"
+    cat "$work/trust.pem"
 }
 
-# Never replaces anything: what is there is checked and told.
+# make_pair SETTING CERTIFICATE KEY: never replaces anything: what is there is checked and told.
 make_pair() {
-    if [ -e "$source_certificate" ]; then
-        [ -e "$source_key" ] ||
-            fail "$where.key: $source_key is not there, but its certificate $source_certificate is; \
+    if [ -e "$2" ]; then
+        [ -e "$3" ] || fail "$1.key: $3 is not there, but its certificate $2 is; \
 put the key back, or move the certificate away for a new CA"
     else
-        [ ! -s "$certdb" ] || [ "$(ask_certdb 'SELECT count(*) FROM certificates')" = 0 ] ||
-            fail "$where.certificate: $source_certificate is not there, but $certdb holds certificates of an earlier CA; \
-put its pair back (make ca-restore), or move the certdb away for a new CA"
-        check_space "$source_certificate"
-        sign_itself
+        check_space "$2"
+        sign_itself "$2" "$3"
     fi
 }
 
-# A key without a certificate is one that an interrupted run left: it is used.
+# One that signs is made for a certdb that holds nothing yet.
+check_first() {
+    [ ! -s "$certdb" ] || [ "$(ask_certdb 'SELECT count(*) FROM certificates')" = 0 ] ||
+        fail "$where.certificate: $source_certificate is not there, but $certdb holds certificates of an earlier CA; \
+put its pair back (make ca-restore), or move the certdb away for a new CA; for another CA in its place name it as also"
+}
+
+# sign_itself CERTIFICATE KEY. A key without a certificate is one that an interrupted run left: it is used.
 sign_itself() {
-    for path in "$source_key" "$source_certificate"; do
+    for path in "$2" "$1"; do
         [ -d "$(dirname "$path")" ] || folder "$(dirname "$path")" 755 "$owner" "$owner_group"
     done
-    if [ ! -e "$source_key" ]; then
-        openssl ecparam -name prime256v1 -genkey -noout -out "$source_key.new"
-        chmod 600 "$source_key.new"
-        mv "$source_key.new" "$source_key"
+    if [ ! -e "$2" ]; then
+        openssl ecparam -name prime256v1 -genkey -noout -out "$2.new"
+        chmod 600 "$2.new"
+        mv "$2.new" "$2"
     fi
-    "$cfssl" gencert -loglevel 3 -initca -ca-key "$source_key" "$work/authority.json" >"$work/made.json" ||
+    name_apart "$1" <"$work/authority.json" >"$work/request.json"
+    "$cfssl" gencert -loglevel 3 -initca -ca-key "$2" "$work/request.json" >"$work/made.json" ||
         fail "$address: CFSSL did not make the CA's certificate"
-    field cert <"$work/made.json" >"$source_certificate.new"
-    chmod 644 "$source_certificate.new"
-    mv "$source_certificate.new" "$source_certificate"
-    say "$address: a new certificate authority: $source_certificate, $source_key"
+    field cert <"$work/made.json" >"$1.new"
+    chmod 644 "$1.new"
+    mv "$1.new" "$1"
+    say "$address: a new certificate authority: $1, $2"
+}
+
+# A CA beside another one has another name: OpenSSL tells two of one name apart only by an identifier,
+# which not every certificate has.
+name_apart() {
+    "$python" -I -c '
+import json, os, sys
+request, name = json.load(sys.stdin), os.path.splitext(os.path.basename(sys.argv[1]))[0]
+request["CN"] += "" if name == "ca" else f" {name}"
+json.dump(request, sys.stdout)
+' "$1"
 }
 
 # --- the certdb -----------------------------------------------------------------------------------
@@ -288,34 +351,40 @@ refresh() {
     fi
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    [ ! -s "$authority/ocsp-request.pem" ] || signer_is_good || sign_signer
-    may_sign CRL "$authority/ca.pem" || {
-        rm -f "$authority_state/ca.crl"
+    refresh_for ca ocsp
+    [ ! -s "$authority/also.pem" ] || refresh_for also also-ocsp
+}
+
+# refresh_for AUTHORITY SIGNER: by their files' names.
+refresh_for() {
+    [ ! -s "$authority/ocsp-request.pem" ] || signer_is_good "$@" || sign_signer "$@"
+    may_sign CRL "$authority/$1.pem" || {
+        rm -f "$authority_state/$1.crl"
         return 0
     }
-    "$cfssl" crl -loglevel 3 -db-config "$authority/db.json" -ca "$authority/ca.pem" \
-        -ca-key "$authority/ca-key.pem" -expiry 24h >"$work/crl" || fail "$address: CFSSL made no CRL"
-    deliver ca.crl decoded <"$work/crl"
+    "$cfssl" crl -loglevel 3 -db-config "$authority/db.json" -ca "$authority/$1.pem" \
+        -ca-key "$authority/$1-key.pem" -expiry 24h >"$work/crl" || fail "$address: CFSSL made no CRL"
+    deliver "$1.crl" decoded <"$work/crl"
 }
 
 signer_is_good() {
-    [ -s "$authority_state/ocsp.pem" ] &&
-        [ "$(signer_inputs)" = "$(cat "$authority_state/ocsp.inputs" 2>/dev/null)" ] &&
-        lives_on "$authority_state/ocsp.pem" "$authority/ca.pem" "$renew_seconds"
+    [ -s "$authority_state/$2.pem" ] &&
+        [ "$(signer_inputs "$1")" = "$(cat "$authority_state/$2.inputs" 2>/dev/null)" ] &&
+        lives_on "$authority_state/$2.pem" "$authority/$1.pem" "$renew_seconds"
 }
 
 # What the certificate was made from: signed anew when one of these changes.
 signer_inputs() {
-    cat "$authority/ocsp-request.pem" "$authority/ca.pem" | openssl dgst -sha256 -r
+    cat "$authority/ocsp-request.pem" "$authority/$1.pem" | openssl dgst -sha256 -r
 }
 
 sign_signer() {
-    "$cfssl" sign -loglevel 3 -ca "$authority/ca.pem" -ca-key "$authority/ca-key.pem" \
+    "$cfssl" sign -loglevel 3 -ca "$authority/$1.pem" -ca-key "$authority/$1-key.pem" \
         -config "$authority/config.json" -db-config "$authority/db.json" -profile ocsp - \
         <"$authority/ocsp-request.pem" >"$work/signed.json" ||
         fail "$address: CFSSL did not sign the OCSP signer's certificate"
-    deliver ocsp.pem field cert <"$work/signed.json"
-    signer_inputs | deliver ocsp.inputs cat
+    deliver "$2.pem" field cert <"$work/signed.json"
+    signer_inputs "$1" | deliver "$2.inputs" cat
 }
 
 # deliver NAME COMMAND...: what the command makes becomes the file NAME, whole or not at all.
@@ -352,7 +421,7 @@ install_authority() {
     install_responder
     job revocation-refresh
     update_gate
-    cat "$work/ca.pem"
+    cat "$work/trust.pem"
 }
 
 place_programs() {
@@ -364,6 +433,7 @@ place_programs() {
 }
 
 install_cfssl() {
+    note_former
     changes "$authority/restart-due"
     make_certdb
     secret "$authority/gate.key" "$authority_user"
@@ -423,6 +493,7 @@ install_responder() {
     place "$work/ocsp-request.pem" "$authority/ocsp-request.pem" 640 "$owner" "$authority_user"
     # Its own copy, so that another certificate restarts it too.
     place "$work/ca.pem" "$authority/responder-ca.pem" 640 "$owner" "$authority_user"
+    install_trust
     as_authority "$programs/certificate-authority.sh" refresh
     install_service ocsp-responder
     run_service ocsp-responder
@@ -430,9 +501,49 @@ install_responder() {
     settled
 }
 
+# What nodes are told to trust, the other CA beside the one that signs, and who vouches for both.
+install_trust() {
+    if [ -n "$also" ]; then
+        place "$work/also.pem" "$authority/also.pem" 640 "$owner" "$authority_user"
+        place "$also_key" "$authority/also-key.pem" 600 "$authority_user" "$authority_user"
+    else
+        for file in "$authority/also.pem" "$authority/also-key.pem" "$authority_state/also.crl" \
+            "$authority_state/also-ocsp.pem" "$authority_state/also-ocsp.inputs"; do
+            remember "$file"
+            rm -f "$file"
+        done
+    fi
+    if ! cmp -s "$work/trust.pem" "$authority/trust.pem" || [ ! -s "$authority/trust.signed" ]; then sign_trust; fi
+    place "$work/trust.pem" "$authority/trust.pem" 640 "$owner" "$authority_user"
+}
+
+# By each CA, since a node may trust one of them alone. A signature is another one each time.
+sign_trust() {
+    for key in "$source_key" ${also:+"$also_key"}; do
+        openssl dgst -sha256 -sign "$key" -passin pass: -out "$work/trust.sha256" "$work/trust.pem" 2>"$work/sign.log" || {
+            [ -z "$also" ] || fail "$address: openssl cannot sign with $key: $(tail -n 1 "$work/sign.log")"
+            continue
+        }
+        printf 'signature %s\n' "$(openssl base64 -A -in "$work/trust.sha256")"
+    done >"$work/trust.signatures"
+    { cat "$work/trust.signatures"; printf '\n'; cat "$work/trust.pem"; } >"$work/trust.signed"
+    place "$work/trust.signed" "$authority/trust.signed" 640 "$owner" "$authority_user"
+}
+
+# A CA that is trusted no more has certificates in the certdb, which is no fault.
+note_former() {
+    if ! followed; then return 0; fi
+    installed_authorities | while read -r each; do
+        case $each in "$signer" | "$also") continue ;; esac
+        grep -qx "$each" "$authority_state/former-authorities" 2>/dev/null ||
+            printf '%s\n' "$each" >>"$authority_state/former-authorities"
+    done
+}
+
+# check_crl AUTHORITY
 check_crl() {
-    "$python" -I "$work/probe.py" 10 "$responder_url/ca.crl" >"$work/answered.crl" || service_failed ocsp-responder
-    openssl crl -inform DER -in "$work/answered.crl" -noout -CAfile "$work/ca.pem" 2>"$work/answered.log" ||
+    "$python" -I "$work/probe.py" 10 "$responder_url/$1.crl" >"$work/answered.crl" || service_failed ocsp-responder
+    openssl crl -inform DER -in "$work/answered.crl" -noout -CAfile "$work/$1.pem" 2>"$work/answered.log" ||
         service_failed ocsp-responder
 }
 
@@ -443,8 +554,14 @@ check_responder() {
     until "$python" -I "$work/probe.py" taken "$responder_port" || [ "$tries" = 0 ]; do
         tries=$((tries - 1))
     done
-    if may_sign CRL "$work/ca.pem"; then check_crl; fi
-    openssl ocsp -issuer "$work/ca.pem" -CAfile "$work/ca.pem" -partial_chain -cert "$authority_state/ocsp.pem" \
+    check_answers ca ocsp
+    [ -z "$also" ] || check_answers also also-ocsp
+}
+
+# check_answers AUTHORITY SIGNER
+check_answers() {
+    if may_sign CRL "$work/$1.pem"; then check_crl "$1"; fi
+    openssl ocsp -issuer "$work/$1.pem" -CAfile "$work/$1.pem" -partial_chain -cert "$authority_state/$2.pem" \
         -url "$responder_url" >"$work/answered.ocsp" 2>"$work/answered.log" || service_failed ocsp-responder
     grep -q ': good' "$work/answered.ocsp" || {
         cat "$work/answered.ocsp" "$work/answered.log" >&2
@@ -466,10 +583,10 @@ backup() {
     trap 'rm -rf "$work"' EXIT
     mkdir "$work/backup"
     copy_database "$authority_user" "$certdb" "$authority_state" certdb.sqlite
-    for file in ca.pem config.json db.json ocsp-request.pem; do
+    for file in ca.pem also.pem config.json db.json ocsp-request.pem; do
         if [ -e "$authority/$file" ]; then cp "$authority/$file" "$work/backup/$file"; fi
     done
-    for file in ocsp.pem ocsp.inputs ca.crl; do
+    for file in ocsp.pem ocsp.inputs ca.crl former-authorities; do
         if [ -e "$authority_state/$file" ]; then cp "$authority_state/$file" "$work/backup/$file"; fi
     done
     [ "$1" != keys ] || backup_keys
@@ -480,7 +597,7 @@ backup() {
 
 # With the keys, and what the join gate knows, a host can be made that nothing tells from this one.
 backup_keys() {
-    for file in ca-key.pem ocsp-key.pem gate.key operator.key; do
+    for file in ca-key.pem also-key.pem ocsp-key.pem gate.key operator.key; do
         if [ -e "$authority/$file" ]; then cp "$authority/$file" "$work/backup/$file"; fi
     done
     [ -s "$gate_state/gate.sqlite" ] || return 0
@@ -510,6 +627,10 @@ restore() {
 move it away, where what is in the backup is to replace it"
     restored_pair ca.pem "$source_certificate" 644 certificate
     restored_pair ca-key.pem "$source_key" 600 key
+    if [ -n "$also_certificate" ]; then
+        restored_pair also.pem "$also_certificate" 644 also.certificate
+        restored_pair also-key.pem "$also_key" 600 also.key
+    fi
     check_pair
     user "$authority_user" 'CFSSL certificate authority'
     folder "$configuration" 755 "$owner" "$owner_group"
@@ -521,7 +642,7 @@ move it away, where what is in the backup is to replace it"
     done
     place "$saved/certdb.sqlite" "$certdb" 600 "$authority_user" "$authority_user"
     as_authority sqlite3 "$certdb" 'PRAGMA journal_mode=WAL' >/dev/null
-    for file in ocsp.pem ocsp.inputs; do
+    for file in ocsp.pem ocsp.inputs former-authorities; do
         [ ! -s "$saved/$file" ] ||
             place "$saved/$file" "$authority_state/$file" 600 "$authority_user" "$authority_user"
     done
@@ -573,7 +694,7 @@ remove_authority() {
     no_service cfssl
     services_gone
     rm -rf "${authority:?}"
-    for file in ocsp.pem ocsp.inputs ca.crl; do
+    for file in ocsp.pem ocsp.inputs ca.crl also-ocsp.pem also-ocsp.inputs also.crl; do
         rm -f "${authority_state:?}/$file"
     done
     rm -f "$programs/certificate-authority.sh" "$programs/certificate-authority.env" "$programs/responder.py"

@@ -4,6 +4,7 @@
 usage: responder.py SETTINGS   a JSON file, see components/certificate_authority/installation.py
   POST /, GET /BASE64   an OCSP request in DER; answered from the certdb as it is at that moment
   GET /ca.crl           the CRL in DER, which a job of this host keeps fresh
+  GET /also.crl         that of a CA that is trusted beside the one that signs
   GET /revoked          serial and authority key identifier of what is revoked and has not expired,
                         a line each, then "end"; for the gate on this host, which a CA without a CRL
                         has too
@@ -73,16 +74,24 @@ class Signer:
             return self._pair
 
 
+class Authority:
+    """A CA, who signs OCSP answers for it, and its CRL."""
+
+    def __init__(self, settings, key):
+        self.certificate = x509.load_pem_x509_certificate(read(settings["authority"]))
+        extension = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        self.identifier = extension.value.digest.hex()
+        self.signer = Signer(settings["certificate"], key)
+
+
 class Responder:
-    """Answers OCSP requests about certificates of one authority, from its certdb."""
+    """Answers OCSP requests about certificates of the authorities that it has, from the certdb."""
 
     def __init__(self, settings):
-        self.authority = x509.load_pem_x509_certificate(read(settings["authority"]))
-        identifier = x509.SubjectKeyIdentifier
-        self.identifier = self.authority.extensions.get_extension_for_class(identifier).value.digest
+        known = [settings, settings["also"]] if "also" in settings else [settings]
+        self.authorities = [Authority(each, settings["key"]) for each in known]
+        self.crls = {f"/{Path(each['crl']).name}": each["crl"] for each in known}
         self.certdb = settings["certdb"]
-        self.crl = settings["crl"]
-        self.signer = Signer(settings["certificate"], settings["key"])
 
     def answer(self, request):
         """The DER of the answer to an OCSP request in DER."""
@@ -92,25 +101,30 @@ class Responder:
         except Exception:  # several kinds, by version and by what is wrong
             return refusal(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
         try:
-            return self._about(asked, algorithm, serial)
+            for authority in self.authorities:
+                answer = self._about(asked, algorithm, serial, authority)
+                if answer is not None:
+                    return answer
+            return refusal(ocsp.OCSPResponseStatus.UNAUTHORIZED)
         except (sqlite3.Error, OSError) as error:
             print("responder: no answer:", error, file=sys.stderr, flush=True)
             return refusal(ocsp.OCSPResponseStatus.TRY_LATER)
 
-    def _about(self, asked, algorithm, serial):
-        row = self._row(serial)
+    def _about(self, asked, algorithm, serial, authority):
+        """The answer, where it is about a certificate of this authority."""
+        row = self._row(serial, authority.identifier)
         if row is None:
-            return refusal(ocsp.OCSPResponseStatus.UNAUTHORIZED)
+            return None
         pem, status, reason, revoked_at = row
         certificate = x509.load_pem_x509_certificate(pem.encode() if isinstance(pem, str) else pem)
         revoked = status in ("revoked", b"revoked")
         now = datetime.datetime.now(UTC).replace(tzinfo=None, microsecond=0)
-        signer, key = self.signer.pair()
+        signer, key = authority.signer.pair()
         builder = (
             ocsp.OCSPResponseBuilder()
             .add_response(
                 cert=certificate,
-                issuer=self.authority,
+                issuer=authority.certificate,
                 algorithm=algorithm,
                 cert_status=ocsp.OCSPCertStatus.REVOKED if revoked else ocsp.OCSPCertStatus.GOOD,
                 this_update=now,
@@ -126,15 +140,15 @@ class Responder:
                 builder = builder.add_extension(extension.value, critical=False)
         response = builder.sign(key, hashes.SHA256())
         if not same_issuer(asked, response):
-            return refusal(ocsp.OCSPResponseStatus.UNAUTHORIZED)
+            return None
         return response.public_bytes(serialization.Encoding.DER)
 
-    def _row(self, serial):
+    def _row(self, serial, identifier):
         rows = self._rows(
             "SELECT pem, status, reason, revoked_at FROM certificates"
             " WHERE serial_number = ? AND authority_key_identifier = ?",
             str(serial),
-            self.identifier.hex(),
+            identifier,
         )
         return rows[0] if rows else None
 
@@ -185,8 +199,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.path.partition("?")[0]
-        if path == "/ca.crl":
-            self._crl()
+        if path in self.server.responder.crls:
+            self._crl(path)
             return
         if path == "/revoked":
             self._revoked()
@@ -209,9 +223,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._send(200, OCSP_TYPE, self.server.responder.answer(self.rfile.read(int(length))))
 
-    def _crl(self):
+    def _crl(self, path):
         try:
-            self._send(200, CRL_TYPE, read(self.server.responder.crl))
+            self._send(200, CRL_TYPE, read(self.server.responder.crls[path]))
         except OSError:
             self._send(503, "text/plain", b"there is no CRL yet\n")
 

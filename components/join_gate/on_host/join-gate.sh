@@ -109,7 +109,8 @@ place_gate() {
 
 # What the gate needs of the certificate authority.
 place_authority() {
-    place "$authority/ca.pem" "$gate/ca.pem" 640 "$owner" "$gate_user"
+    place "$authority/trust.pem" "$gate/ca.pem" 640 "$owner" "$gate_user"
+    place "$authority/trust.signed" "$gate/trust.signed" 640 "$owner" "$gate_user"
     place "$authority/gate.key" "$gate/upstream.key" 640 "$owner" "$gate_user"
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Awaitable
 from typing import Any, Callable
@@ -18,6 +19,7 @@ from .http1 import Request, Response
 from .locks import NodeLocks
 from .status import CertificateStatus
 from .store import Event, Node, Serial, Store
+from .trust import Trust
 from .upstream import Upstream
 
 # The same words for a node that does not exist and for a key that does not fit.
@@ -52,6 +54,7 @@ class Application:
         following: progress.Progress,
         locks: NodeLocks,
         authority: issued.Authority,
+        trust: Trust,
         hours: int,
         status: CertificateStatus,
     ) -> None:
@@ -60,6 +63,7 @@ class Application:
         self._upstream = upstream
         self._progress = following
         self._authority = authority
+        self._trust = trust
         self._hours = hours
         self._certificate_status = status
         self._locks = locks
@@ -67,6 +71,7 @@ class Application:
             ("POST", "/api/v1/cfssl/info"): self._info,
             ("POST", "/api/v1/cfssl/authsign"): self._authsign,
             ("POST", "/v1/renewal"): self._renew,
+            ("POST", "/v1/trust"): self._tell_trust,
             ("POST", "/v1/trouble"): self._troubled,
             ("POST", "/v1/progress"): self._report,
             ("GET", "/healthz"): self._health,
@@ -274,6 +279,22 @@ class Application:
             raise Refusal(401, _NOT_AUTHENTIC)
         return pem, serial.number
 
+    async def _tell_trust(self, request: Request, remote: str) -> Response:
+        """What a node is to trust, where it is something else than it says that it does."""
+        node, shown = await self._certified(request)
+        data = envelope.parse_object(request.body, "the body")
+        bundle = data.get("trusts")
+        if set(data) != {"trusts"} or not _is_digest(bundle):
+            raise Refusal(400, "the body must be an object with trusts, a SHA-256 in hex")
+        told = str(bundle), shown.parts.serial.authority_key
+        # A certificate that was renewed says nothing of the node any more.
+        if shown.is_present(node) and self._store.trusted(node.name) != told:
+            await self._commits.soon(lambda: self._store.trusts(node.name, *told))
+        if told[0] == self._trust.digest or not self._trust.answer:
+            return Response(204)
+        journal.record("told-trust", node=node.name, remote=remote)
+        return Response(200, self._trust.answer.encode(), "text/plain")
+
     async def _troubled(self, request: Request, remote: str) -> Response:
         """Why a node can't renew its certificate, as it tells it itself."""
         node, shown = await self._certified(request)
@@ -351,6 +372,10 @@ class _Shown:
         return node.certificate is not None and (
             certificates.from_pem(node.certificate) == self._data
         )
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _signed(certificate: str) -> Response:

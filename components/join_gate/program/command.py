@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import awaiting, certificates, names, revocation
+from . import awaiting, certificates, names, revocation, trust
 from . import settings as gate_settings
 from .errors import GateError
 from .settings import Settings
@@ -23,6 +23,7 @@ _USAGE = """usage: gate [--settings FILE] COMMAND
                    forget a node and revoke its certificates; nothing where it is another identity
   await            follow joins until every node is Ready or has failed; JSON on standard input
   revoked          revoked certificates of nodes that have not expired, as JSON
+  replace          whether the trusted CAs may become those on standard input, or who is in the way
   status [NAME]    registered nodes and their progress as JSON"""
 _SECRET_BYTES = 32
 _LONGEST_LIFE_HOURS = 8760
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> int:
         "remove": (2, 2),
         "await": (0, 0),
         "revoked": (0, 0),
+        "replace": (0, 0),
         "status": (0, 1),
     }
     least, most = wanted.get(command, (1, 0))
@@ -79,6 +81,8 @@ def _run(command: str, rest: list[str], settings: Settings) -> None:
             _register(rest[0], settings, store)
         elif command == "remove":
             _remove(rest[0], rest[1], settings, store)
+        elif command == "replace":
+            _replace(settings, store)
         else:
             _status(rest, settings, store)
     finally:
@@ -137,16 +141,50 @@ def _status(rest: list[str], settings: Settings, store: Store) -> None:
         nodes = [store.node(name) for name in rest or store.names()]
         if rest and nodes == [None]:
             raise GateError(f"{rest[0]}: not registered")
-        troubles = store.troubles()
-        shown = [_shown(node, store, troubles) for node in nodes if node is not None]
+        authority, troubles = trusted(settings), store.troubles()
+        shown = [
+            _shown(node, store, troubles) | _trusts(node, store, authority)
+            for node in nodes
+            if node is not None
+        ]
     if rest:
         print(json.dumps(shown[0], indent=2))
         return
+    print(json.dumps({"authority": authority.bundle, "nodes": shown}, indent=2))
+
+
+def trusted(settings: Settings) -> trust.Trust:
+    """What is trusted here, and what nodes are told of it."""
     try:
-        authority = Path(settings.authority).read_text()
+        bundle = Path(settings.authority).read_text()
+        answer = Path(settings.trust).read_text() if settings.trust else ""
+        return trust.read(bundle, answer)
     except OSError as error:
-        raise GateError(f"{settings.authority}: {error.strerror}") from None
-    print(json.dumps({"authority": authority, "nodes": shown}, indent=2))
+        raise GateError(f"{error.filename}: {error.strerror}") from None
+    except GateError as error:
+        raise GateError(f"{settings.authority}: {error}") from None
+
+
+def _replace(settings: Settings, store: Store) -> None:
+    wanted = trust.read(sys.stdin.read(_INPUT_LIMIT))
+    with revocation.acting_as(settings.user):
+        nodes = [node for node in map(store.node, store.names()) if node is not None]
+        told = [(node, trust.told(node, store)) for node in nodes]
+        found = trust.in_the_way(trusted(settings), wanted, told)
+    if found:
+        raise GateError("\n".join(["nodes are in the way of the edit", *found]))
+
+
+def _trusts(node: Node, store: Store, authority: trust.Trust) -> dict[str, bool]:
+    """Whether a node trusts what is trusted here, and its certificate is of the CA that signs.
+
+    Who has not told yet, and has one CA to trust, has it by its seed.
+    """
+    bundle, key = trust.told(node, store)
+    return {
+        "trusts": bundle == authority.digest or (not bundle and len(authority.pems) == 1),
+        "ofSigner": not key or key == authority.identifiers[0],
+    }
 
 
 def _shown(node: Node, store: Store, troubles: dict[str, tuple[float, str]]) -> dict[str, Any]:
@@ -236,10 +274,11 @@ def serve(settings: Settings) -> None:
     from .worker import Worker
 
     os.umask(0o077)
+    told = trusted(settings)
     try:
-        data = Path(settings.authority).read_bytes()
-        authority = Authority(x509.load_pem_x509_certificate(data))
-    except (OSError, ValueError) as error:
+        pems = [it.encode() for it in told.pems]
+        authority = Authority(*map(x509.load_pem_x509_certificate, pems))
+    except ValueError as error:
         raise GateError(f"{settings.authority}: not a certificate: {error}") from None
     key = _upstream_key(settings.upstreamKey)
     context = server.tls_context(
@@ -249,7 +288,7 @@ def serve(settings: Settings) -> None:
     Store(settings.database).close()
     listener = server.listen(settings.listen, settings.port)
     count = process_count()
-    worker = Worker(settings, listener, context, authority, key, 1 / count)
+    worker = Worker(settings, listener, context, authority, told, key, 1 / count)
     journal.record("listening", address=settings.listen, port=settings.port, processes=count)
     Supervisor(listener, count, worker.run).run()
     journal.record("stopped")

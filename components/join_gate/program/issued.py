@@ -28,12 +28,21 @@ _NO_AUTHORITY = bytes.fromhex("3000")
 
 
 class Authority:
-    """The authority's certificate, its key loaded once; `subject` in DER."""
+    """The certificate of the CA that signs, and with `others` those that are trusted beside it.
 
-    def __init__(self, certificate: x509.Certificate) -> None:
+    Keys are loaded once; subjects are DER. Two CAs may have one subject.
+    """
+
+    def __init__(self, certificate: x509.Certificate, *others: x509.Certificate) -> None:
         self.certificate = certificate
-        self.subject = certificates.fields(certificate.tbs_certificate_bytes)[4]
-        self.key: Any = certificate.public_key()
+        self._keys = [
+            (certificates.fields(it.tbs_certificate_bytes)[4], it.public_key())
+            for it in (certificate, *others)
+        ]
+
+    def keys(self, subject: bytes) -> list[Any]:
+        """Of those with this subject. While another one takes over, either may have signed."""
+        return [key for known, key in self._keys if known == subject]
 
 
 def check(pem: str, signable: rules.Signable, authority: Authority, hours: int) -> Serial:
@@ -61,6 +70,7 @@ def _fault(
 ) -> str:
     """What is wrong with the certificate, empty where nothing is."""
     start, end = _validity(certificate)
+    keys = authority.keys(parts.issuer)
     usages = set(der.parts(parts.extensions[_EXTENDED_KEY_USAGE]))
     checks = {
         "another key": parts.key == signable.key,
@@ -70,8 +80,8 @@ def _fault(
         "it is an authority": parts.extensions[_BASIC_CONSTRAINTS] == _NO_AUTHORITY,
         "too long a life": end - start <= datetime.timedelta(hours=hours) + _SLACK,
         "it is not valid now": start <= datetime.datetime.now(_UTC) < end,
-        "another issuer": parts.issuer == authority.subject,
-        "a wrong signature": _signed_by(certificate, authority.key),
+        "another issuer": bool(keys),
+        "a wrong signature": any(_signed_by(certificate, key) for key in keys),
     }
     return next((fault for fault, good in checks.items() if not good), "")
 

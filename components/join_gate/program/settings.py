@@ -16,9 +16,10 @@ class Settings:
     """All paths are absolute; hours are whole hours.
 
     `listen` is an address to bind, `::` for every address of both families.
-    `minimumTls` is 1.3, or 1.2 for nodes that have nothing newer. `certificateDatabase` is CFSSL's
-    -db-config file. `responderPort` is where the loopback is asked what the certdb holds as
-    revoked; with 0 nothing is renewed.
+    `minimumTls` is 1.3, or 1.2 for nodes that have nothing newer. `authority` holds the
+    certificates of every CA that is trusted, the one that signs first; `trust` what nodes are told
+    of it, signed. `certificateDatabase` is CFSSL's -db-config file. `responderPort` is where the
+    loopback is asked what the certdb holds as revoked; with 0 nothing is renewed.
     """
 
     listen: str
@@ -37,6 +38,7 @@ class Settings:
     certificateDatabase: str
     cfssl: str
     responderPort: int
+    trust: str
 
 
 def load(path: str) -> Settings:
@@ -52,7 +54,7 @@ def load(path: str) -> Settings:
     if not isinstance(data, dict):
         raise GateError(f"{path}: must be a JSON object, found {type(data).__name__}")
     known = {field.name: (int if field.type == "int" else str) for field in fields(Settings)}
-    data = {"responderPort": 0, **data}  # older than renewals
+    data = {"responderPort": 0, "trust": "", **data}  # older than renewals, and than two CAs
     for name in sorted(set(data) ^ set(known)):
         raise GateError(f"{path}: {name}: {'unknown key' if name in data else 'missing'}")
     for name, kind in known.items():

@@ -24,10 +24,11 @@ class CertificateStatus:
         self._asking = asyncio.Lock()
 
     async def is_revoked(self, serial: Serial) -> bool:
-        async with self._asking:
-            if time.monotonic() >= self._until:
-                self._revoked = await self._ask()
-                self._until = time.monotonic() + _GOOD_SECONDS
+        if time.monotonic() >= self._until:
+            async with self._asking:
+                if time.monotonic() >= self._until:
+                    self._revoked = await self._ask()
+                    self._until = time.monotonic() + _GOOD_SECONDS
         return f"{serial.number} {serial.authority_key}".encode() in self._revoked
 
     async def _ask(self) -> frozenset[bytes]:

@@ -62,6 +62,11 @@ CREATE TABLE IF NOT EXISTS renewals (
   predecessor TEXT NOT NULL,
   public_key TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS trusts (
+  node TEXT PRIMARY KEY,
+  bundle TEXT NOT NULL,
+  authority_key TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS troubles (
   node TEXT PRIMARY KEY,
   at REAL NOT NULL,
@@ -248,6 +253,7 @@ class Store:
         database.execute("DELETE FROM events WHERE node = ?", (name,))
         database.execute("DELETE FROM waits WHERE node = ?", (name,))
         database.execute("DELETE FROM renewals WHERE node = ?", (name,))
+        database.execute("DELETE FROM trusts WHERE node = ?", (name,))
         database.execute("DELETE FROM troubles WHERE node = ?", (name,))
         database.execute("UPDATE certificates SET revoke = 1 WHERE node = ?", (name,))
         database.executemany(
@@ -370,10 +376,31 @@ class Store:
             ).rowcount
             self._note(serial, node.name, node.identity, revoke=not kept)
             if kept:
-                self._database.execute(
-                    "DELETE FROM troubles WHERE node = ? AND NOT alarm", (node.name,)
-                )
+                self._settle(node.name)
         return kept == 1
+
+    def _settle(self, name: str) -> None:
+        self._database.execute("DELETE FROM troubles WHERE node = ? AND NOT alarm", (name,))
+
+    def trusts(self, name: str, bundle: str, authority_key: str) -> None:
+        """Keep what a node says that it trusts (SHA-256, hex), and whose certificate it showed.
+
+        It has come on, so whatever kept it from that is over.
+        """
+        with self.transaction():
+            self._database.execute(
+                "INSERT INTO trusts (node, bundle, authority_key) VALUES (?1, ?2, ?3)"
+                " ON CONFLICT (node) DO UPDATE SET bundle = ?2, authority_key = ?3",
+                (name, bundle, authority_key),
+            )
+            self._settle(name)
+
+    def trusted(self, name: str) -> tuple[str, str] | None:
+        """What the node told last by `trusts`."""
+        row = self._database.execute(
+            "SELECT bundle, authority_key FROM trusts WHERE node = ?", (name,)
+        ).fetchone()
+        return None if row is None else (row[0], row[1])
 
     def trouble(self, name: str, message: str, *, alarm: bool = False) -> None:
         """Keep why a node's certificate is not renewed. An alarm stays until the node is another"""

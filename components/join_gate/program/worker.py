@@ -19,6 +19,7 @@ from .progress import Progress
 from .settings import Settings
 from .status import CertificateStatus
 from .store import Store
+from .trust import Trust
 from .upstream import Upstream
 
 # A join makes next to no circles for it to find.
@@ -33,6 +34,7 @@ class Worker:
     listener: socket.socket
     context: ssl.SSLContext
     authority: Authority
+    trust: Trust
     key: bytes
     share: float
 
@@ -58,6 +60,7 @@ class Worker:
             progress,
             NodeLocks(f"{settings.database}.locks"),
             self.authority,
+            self.trust,
             settings.nodeCertificateHours,
             CertificateStatus("127.0.0.1", settings.responderPort),
         )

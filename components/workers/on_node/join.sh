@@ -13,13 +13,15 @@ export LC_ALL=C
 
 ROOT=${AUTOJOIN_ROOT:-} # tests run it in a folder of their own
 ETC=$ROOT/etc/autojoin
-AUTHORITY=$ETC/ca.pem
+AUTHORITY=$ETC/ca.pem # of every CA that is trusted, the one that signs first
+AUTHORITIES=$ETC/authorities.pem
 JOIN_KEY=$ETC/join-key
 STATE=$ROOT/var/lib/autojoin
 PKI=$ROOT/var/lib/kubelet/pki
 KEY=$PKI/kubelet.key
 CERTIFICATE=$PKI/kubelet.crt
 CLIENT_PAIR=$PKI/kubelet-client-autojoin.pem
+SHOWN=$CLIENT_PAIR
 RUN=$ROOT/run/autojoin
 UNITS=$ROOT/etc/systemd/system
 KUBELET=$ROOT/etc/kubernetes/kubelet.yaml
@@ -590,13 +592,14 @@ is_due() {
     advice="set the clock if it is wrong, else raise the generation of $NODE in the stack file and run pulumi up"
     [ "$now" -lt "$ends" ] ||
         fail "$REFUSED" "the certificate ended on $(field notAfter), the clock says $(date -u), and the join gate renews none that has ended: $advice"
+    is_of_signer "$CLIENT_PAIR" || return 0
     spread=$(field serial | cksum)
     [ "$now" -ge $((begins + (ends - begins) * 2 / 3 - ${spread%% *} % ((ends - begins) / 12 + 1))) ]
 }
 
-# As the node that it is, by its certificate.
+# As the node that it is, by the certificate that the gate knows as its present one.
 ask_as_node() {
-    ask_gate "$1" --cert "$CLIENT_PAIR" --key "$CLIENT_PAIR"
+    ask_gate "$1" --cert "$SHOWN" --key "${SHOWN_KEY:-$SHOWN}"
 }
 
 # The gate has it shown where people look.
@@ -637,15 +640,140 @@ served_serial() {
         openssl x509 -noout -serial 2>/dev/null
 }
 
+# --- whom to trust ----------------------------------------------------------------------------------
+
+# part_certificates PREFIX: a file for each certificate of what is read, PREFIX1 and so on.
+part_certificates() {
+    awk -v prefix="$1" '/^-----BEGIN CERTIFICATE-----/ { number++ } number { print >(prefix number) }'
+}
+
+# is_of_signer CERTIFICATE: whether it is of the CA that signs, the first of those that are trusted.
+is_of_signer() {
+    awk '/^-----BEGIN CERTIFICATE-----/ { number++ } number == 1' "$AUTHORITY" >"$RUN/signer.pem"
+    openssl verify -partial_chain -no_check_time -CAfile "$RUN/signer.pem" "$1" >/dev/null 2>&1
+}
+
+# By a clock that nobody sets.
+asked_lately() {
+    [ -s "$RUN/trust-asked" ] && read -r before <"$RUN/trust-asked" && [ $((uptime - before)) -lt 360000 ]
+}
+
+# Asks the gate, at most once an hour, whom it trusts, and tells it whom this node does. Where that
+# can't be, a renewal will say so when it is due.
+take_trust() {
+    look_at_clock
+    [ "$WHEN" = --now ] || ! asked_lately || return 0
+    asked=''
+    while digest=$(sha256sum <"$AUTHORITY") && body="{\"trusts\":\"${digest%% *}\"}" &&
+        answer=$(ask_as_node /v1/trust); do
+        part_answer
+        printf '%s\n' "$uptime" >"$RUN/trust-asked"
+        [ "$status" = 200 ] && [ -z "$asked" ] && believe_trust && install_trust || return 0
+        asked=yes
+    done
+}
+
+# What goes wrong with it keeps no renewal from being made.
+doubt() {
+    report renewal failed "$1"
+    tell_trouble "$1"
+    return 1
+}
+
+# Only a CA that is trusted already can say whom else to trust: who has the gate's key has none of its.
+believe_trust() {
+    rm -rf "$RUN/trust"
+    mkdir "$RUN/trust"
+    printf '%s' "-----BEGIN${answer#*-----BEGIN}" >"$RUN/trust/bundle"
+    part_certificates "$RUN/trust/known." <"$AUTHORITY"
+    part_certificates "$RUN/trust/new." <"$RUN/trust/bundle"
+    for certificate in "$RUN"/trust/new.*; do
+        openssl x509 -in "$certificate" -noout 2>/dev/null || doubt "the join gate names a CA without a certificate" || return 1
+    done
+    for certificate in "$RUN"/trust/known.*; do
+        openssl x509 -in "$certificate" -noout -pubkey >"$RUN/trust/key"
+        while read -r word signature; do
+            [ "$word" = signature ] || continue
+            printf '%s' "$signature" | base64 -d >"$RUN/trust/signature" 2>/dev/null || continue
+            ! openssl dgst -sha256 -verify "$RUN/trust/key" -signature "$RUN/trust/signature" "$RUN/trust/bundle" >/dev/null 2>&1 ||
+                return 0
+        done <<SIGNATURES
+${answer%%-----BEGIN*}
+SIGNATURES
+    done
+    doubt "the join gate names CAs to trust, and none that is trusted has signed that"
+}
+
+# A kubelet reads whom it trusts when it starts, most of them.
+install_trust() {
+    sets_differ=''
+    [ "$(trusted_set known)" = "$(trusted_set new)" ] || sets_differ=yes
+    api_server_stays || return 1
+    [ -z "$sets_differ" ] || : >"$STATE/trust-changed"
+    # Asked in a condition, so the shell goes on where a command fails.
+    cp "$RUN/trust/bundle" "$AUTHORITY.new" && chmod 644 "$AUTHORITY.new" && sync "$AUTHORITY.new" &&
+        mv "$AUTHORITY.new" "$AUTHORITY" || doubt "$AUTHORITY cannot be written" || return 1
+    report renewal 'done' "trusts $(trusted_set new | wc -l) CA(s)"
+    have_it_trusted
+}
+
+# trusted_set known|new
+trusted_set() {
+    for certificate in "$RUN/trust/$1".*; do openssl x509 -in "$certificate" -noout -fingerprint -sha256; done | sort
+}
+
+# Where the API server's CA is one of them, it must not be the one that goes. One that does not answer
+# is asked again with the next look.
+api_server_stays() {
+    [ -z "${API_SERVER_AUTHORITY:-}" ] || return 0
+    trusted_set known | grep -qvxF "$(trusted_set new)" || return 0
+    said=0
+    curl --silent --max-time 10 --cacert "$RUN/trust/bundle" --output /dev/null "$API_SERVER/version" || said=$?
+    case $said in
+        0) ;;
+        60) doubt "the API server's certificate is of the CA that is to go: give it one of the CA that stays" ;;
+        *) ! rm -f "$RUN/trust-asked" ;;
+    esac
+}
+
+# Its second half, and again where a cut came between.
+have_it_trusted() {
+    [ -e "$STATE/trust-changed" ] || return 0
+    if [ -n "${API_SERVER_AUTHORITY:-}" ]; then
+        cat "$AUTHORITY" "$ROOT$API_SERVER_AUTHORITY" >"$AUTHORITIES.new"
+        chmod 644 "$AUTHORITIES.new"
+        mv "$AUTHORITIES.new" "$AUTHORITIES"
+    fi
+    systemctl try-restart --no-block kubelet.service
+    rm -f "$STATE/trust-changed"
+}
+
+# A certificate of another CA than before is of no use where the API server does not trust that one.
+api_server_takes_it() {
+    is_of_signer "$CLIENT_PAIR" && return
+    said=$(curl --silent --max-time 10 --cacert "$ROOT${API_SERVER_AUTHORITY:-/etc/autojoin/ca.pem}" --output /dev/null \
+        --write-out '%{http_code}' --cert "$CERTIFICATE" --key "$KEY" "$API_SERVER/api/v1/nodes/$NODE") || return 0
+    [ "$said" != 401 ] || {
+        SHOWN=$CERTIFICATE SHOWN_KEY=$KEY
+        fail 1 "the API server does not take certificates of the CA that signs now: put its certificate into the file of --client-ca-file"
+    }
+}
+
 # The timer comes again in a minute, so everything is tried once. The key is on the disk before the
 # gate hears of it and stays there until its certificate is in use: whatever breaks off in between,
 # the gate is asked for the same one again, and answers the same.
 renew() {
-    [ ! -e "$JOIN_KEY" ] && [ -s "$CLIENT_PAIR" ] || return 0
+    if [ -e "$JOIN_KEY" ] || [ ! -s "$CLIENT_PAIR" ]; then
+        [ "$WHEN" = --now ] || return 0
+        printf '%s has not joined yet, there is nothing to renew: journalctl -u autojoin-join\n' "$NODE" >&2
+        return 1
+    fi
     PHASE=renewal tell=tell_trouble KEY=$PKI/renewal.key CERTIFICATE=$PKI/renewal.crt
     exec 4>/dev/null
     trap on_exit EXIT
     [ ! -e "$STATE/renewed" ] || have_it_served
+    have_it_trusted
+    take_trust
     [ "$WHEN" = --now ] || is_due || return 0
     forget_used_key
     make_request
@@ -665,6 +793,7 @@ renew() {
     esac
     begin renewal 30
     install_certificate
+    api_server_takes_it
     : >"$STATE/renewed"
     install_client_pair
     mv "$CERTIFICATE" "$PKI/kubelet.crt"
@@ -672,6 +801,8 @@ renew() {
     about=$(openssl x509 -in "$CLIENT_PAIR" -noout -enddate)
     finished renewal "until $(field notAfter)"
     have_it_served
+    rm -f "$RUN/trust-asked"
+    take_trust
 }
 
 renew_by_timer() {
@@ -699,10 +830,15 @@ join() {
     rm -f "$JOIN_KEY" "$RUN/node" "$RUN/reports" "$RUN/packages.log"
 }
 
+# What comes by itself comes again; a person waits for whoever is at it.
+take_turn() {
+    if [ "$WHEN" = --now ]; then flock 9; else flock -n 9 || exit 0; fi
+}
+
 main() {
     mkdir -p "$STATE" "$PKI" "$RUN"
     exec 9>"$RUN/lock"
-    flock -n 9 || exit 0
+    take_turn
     # shellcheck source=/dev/null
     . "$ETC/join.env"
     case $ACTION in

@@ -33,11 +33,13 @@ def host_answer(**changes: str) -> str:
         if name != "config.json"
     ]
     lines += [signing({})]
-    values = {"end": FAR, "service": "running", "generation": "1", "joined": "true", **changes}
+    values = {"end": FAR, "service": "running", "generation": "1", "joined": "true"}
+    values |= {"trusts": "true", **changes}
     lines += [f"certificate\t/etc/autojoin/join-gate/tls.pem\t{values['end']}"]
     lines += [f"service\t{name}\t{values['service']}" for name in ("cfssl", "join-gate")]
     node = {"node": "machine", "generation": int(values["generation"]), "phase": "node"}
     node |= {"joined": json.loads(values["joined"]), "message": "no route"}
+    node["trusts"] = json.loads(values["trusts"])
     return "\n".join([*lines, f"gate\tstatus\t{json.dumps({'nodes': [node]})}"])
 
 
@@ -67,6 +69,11 @@ def test_a_host_as_configured_has_no_difference() -> None:
         (host_answer(end="missing"), "tls.pem: no certificate (configured: a certificate)"),
         (host_answer(generation="2"), "machine: generation 2 (configured: generation 1)"),
         (host_answer(joined="false"), "machine: not joined (node: no route) (configured: joined)"),
+        (
+            host_answer(trusts="false"),
+            "machine: does not trust yet what the CA host does; it asks once an hour "
+            "(configured: follows the CA host)",
+        ),
         ("", "CA host: autojoin is not installed (configured: CFSSL and the gate)"),
         (
             host_answer().replace("file\t/somewhere/gate.json\t", "file\t/somewhere/gate.json\t0"),

@@ -133,6 +133,8 @@ def test_what_must_be_secret_is(machine: Machine) -> None:
         "operator.key": "0o640",
         "responder-ca.pem": "0o640",
         "responder.json": "0o640",
+        "trust.pem": "0o640",
+        "trust.signed": "0o640",
     }
     assert machine.etc("cfssl").stat().st_mode & 0o777 == 0o750
     state = Path(machine.platform.authority_state)
@@ -539,6 +541,111 @@ def test_a_pair_is_made_once_and_never_leaves(machine: Machine) -> None:
     assert installed.stdout == first.stdout
     good(machine.run(authority.remove_command(machine.host)))
     assert good(generate(machine)).stdout == first.stdout
+
+
+def test_another_pair_is_made_and_takes_the_place_of_the_first(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (
+        ("", ""),
+        tuple(str(machine.root / "generated" / name) for name in ("next.pem", "next-key.pem")),
+    )
+    own = tuple(str(machine.root / "generated" / name) for name in ("ca.pem", "ca-key.pem"))
+
+    def edit(signs: tuple[str, ...], also: tuple[str, ...]) -> str:
+        """As `pulumi up`: what nodes are to trust."""
+        changes: dict[str, Any] = {"source": "generate", "also": also}
+        changes |= {"certificate": signs[0], "key": signs[1]}
+        host = replace(machine.host, **changes)
+        given = good(machine.run(authority.pair_command(host), authority.pair_input(host))).stdout
+        assert good(machine.install_authority(**changes)).stdout == given
+        return given
+
+    alone = edit(first, ("", ""))
+    good(machine.install_gate(*LISTENER))
+    # Not at one blow: a new CA that is to sign is made for a certdb that holds nothing.
+    host = replace(machine.host, source="generate", certificate=second[0], key=second[1])
+    refused = machine.run(authority.pair_command(host), authority.pair_input(host))
+    assert refused.returncode == 1 and "name it as also" in refused.stderr
+    both = edit(first, second)
+    made = both.removeprefix(alone)
+    assert both.startswith(alone) and made
+    subject = x509.load_pem_x509_certificate(made.encode()).subject.rfc4514_string()
+    assert subject == "CN=kubernetes-ca next"
+    assert edit(second, own) == made + alone
+    listener_pem = machine.etc("join-gate/tls.pem").read_bytes()
+    issuer = x509.load_pem_x509_certificate(listener_pem).issuer.rfc4514_string()
+    assert issuer == "CN=kubernetes-ca next"
+    answer = good(machine.run(f"{authority.backup_command(machine.host, keys=True)} | base64 -w0"))
+    backup = Backup.of(base64.b64decode(answer.stdout))
+    assert edit(second, ("", "")) == made
+    before = rows(machine)
+    assert (
+        "restarted"
+        not in good(
+            machine.install_authority(source="generate", certificate=second[0], key=second[1])
+        ).stderr
+    )
+    assert rows(machine) == before
+    assert not list(machine.etc("cfssl").glob("also*"))
+    machine.close()
+
+    fresh = Machine(tmp_path / "fresh")
+    monkeypatch.setitem(PLATFORMS, "linux", fresh.platform)
+    next_pem, next_key, ca_pem, ca_key = (
+        str(fresh.root / "generated" / Path(it).name) for it in (*second, *own)
+    )
+    host = replace(
+        fresh.host,
+        source="generate",
+        certificate=next_pem,
+        key=next_key,
+        also=(ca_pem, ca_key),
+    )
+    try:
+        data = authority.restore_input(host, backup.files, join_gate.files(host))
+        good(fresh.run(authority.restore_command(host), data))
+        assert fresh.etc("cfssl/trust.pem").read_text() == made + alone
+    finally:
+        fresh.close()
+
+
+def test_ocsp_and_a_crl_are_there_for_both(machine: Machine) -> None:
+    (machine.source / "next.pem").write_bytes(certificate(OTHER_KEY))
+    (machine.source / "next-key.pem").write_bytes(key_pem(OTHER_KEY))
+    old, new = (
+        (str(machine.source / f"{name}.pem"), str(machine.source / f"{name}-key.pem"))
+        for name in ("ca", "next")
+    )
+    good(machine.install_authority())
+    good(machine.install_gate(*LISTENER))
+    (machine.root / "old.pem").write_bytes(machine.etc("join-gate/tls.pem").read_bytes())
+    good(machine.install_authority(also=new))
+    good(machine.install_authority(certificate=new[0], key=new[1], also=old))
+    (machine.root / "new.pem").write_bytes(machine.etc("join-gate/tls.pem").read_bytes())
+
+    def status(name: str, issuer: str) -> str:
+        words = f"openssl ocsp -issuer {issuer} -CAfile {issuer} -cert {machine.root}/{name}.pem"
+        result = machine.run(f"{words} -url http://127.0.0.1:8889")
+        return result.stdout.partition(": ")[2].partition("\n")[0] or result.stdout.strip()
+
+    def crl(path: str, issuer: str) -> str:
+        fetched = f"curl -sf http://127.0.0.1:8889/{path}"
+        return machine.run(f"{fetched} | openssl crl -inform DER -noout -CAfile {issuer}").stderr
+
+    assert (status("old", old[0]), status("new", new[0])) == ("good", "good")
+    assert "unauthorized" in status("old", new[0]) and "unauthorized" in status("new", old[0])
+    assert "verify OK" in crl("ca.crl", new[0]) and "verify OK" in crl("also.crl", old[0])
+    with sqlite3.connect(machine.platform.certdb) as database:
+        database.execute(
+            "UPDATE certificates SET status = 'revoked', reason = 4,"
+            " revoked_at = '2026-01-31 12:00:00' WHERE rowid ="
+            " (SELECT min(rowid) FROM certificates WHERE common_name = 'autojoin join gate')"
+        )
+    assert (status("old", old[0]), status("new", new[0])) == ("revoked", "good")
+    good(machine.install_authority(certificate=new[0], key=new[1]))
+    assert "unauthorized" in status("old", old[0]) and status("new", new[0]) == "good"
+    assert "verify OK" not in crl("also.crl", old[0])
 
 
 def test_a_key_left_by_an_interrupted_run_is_used(machine: Machine) -> None:

@@ -31,3 +31,22 @@ def test_what_is_said(days: float, hours: int, said: str | None) -> None:
 
 def test_what_is_no_certificate_says_nothing() -> None:
     assert lifetime.warning("", 8760, END) is None
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        ({"joined": True, "trusts": True, "ofSigner": True}, None),
+        ({"joined": False, "trusts": False, "ofSigner": True}, None),
+        ({"joined": True}, None),  # of an older gate
+        ({"joined": True, "trusts": False, "ofSigner": True}, "does not trust yet"),
+        ({"joined": True, "trusts": True, "ofSigner": False}, "has a certificate of the CA that"),
+    ],
+)
+def test_what_a_node_has_not_taken_up(node: dict[str, bool], said: str | None) -> None:
+    found = lifetime.behind(node)
+    assert (found is None) == (said is None)
+    assert said is None or (found and found.startswith(said))
+    told = lifetime.replacement({"a": node, "b": {"joined": True}})
+    assert (told is None) == (said is None)
+    assert told is None or told.startswith("1 of 2 nodes have not taken up what CAs are trusted")

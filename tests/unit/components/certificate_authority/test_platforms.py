@@ -42,7 +42,7 @@ def services(platform: str) -> list[Service]:
     where = PLATFORMS[platform]
     return [
         authority.cfssl_service(where),
-        authority.responder_service(where),
+        authority.responder_service(host(platform), where),
         join_gate.gate_service(where),
     ]
 

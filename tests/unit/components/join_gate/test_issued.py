@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from components.join_gate.program import issued, rules
 from components.join_gate.program.errors import AuthorityError
 from components.join_gate.program.store import Serial
+from components.join_gate.program.trust import Trust
 from tests.unit.components.join_gate.gate_host import ADDRESS, TestNode
 
 HOURS = 48
@@ -87,7 +88,7 @@ def test_the_right_one() -> None:
         ({"ca": True}, "it is an authority"),
         ({"ca": None}, "it cannot be read"),
         ({"hours": HOURS + 1}, "too long a life"),
-        ({"start": NOW + datetime.timedelta(hours=1)}, "it is not valid now"),
+        ({"start": NOW + datetime.timedelta(days=1)}, "it is not valid now"),
         ({"start": NOW - datetime.timedelta(hours=HOURS + 1)}, "it is not valid now"),
         ({"issuer": NODE.subject()}, "another issuer"),
         ({"signer": OTHER_KEY}, "a wrong signature"),
@@ -109,4 +110,5 @@ def test_an_authority_of_the_first_version(tmp_path: Path) -> None:
     subprocess.run(["sh", "-ec", script], cwd=tmp_path, check=True, capture_output=True)
     old = x509.load_pem_x509_certificate((tmp_path / "ca.pem").read_bytes())
     assert old.version is x509.Version.v1
-    assert issued.Authority(old).subject == old.subject.public_bytes()
+    assert issued.Authority(old).keys(old.subject.public_bytes()) == [old.public_key()]
+    assert Trust((tmp_path / "ca.pem").read_text()).identifiers == ("",)

@@ -12,6 +12,7 @@ from cryptography import x509
 
 from components.join_gate.program import server, settings, worker
 from components.join_gate.program.issued import Authority
+from components.join_gate.program.trust import Trust
 from tests.unit.components.join_gate.gate_host import Host, TestNode
 
 AT_ONCE = 16
@@ -72,9 +73,10 @@ def test_a_process_that_can_not_keep_its_promises_ends(
     monkeypatch.setattr(worker, "gc", mock.Mock())  # this process keeps its own ways
     loaded = settings.load(str(shared_host.folder / "gate.json"))
     context = server.tls_context(loaded.certificate, loaded.key, loaded.minimumTls)
-    certificate = x509.load_pem_x509_certificate(shared_host.authority.read_bytes())
+    trust = Trust(shared_host.authority.read_text())
+    authority = Authority(x509.load_pem_x509_certificate(trust.bundle.encode()))
     with server.listen("127.0.0.1", 0) as listener, pytest.raises(RuntimeError, match="deadlines"):
-        worker.Worker(loaded, listener, context, Authority(certificate), b"k" * 32, 1.0).run()
+        worker.Worker(loaded, listener, context, authority, trust, b"k" * 32, 1.0).run()
 
 
 def test_who_follows_hears_what_another_process_was_told(shared_host: Host, node: TestNode) -> None:

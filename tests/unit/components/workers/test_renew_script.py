@@ -18,6 +18,7 @@ from components.workers.cloud_init import JOIN_SCRIPT
 from tests.unit.components.join_gate.gate_host import (
     ADDRESS,
     HOURS,
+    Gate,
     Host,
     TestNode,
     answers,
@@ -32,7 +33,7 @@ from tests.unit.components.workers.test_join_script import BUSYBOX, Machine, awa
 class Joined(Machine):
     """A machine whose node has joined at the real gate."""
 
-    def __init__(self, folder: Path, host: Host, node: TestNode) -> None:
+    def __init__(self, folder: Path, host: Gate, node: TestNode) -> None:
         super().__init__(folder)
         self.host, self.node = host, node
         self.pki = self.key_file.parent
@@ -75,7 +76,12 @@ class Joined(Machine):
         seconds = int(moment.timestamp())
         self._tool("date", f'[ "$1" != +%s ] || {{ echo {seconds}; exit; }}\nexec /bin/date "$@"')
 
+    def rows(self) -> list[tuple[str, int]]:
+        assert isinstance(self.host, Host)
+        return self.host.rows(self.node.name)
+
     def trouble(self) -> str | None:
+        assert isinstance(self.host, Host)
         found: str | None = json.loads(self.host.run("status", self.node.name).stdout)["trouble"]
         return found
 
@@ -104,7 +110,7 @@ def test_renews_again_and_again(machine: Joined, shell: str) -> None:
     assert len({it.serial_number for it in found}) == 4
     keys = [it.public_key() for it in found]
     assert all(keys.count(key) == 1 for key in keys)
-    assert machine.host.rows(machine.node.name) == [("good", 0)] * 4
+    assert machine.rows() == [("good", 0)] * 4
     assert sorted(path.name for path in machine.pki.iterdir()) == [
         "kubelet-client-autojoin.pem",
         "kubelet-client-current.pem",
@@ -279,11 +285,24 @@ def test_a_kubelet_that_goes_on_serving_with_what_it_had_is_restarted(
     assert look() == "" and machine.arguments.read_text().count(restarted) == 1
 
 
+def test_a_person_waits_for_the_timer_to_end_and_the_timer_for_nobody(machine: Joined) -> None:
+    lock = machine.root / "run/autojoin/lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with subprocess.Popen(["flock", str(lock), "sleep", "2"]):
+        done = machine.renew()
+        assert (done.returncode, done.stdout) == (0, "")
+        done = machine.renew("--now")
+        assert f"{machine.node.name} renewal done: until " in done.stdout
+
+
 def test_nothing_is_renewed_before_the_join_is_over(machine: Joined) -> None:
     machine.join_key_file.write_text("0" * 64)
-    done = machine.renew("--now")
+    done = machine.renew()
     assert (done.returncode, done.stdout) == (0, "")
-    assert machine.host.rows(machine.node.name) == [("good", 0)]
+    done = machine.renew("--now")
+    assert done.returncode == 1
+    assert f"{machine.node.name} has not joined yet, there is nothing to renew" in done.stdout
+    assert machine.rows() == [("good", 0)]
 
 
 def test_no_private_key_is_an_argument(machine: Joined) -> None:

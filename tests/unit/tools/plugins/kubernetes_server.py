@@ -49,7 +49,9 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test-ca")])
         constraints = x509.BasicConstraints(ca=True, path_length=None)
+        identifier = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
         builder = self._builder(self.name, self.key).add_extension(constraints, critical=True)
+        builder = builder.add_extension(identifier, critical=False)
         self.certificate = builder.sign(self.key, hashes.SHA256())
         self._write("ca", self.certificate, self.key)
 
@@ -77,10 +79,12 @@ class Authority:
         )
         names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         certificate = (
             self._builder(subject, key)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(issuer, critical=False)
             .sign(self.key, hashes.SHA256())
         )
         self._write(file, certificate, key)

@@ -1,0 +1,348 @@
+"""Certificates that live for minutes, and then kubeadm's kind of CA takes the place of the lab's.
+
+Work goes on all the while. The API server's certificate is of a CA of its own
+(`apiServerCertificateAuthority`): the lab's has the old one's, and its owner would give it another
+one between the last two edits.
+"""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import contextlib
+import itertools
+import json
+import re
+import ssl
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.conftest import Lab, own_lab
+from tests.e2e.test_carries_work import WORKERS, address_of, ask, inside, start_pods, until
+from tests.e2e.test_first_light import WORKER_ROOT
+
+FOLDER = "/etc/kubernetes-ca"
+OLD = {"certificate": f"{FOLDER}/ca.pem", "key": f"{FOLDER}/ca-key.pem"}
+NEW = {"certificate": f"{FOLDER}/next.pem", "key": f"{FOLDER}/next-key.pem"}
+# What kubeadm makes (k8s.io/client-go util/cert): RSA, and it may sign no CRL.
+MAKE = f"""
+openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=kubernetes \
+    -addext keyUsage=critical,digitalSignature,keyEncipherment,keyCertSign \
+    -addext subjectAltName=DNS:kubernetes \
+    -keyout {NEW["key"]} -out {NEW["certificate"]}
+"""
+# What the API server's owner edits; the lab has one file for both flags.
+API_SERVERS = "/etc/kubernetes/pki/ca.pem"
+CFSSL_CONFIGURATION = "/etc/autojoin/cfssl/config.json"
+RENEW = "/usr/local/lib/autojoin/join renew"
+OFTEN = """\
+[Timer]
+OnActiveSec=1
+OnUnitInactiveSec=
+OnUnitInactiveSec=15
+AccuracySec=1
+"""
+# CFSSL rounds its clock to the minute: seven are six at least. Half of them:
+DOWN_SECONDS = 210
+RESTART_SECONDS = 10
+KEEPS = "keeps running; where another CA is to be trusted, the gate tells it"
+
+
+@dataclass
+class Traffic:
+    """Asks all the time, by what each of `asked` does; what was not answered is in `failed`."""
+
+    asked: dict[str, Callable[[], object]]
+    counts: dict[str, int] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.threads = [threading.Thread(target=self._ask, args=it) for it in self.asked.items()]
+        for thread in self.threads:
+            thread.start()
+
+    def _ask(self, name: str, does: Callable[[], object]) -> None:
+        while not self.ended.wait(0.1):
+            self.counts[name] = self.counts.get(name, 0) + 1
+            try:
+                does()
+            except (AssertionError, OSError) as error:
+                self.failed.append(f"{time.strftime('%X')} {name}: {error}")
+
+    def end(self) -> None:
+        self.ended.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def with_a_pinned_api_server(lab: Lab) -> None:
+    lab.run("python", "-c", "from lab import lab, stack; lab.up(stack.prepare())")
+    pem = lab.on_authority(f"cat {OLD['certificate']}")
+
+    def pin(config: dict[str, Any]) -> None:
+        config["autojoin:cluster"]["apiServerCertificateAuthority"] = pem
+
+    lab.edit(pin)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with own_lab(with_a_pinned_api_server) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def address(lab: Lab) -> str:
+    """Of a Service with a pod on each worker, asked from outside."""
+    start_pods(lab)
+    address = address_of(lab, "all")
+    assert until(lambda: ask(address))
+    return address
+
+
+class Admin:
+    """Asks the API server from here: a kubectl for each question would keep a core busy."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        data = yaml.safe_load(Path(lab.environment["KUBECONFIG"]).read_text())
+        self.cluster, user = data["clusters"][0]["cluster"], data["users"][0]["user"]
+        authority = base64.b64decode(self.cluster["certificate-authority-data"]).decode()
+        self.context = ssl.create_default_context(cadata=authority)
+        pair = folder / "pair.pem"
+        parts = (user["client-certificate-data"], user["client-key-data"])
+        pair.write_bytes(b"\n".join(base64.b64decode(part) for part in parts))
+        self.context.load_cert_chain(pair)
+
+    def get(self, path: str) -> str:
+        """On a connection of its own. OSError where it is not answered, or not well."""
+        url = f"{self.cluster['server']}{path}"
+        with urllib.request.urlopen(url, context=self.context, timeout=10) as answer:
+            return str(answer.read().decode())
+
+
+@pytest.fixture(scope="module")
+def admin(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Admin:
+    return Admin(lab, tmp_path_factory.mktemp("admin"))
+
+
+def work(admin: Admin, address: str) -> dict[str, Callable[[], object]]:
+    def answers() -> None:
+        assert ask(address, seconds=5).startswith("pod-")
+
+    return {"api": lambda: admin.get("/api/v1/nodes"), "service": answers}
+
+
+def logs(admin: Admin) -> Callable[[], object]:
+    """Through the certificates of the kubelets, one node after another.
+
+    A kubelet before 1.36 has to be restarted to serve with another one, and says nothing meanwhile.
+    """
+    names = itertools.cycle(f"pod-{name[-1]}" for name in WORKERS)
+
+    def one(path: str) -> str:
+        with contextlib.suppress(OSError):
+            return admin.get(path)
+        return ""
+
+    def read() -> None:
+        path = f"/api/v1/namespaces/work/pods/{next(names)}/log?tailLines=1"
+        assert until(lambda: one(path), RESTART_SECONDS), f"{path}: none in {RESTART_SECONDS} s"
+
+    return read
+
+
+@contextmanager
+def nothing_lost(asked: dict[str, Callable[[], object]]) -> Iterator[None]:
+    traffic = Traffic(asked)
+    try:
+        yield
+    finally:
+        traffic.end()
+    print(traffic.counts)
+    assert set(traffic.counts) == set(asked)
+    assert all(count > 100 for count in traffic.counts.values())
+    assert not traffic.failed, "\n".join(traffic.failed)
+
+
+def containers(lab: Lab) -> dict[str, str]:
+    pods = lab.kubectl("get", "pods", "--all-namespaces")["items"]
+    return {
+        f"{pod['metadata']['uid']} {each['name']}": each["containerID"]
+        for pod in pods
+        for each in pod["status"]["containerStatuses"]
+    }
+
+
+def with_lives_of_minutes(lab: Lab) -> None:
+    """The configuration knows hours, so CFSSL itself is told; timers look four times as often."""
+    lives = {"expiry": "7m", "backdate": "30s"}
+    lab.on_authority(
+        "python3 -",
+        f"""
+import json
+with open("{CFSSL_CONFIGURATION}") as file:
+    data = json.load(file)
+data["signing"]["profiles"]["kubelet"].update({lives!r})
+with open("{CFSSL_CONFIGURATION}", "w") as file:
+    json.dump(data, file)
+""",
+    )
+    lab.on_authority("systemctl restart cfssl")
+    for name in WORKERS:
+        folder = WORKER_ROOT.format(name) + "/etc/systemd/system/autojoin-renew.timer.d"
+        lab.on_hypervisor(f"mkdir -p {folder}; cat >{folder}/often.conf <<'END'\n{OFTEN}END")
+        lab.in_worker(name, "systemctl daemon-reload")
+        lab.in_worker(name, "systemctl restart autojoin-renew.timer")
+
+
+def shown(lab: Lab, what: str) -> dict[str, str]:
+    """What openssl shows of each node's certificate."""
+    show = f"openssl x509 -noout {what} -in /var/lib/kubelet/pki/kubelet-client-current.pem"
+    return {name: lab.in_worker(name, show).strip() for name in WORKERS}
+
+
+def serials(lab: Lab) -> dict[str, str]:
+    return shown(lab, "-serial")
+
+
+def test_twenty_renewals_of_each_node_disturb_nobody(lab: Lab, admin: Admin, address: str) -> None:
+    with_lives_of_minutes(lab)
+    before, seen = containers(lab), [serials(lab)]
+    with (
+        nothing_lost({**work(admin, address), "logs": logs(admin)}),
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        for _ in range(20):
+            said = pool.map(lambda name: lab.in_worker(name, f"{RENEW} --now"), WORKERS)
+            for name, text in zip(WORKERS, said, strict=True):
+                assert f"{name} renewal done: until " in text, text
+            seen.append(serials(lab))
+    for name in WORKERS:
+        assert len({each[name] for each in seen}) == 21
+    assert containers(lab) == before
+
+
+def test_a_ca_host_that_is_down_for_half_a_life_costs_nothing(
+    lab: Lab, admin: Admin, address: str
+) -> None:
+    """All of them fall due meanwhile; they renew by their timers when it is back."""
+    before, first = containers(lab), serials(lab)
+    with nothing_lost({**work(admin, address), "logs": logs(admin)}):
+        time.sleep(75)
+        assert serials(lab) == first
+        script = f"ip link set host0 down; sleep {DOWN_SECONDS}; ip link set host0 up"
+        lab.on_authority(f"systemd-run --collect sh -c '{script}'")
+        time.sleep(DOWN_SECONDS)
+        tried = {name: lab.in_worker(name, "journalctl -u autojoin-renew") for name in WORKERS}
+        for text in tried.values():
+            assert re.search("the join gate at .*: curl: ", text), text
+        assert until(lambda: not set(serials(lab).items()) & set(first.items()), 60)
+    assert containers(lab) == before
+    # A kubelet that was restarted says for a moment that it is not.
+    assert until(lambda: all(nodes_ready(lab).values()))
+    assert [it["trouble"] for it in nodes(lab)] == [None] * len(WORKERS)
+
+
+def nodes_ready(lab: Lab) -> dict[str, bool]:
+    return {
+        node["metadata"]["name"]: any(
+            each["type"] == "Ready" and each["status"] == "True"
+            for each in node["status"]["conditions"]
+        )
+        for node in lab.kubectl("get", "nodes")["items"]
+    }
+
+
+@pytest.fixture(scope="module")
+def replacing(lab: Lab, admin: Admin, address: str) -> Iterator[None]:
+    """From the API server, restarted by its owner for the first edit, to the end of all."""
+    lab.on_authority(MAKE)
+    new = lab.on_authority(f"cat {NEW['certificate']}")
+    old = lab.on_authority(f"cat {OLD['certificate']}")
+    lab.on_hypervisor(f"cat >{API_SERVERS} <<'END'\n{old.strip()}\n{new.strip()}\nEND")
+    lab.on_hypervisor("systemctl restart kube-apiserver")
+    assert until(lambda: lab.run("kubectl", "get", "--raw", "/readyz", check=False) == "ok")
+    with nothing_lost(work(admin, address)):
+        yield
+
+
+def nodes(lab: Lab) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(
+        lab.on_authority("/usr/local/lib/autojoin/gate status")
+    )["nodes"]
+    return found
+
+
+def edit(lab: Lab, signs: dict[str, str], also: dict[str, str] | None) -> None:
+    def change(config: dict[str, Any]) -> None:
+        authority = config["autojoin:certificateAuthority"]
+        authority.pop("also", None)
+        authority |= {**signs, **({"also": also} if also else {})}
+
+    lab.edit(change)
+
+
+def nodes_are(lab: Lab) -> dict[str, str]:
+    found = lab.kubectl("get", "nodes")["items"]
+    return {it["metadata"]["name"]: it["metadata"]["uid"] for it in found}
+
+
+def step(lab: Lab, signs: dict[str, str], also: dict[str, str] | None) -> None:
+    """An edit, its preview, its `up`, and what nodes do within the hour."""
+    edit(lab, signs, also)
+    before = nodes_are(lab)
+    previewed = lab.make("preview")
+    for name in WORKERS:
+        assert f"~ {name}: known only after the CA host ran" in previewed, previewed
+    assert previewed.count(KEEPS) == len(WORKERS)
+    assert "revoked of" not in previewed and "issued to" not in previewed
+    lab.make("up")
+    assert nodes_are(lab) == before
+    for name in WORKERS:
+        lab.in_worker(name, "rm -f /run/autojoin/trust-asked")
+    assert until(lambda: all(it["trusts"] and it["ofSigner"] for it in nodes(lab)), 240), nodes(lab)
+
+
+def issuers(lab: Lab) -> set[str]:
+    return set(shown(lab, "-issuer -nameopt RFC2253").values())
+
+
+def test_a_new_one_can_not_sign_at_one_blow(lab: Lab, replacing: None) -> None:
+    edit(lab, NEW, OLD)
+    said = lab.make("up", expect=1)
+    assert "the CA that is to sign is trusted by no node: name it as `also` first" in said
+    assert "nothing was changed" in said
+
+
+def test_both_are_trusted(lab: Lab, replacing: None) -> None:
+    step(lab, OLD, NEW)
+    assert issuers(lab) == {"issuer=CN=kubernetes-ca"}
+    certificates = "grep -c BEGIN /etc/autojoin/ca.pem"
+    assert {lab.in_worker(name, certificates).strip() for name in WORKERS} == {"2"}
+
+
+def test_the_new_one_signs_and_all_renew(lab: Lab, replacing: None) -> None:
+    step(lab, NEW, OLD)
+    assert issuers(lab) == {"issuer=CN=kubernetes"}
+    # The API server believes the kubelets that serve with it.
+    for name in WORKERS:
+        assert inside(lab, f"pod-{name[-1]}", "hostname").strip() == f"pod-{name[-1]}"
+
+
+def test_the_old_one_goes(lab: Lab, replacing: None) -> None:
+    step(lab, NEW, None)
+    certificates = "grep -c BEGIN /etc/autojoin/ca.pem"
+    assert {lab.in_worker(name, certificates).strip() for name in WORKERS} == {"1"}
+    assert "unchanged" in lab.make("up")
+    assert until(lambda: all(nodes_ready(lab).values()))
+    lab.make("status")
