@@ -188,7 +188,4 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
-tool (
-	github.com/onsi/ginkgo/v2/ginkgo
-	k8s.io/sample-apiserver
-)
+tool github.com/onsi/ginkgo/v2/ginkgo
