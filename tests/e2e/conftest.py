@@ -61,6 +61,19 @@ class Lab:
             self._environment = {**os.environ, **pairs}
         return self._environment
 
+    def well(self, seconds: float = 120) -> str:
+        """What `make status` says once nothing is wrong: a restarted kubelet, and the pods on its
+        node, may be said to be unready for a moment after the command that restarted it.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self.make("status")
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
+
     def run(self, *command: str, expect: int = 0, check: bool = True, stdin: str = "") -> str:
         answer = subprocess.run(
             command, cwd=self.checkout, env=self.environment, input=stdin,

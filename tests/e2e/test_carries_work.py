@@ -393,4 +393,4 @@ def test_status_knows_every_session(work: Lab) -> None:
     assert "Cilium's agents: 3 of 3 are ready" in lines
     assert "the cluster's DNS: 2 of 2 pods are ready" in lines
     assert not any(it["problem"] for it in read()), lines
-    assert lines[0] in work.make("status")
+    assert lines[0] in work.well()

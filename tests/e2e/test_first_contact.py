@@ -104,7 +104,7 @@ def test_a_node_renews_there(lab: Lab) -> None:
 def test_the_other_commands_go_the_same_way(lab: Lab, tmp_path: Path) -> None:
     assert "unchanged" in lab.make("up")
     lab.run("kubectl", "-n", "kube-system", "rollout", "status", "ds/cilium", "--timeout=60s")
-    lab.make("status")
+    lab.well()
     lab.make("drift")
     passphrase = tmp_path / "passphrase"
     passphrase.write_text("a passphrase that is long enough\n")

@@ -146,7 +146,7 @@ def test_status_tells_that_bgp_is_well(lab: Lab) -> None:
 
     assert until(60, well), lines
     assert f"CiliumBGPClusterConfig cilium-bgp: in effect on {', '.join(WORKERS)}" in lines
-    assert "Service default/example: has" in lab.make("status")
+    assert "Service default/example: has" in lab.well()
 
 
 def test_prerequisites_are_installed_and_a_mistake_is_told(lab: Lab) -> None:
