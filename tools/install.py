@@ -136,8 +136,10 @@ def links_step(layout: Layout, tools: list[GoTool | GoFile]) -> Step:
     wanted = {layout.binaries / tool.command: layout.tool(tool) for tool in tools}
 
     def done() -> bool:
-        pairs = wanted.items()
-        return all(link.exists() and link.samefile(target) for link, target in pairs)
+        return all(
+            link.exists() and target.exists() and link.samefile(target)
+            for link, target in wanted.items()
+        )
 
     def run(log: Path) -> None:
         layout.binaries.mkdir(parents=True, exist_ok=True)
