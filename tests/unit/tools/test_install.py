@@ -70,6 +70,19 @@ def test_a_finished_tool_is_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["tool-123"]
 
 
+def test_a_link_to_a_tool_of_another_version_is_one_to_be_made(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    step = tools.links_step(layout, [ETCD])
+    layout.binaries.mkdir(parents=True)
+    program(layout.binaries, ETCD.command, "of another version")
+    assert not step.done()
+    layout.tool(ETCD).parent.mkdir()
+    program(layout.tool(ETCD).parent, ETCD.name, "of this one")
+    assert not step.done()
+    step.run(tmp_path / "log")
+    assert step.done()
+
+
 def test_every_missing_prerequisite_is_named_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
