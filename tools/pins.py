@@ -216,6 +216,7 @@ IMAGE_TOOLS: tuple[GoTool | GoFile, ...] = (
     GoTool("coredns", "coredns", "."),
     GoTool("agnhost", "shared", "k8s.io/kubernetes/test/images/agnhost"),
     GoFile("pause.c", "shared", "k8s.io/kubernetes", "build/pause/linux/pause.c"),
+    GoFile("porter", "shared", "k8s.io/kubernetes", "test/images/agnhost/porter"),
     *(
         GoFile(path.rpartition("/")[2], "shared", "github.com/cilium/cilium", path, True)
         for path in (
