@@ -1,8 +1,8 @@
 """From a machine's start to its Ready node: our join beside `kubeadm join`, on the same lab.
 
 Both sides' machines have the same image, are started by the same script on the same hypervisor, as
-many at once, in turn. One watch of the API server on this host tells when each Node object
-appeared and when it was Ready.
+many at once, in turn. Watches of the API server on this host tell when each Node object appeared
+and was Ready, how far Cilium's agent was on it, and when a pod of every node answered its kubelet.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bench import kubeadm, labs
 from bench.measure import BenchError
 from bench.table import Row
 from components.join_gate.program.progress import PHASES
 from components.workers.nspawn import KUBELET_OVERRIDES
 from lab import cgroup, facts, place
+from lab.example import MANIFEST
 from lab.place import Place
 from lab.remote import remote
 from tests.e2e.conftest import COPIES, Lab, copy_checkout
@@ -35,42 +38,61 @@ from tests.e2e.conftest import COPIES, Lab, copy_checkout
 _LONGEST_SECONDS = 180.0
 _FIRST_ADDRESS = 100
 _CLUSTER = "dev"
+AGENT, ANSWERING = "cilium", "answering"
 _GOALS = {"join proper": 0.5, "machine start to Ready": 0.8}
 
 
-@dataclass
-class NodeWatch(threading.Thread):
-    """When each Node appeared, when it was first Ready (epoch seconds of this host), and what its
-    machine had used of the processors by then."""
+class Watch(threading.Thread):
+    """What the API server tells of one kind of object, from now to `stop`."""
 
-    kubeconfig: Path
-    machines: Path
-    appeared: dict[str, float] = field(default_factory=dict)
-    ready: dict[str, float] = field(default_factory=dict)
-    processor_seconds: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(self, kubeconfig: Path, kind: str) -> None:
         super().__init__(daemon=True)
-        command = ["kubectl", "get", "--raw", "/api/v1/nodes?watch=true"]
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        command = ["kubectl", "get", "--raw", f"/api/v1/{kind}?watch=true"]
+        environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+        self.start()
 
     def run(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             now = time.time()
             event = json.loads(line)
-            name = event["object"]["metadata"]["name"]
-            if event["type"] == "DELETED":
-                self.appeared.pop(name, None)
-                self.ready.pop(name, None)
-                continue
-            self.appeared.setdefault(name, now)
-            conditions = event["object"]["status"].get("conditions", [])
-            ready = any(it["type"] == "Ready" and it["status"] == "True" for it in conditions)
-            if ready and name not in self.ready:
-                self.processor_seconds[name] = self._used(name)
-                self.ready[name] = now
+            self.see(event["type"], event["object"], now)
+
+    def see(self, event: str, found: dict[str, Any], now: float) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def true(found: dict[str, Any], condition: str) -> bool:
+    conditions = found["status"].get("conditions", [])
+    return any(it["type"] == condition and it["status"] == "True" for it in conditions)
+
+
+class NodeWatch(Watch):
+    """When each Node appeared, when it was first Ready (epoch seconds of this host), and what its
+    machine had used of the processors by then."""
+
+    def __init__(self, kubeconfig: Path, machines: Path) -> None:
+        self.machines = machines
+        self.appeared: dict[str, float] = {}
+        self.ready: dict[str, float] = {}
+        self.processor_seconds: dict[str, float] = {}
+        super().__init__(kubeconfig, "nodes")
+
+    def see(self, event: str, found: dict[str, Any], now: float) -> None:
+        name = found["metadata"]["name"]
+        if event == "DELETED":
+            self.appeared.pop(name, None)
+            self.ready.pop(name, None)
+            return
+        self.appeared.setdefault(name, now)
+        if true(found, "Ready") and name not in self.ready:
+            self.processor_seconds[name] = self._used(name)
+            self.ready[name] = now
 
     def _used(self, name: str) -> float:
         """Processor seconds of a machine so far."""
@@ -80,12 +102,39 @@ class NodeWatch(threading.Thread):
                 return int(line.split()[1]) / 1e6
         raise BenchError(f"{group}: tells no processor time")
 
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait()
 
-    def __hash__(self) -> int:
-        return id(self)
+class PodWatch(Watch):
+    """When the pods of two DaemonSets, Cilium's agent and one that answers, were how far.
+
+    `times`: by node and DaemonSet, epoch seconds of `bound`, `starting` (an init container runs),
+    `started` (they have ended) and `ready`.
+    """
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.times: dict[tuple[str, str], dict[str, float]] = {}
+        self._pods: dict[tuple[str, str], str] = {}
+        super().__init__(kubeconfig, "pods")
+
+    def see(self, event: str, found: dict[str, Any], now: float) -> None:
+        metadata = found["metadata"]
+        subject = metadata.get("labels", {}).get("k8s-app")
+        node = found["spec"].get("nodeName")
+        if subject not in (AGENT, ANSWERING) or not node or metadata.get("deletionTimestamp"):
+            return
+        times = self.times.setdefault((node, subject), {})
+        if self._pods.get((node, subject)) != metadata["uid"]:
+            self._pods[node, subject] = metadata["uid"]
+            times.clear()
+        first = found["status"].get("initContainerStatuses", [])
+        reached = {
+            "bound": True,
+            "starting": any("waiting" not in it["state"] for it in first),
+            "started": true(found, "Initialized"),
+            "ready": true(found, "Ready"),
+        }
+        for milestone, is_reached in reached.items():
+            if is_reached:
+                times.setdefault(milestone, now)
 
 
 @dataclass(frozen=True)
@@ -97,6 +146,9 @@ class Join:
     appeared: float
     ready: float
     processor_seconds: float
+    answered: float
+    # Seconds that Cilium's agent took for each part of its start.
+    agent: dict[str, float]
     # Seconds from the machine's start to the end of each phase, as the node told the gate.
     phases: dict[str, float] = field(default_factory=dict)
 
@@ -117,6 +169,7 @@ class Bed:
     lab: Lab
     where: Place
     watch: NodeWatch
+    pods: PodWatch
     image: str
     # A name that joined and was removed comes back with a higher one.
     generations: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -130,8 +183,24 @@ class Bed:
     def address(self, number: int) -> str:
         return str(self.where.network[_FIRST_ADDRESS + number])
 
+    def wait_for(self, names: list[str], explain: Callable[[str], str]) -> None:
+        """Return once each node is Ready and its pod has answered."""
+        deadline = time.monotonic() + _LONGEST_SECONDS
+        while missing := [name for name in names if not self._is_whole(name)]:
+            if time.monotonic() > deadline:
+                raise BenchError(f"{', '.join(missing)}: no pod answers: {explain(missing[0])}")
+            time.sleep(0.05)
+
+    def _is_whole(self, name: str) -> bool:
+        pods = [self.pods.times.get((name, subject), {}) for subject in (AGENT, ANSWERING)]
+        return name in self.watch.ready and all("ready" in times for times in pods)
+
     def forget(self, names: list[str]) -> None:
+        """Their pods, too: a node of the same name would take them for its own."""
         self.lab.run("kubectl", "delete", "node", "--ignore-not-found", "--wait", *names)
+        for name in names:
+            here = ["--all-namespaces", f"--field-selector=spec.nodeName={name}"]
+            self.lab.run("kubectl", "delete", "pods", *here, "--force", "--grace-period=0")
 
 
 @contextlib.contextmanager
@@ -140,7 +209,7 @@ def bed(folder: Path) -> Iterator[Bed]:
     checkout.mkdir(parents=True)
     copy_checkout(checkout)
     lab = Lab(checkout)
-    watch = None
+    watches: list[Watch] = []
     try:
         lab.make("move-lab")
         lab.edit(without_workers)
@@ -148,11 +217,14 @@ def bed(folder: Path) -> Iterator[Bed]:
         where = place.find(checkout)
         assert where is not None
         image = f"{kubeadm.prepare(where, folder, KUBELET_OVERRIDES)}:{facts.WORKER_IMAGE}"
-        watch = NodeWatch(where.state / "kubeconfig", machines_group(where))
-        watch.start()
-        yield Bed(lab, where, watch, image)
+        lab.run("kubectl", "apply", "-f", "-", stdin=json.dumps(answering()))
+        nodes = NodeWatch(where.state / "kubeconfig", machines_group(where))
+        watches.append(nodes)
+        pods = PodWatch(where.state / "kubeconfig")
+        watches.append(pods)
+        yield Bed(lab, where, nodes, pods, image)
     finally:
-        if watch is not None:
+        for watch in watches:
             watch.stop()
         subprocess.run(["make", "down"], cwd=checkout, capture_output=True)
         shutil.rmtree(checkout)
@@ -161,6 +233,24 @@ def bed(folder: Path) -> Iterator[Bed]:
 def machines_group(where: Place) -> Path:
     """The control group of the lab's machines."""
     return cgroup.folder(where.identifier) / "payload/system.slice"
+
+
+def answering() -> dict[str, Any]:
+    """A pod on each node, ready when its kubelet has had its first answer."""
+    labels = {"k8s-app": ANSWERING}
+    (example, _) = yaml.safe_load_all(MANIFEST.read_text())
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": ANSWERING, "namespace": "default"},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": example["spec"]["template"]["spec"]["containers"]},
+            },
+        },
+    }
 
 
 def without_workers(config: dict[str, Any]) -> None:
@@ -179,6 +269,7 @@ def ours(bed: Bed, count: int) -> list[Join]:
 
     bed.lab.edit(add)
     bed.lab.make("up")
+    bed.wait_for(names, lambda name: bed.lab.run("make", "status", check=False))
     nodes = json.loads(bed.lab.run("pulumi", "stack", "output", "nodes", "--json"))
     joins = [
         join(
@@ -207,12 +298,7 @@ def theirs(bed: Bed, count: int) -> list[Join]:
 
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(start, range(count)))
-    deadline = time.monotonic() + _LONGEST_SECONDS
-    while missing := [name for name in names if name not in bed.watch.ready]:
-        if time.monotonic() > deadline:
-            said = kubeadm.explain(bed.where, missing[0])
-            raise BenchError(f"{', '.join(missing)} did not join by kubeadm: {said}")
-        time.sleep(0.05)
+    bed.wait_for(names, lambda name: kubeadm.explain(bed.where, name))
     joins = [
         join(bed, name, float((bed.home(name) / "disk/upper" / kubeadm.START).read_text()))
         for name in names
@@ -227,7 +313,14 @@ def join(bed: Bed, name: str, first_line: float, phases: dict[str, float] | None
     started = float((bed.home(name) / "started").read_text())
     watch = bed.watch
     times = watch.appeared[name], watch.ready[name], watch.processor_seconds[name]
-    return Join(started, first_line, *times, phases or {})
+    answered = bed.pods.times[name, ANSWERING]["ready"]
+    agent = bed.pods.times[name, AGENT]
+    parts = {
+        "sandbox and first image": agent["starting"] - agent["bound"],
+        "init containers": agent["started"] - agent["starting"],
+        "the agent": agent["ready"] - agent["started"],
+    }
+    return Join(started, first_line, *times, answered, parts, phases or {})
 
 
 def birth(path: Path) -> float:
@@ -269,6 +362,10 @@ def phase_by_phase(count: int, joins: list[Join]) -> list[Row]:
     ]
 
 
+def part_of_agent(part: str) -> Callable[[Join], float]:
+    return lambda each: each.agent[part]
+
+
 def compared(count: int, ours: list[Join], theirs: list[Join]) -> list[Row]:
     def row(what: str, of: Callable[[Join], float], note: str = "") -> Row:
         pair = [[of(each) for each in side] for side in (ours, theirs)]
@@ -279,5 +376,7 @@ def compared(count: int, ours: list[Join], theirs: list[Join]) -> list[Row]:
     return [
         row("join proper", lambda each: each.proper, "first line to Node object"),
         row("machine start to Ready", lambda each: each.whole),
+        row("machine start to a pod's first answer", lambda each: each.answered - each.started),
+        *(row(f"Cilium's agent: {part}", part_of_agent(part)) for part in ours[0].agent),
         row("processor time of a machine to Ready", lambda each: each.processor_seconds, floor),
     ]

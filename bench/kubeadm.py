@@ -17,8 +17,9 @@ import yaml
 
 from bench.measure import BenchError
 from components.machine_host.recipe import recipe
-from components.workers import cloud_init, kubelet, nspawn
-from components.workers.seed import Seed
+from components.workers import cloud_init, kubelet, nspawn, registries
+from components.workers.seed import Registry, Seed
+from lab import facts
 from lab.place import Place
 from tools.pins import KUBERNETES_VERSION
 
@@ -123,6 +124,9 @@ def _authority(place: Place) -> str:
 
 
 def _seed(place: Place, name: str, address: str) -> Seed:
+    # What kubeadm asks for to be done before it: the registry of the images, and forwarding.
+    url = f"https://{place.hypervisor_address}:{facts.REGISTRY_PORT}"
+    images = registries.files((Registry("default", (url,), False, _authority(place)),))
     data = {
         "hostname": name,
         "locale": "C.UTF-8",
@@ -132,9 +136,11 @@ def _seed(place: Place, name: str, address: str) -> Seed:
             _file(_DISCOVERY, yaml.safe_dump(_discovery(place))),
             _file(_JOIN, yaml.safe_dump(_join(name, address))),
             _file("/etc/systemd/system/kubelet.service", _UNIT),
+            *(_file(path, content) for path, content in images.items()),
         ],
         "runcmd": [
-            f"date +%s.%N >/{START}; kubeadm join --config={_JOIN} >/var/log/kubeadm.log 2>&1"
+            "sysctl -q -w net.ipv4.ip_forward=1",
+            f"date +%s.%N >/{START}; kubeadm join --config={_JOIN} >/var/log/kubeadm.log 2>&1",
         ],
         # No more of cloud-init than our own seeds run.
         **cloud_init.MODULES,
