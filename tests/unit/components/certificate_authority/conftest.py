@@ -13,7 +13,8 @@ from tools import install
 HERE = os.uname().machine
 
 
-# For tests that run with both; the rest run with this machine's.
+# For tests that between them have CFSSL do all it is asked for. The rest run with this machine's:
+# emulated, they would take minutes more.
 both_processors = pytest.mark.parametrize(
     "processor", dict.fromkeys((HERE, "aarch64")), indirect=True
 )

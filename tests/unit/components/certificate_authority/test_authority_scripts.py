@@ -108,7 +108,6 @@ def good(result: subprocess.CompletedProcess[str]) -> subprocess.CompletedProces
     return result
 
 
-@both_processors
 def test_install_prints_exactly_the_certificate_and_repeats_quietly(machine: Machine) -> None:
     first = good(machine.install_authority())
     assert first.stdout == CA.decode()

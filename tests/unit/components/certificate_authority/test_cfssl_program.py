@@ -54,7 +54,6 @@ def program(machine: Machine) -> Path:
     return Path(machine.platform.programs, "cfssl")
 
 
-@both_processors
 def test_a_fit_one_of_the_hosts_own_is_used(machine: Machine) -> None:
     chosen = good(machine.choose_cfssl("auto"))
     assert (chosen.stdout, chosen.stderr) == ("", "")
