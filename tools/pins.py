@@ -356,6 +356,7 @@ TEST_PACKAGES = {
     "python3-cryptography": "/usr/lib/python3/dist-packages/cryptography/__init__.py",
     "shellcheck": "/usr/bin/shellcheck",
     "sudo": "/usr/bin/sudo",
+    "doas": "/usr/bin/doas",
     "libxml2-utils": "/usr/bin/xmllint",  # validates SMF manifests
     "sqlite3": "/usr/bin/sqlite3",
     # BGP routers, which the tests run in network namespaces. Where systemd runs, Debian starts

@@ -32,6 +32,7 @@ from tests.unit.components.certificate_authority.authority_machine import (
     key_pem,
     listener,
 )
+from tests.unit.components.certificate_authority.conftest import both_processors
 
 
 def certificate(
@@ -81,7 +82,7 @@ LISTENER = listener()
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+def machine(processor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     machine = Machine(tmp_path)
     try:
         monkeypatch.setitem(PLATFORMS, "linux", machine.platform)
@@ -279,6 +280,7 @@ def test_bad_input_is_named_and_loses_nothing(machine: Machine, case: str) -> No
     assert machine.restarted() == []
 
 
+@both_processors
 def test_an_update_that_does_not_run_is_taken_back(machine: Machine) -> None:
     """Hours beyond what CFSSL can count: it refuses its configuration and ends."""
     good(machine.install_authority())
@@ -308,6 +310,7 @@ CREATE TABLE ocsp_responses (serial_number blob NOT NULL, authority_key_identifi
 """
 
 
+@both_processors
 def test_an_older_certdb_is_migrated(machine: Machine) -> None:
     """As CFSSL made it before its second migration; without issued_at nothing can be signed."""
     certdb = Path(machine.platform.certdb)
@@ -405,6 +408,7 @@ def test_an_intermediate_authority_is_one(machine: Machine) -> None:
     assert rows(machine) == [("OCSP signer", "good"), ("autojoin join gate", "good")]
 
 
+@both_processors
 def test_no_certificate_outlives_its_authority(machine: Machine) -> None:
     pem = certificate(CA_KEY, days=1)
     (machine.source / "ca.pem").write_bytes(pem)
@@ -524,6 +528,7 @@ def generate(machine: Machine) -> subprocess.CompletedProcess[str]:
     return machine.run(authority.pair_command(host), authority.pair_input(host))
 
 
+@both_processors
 def test_a_pair_is_made_once_and_never_leaves(machine: Machine) -> None:
     first = good(generate(machine))
     certificate = x509.load_pem_x509_certificate(first.stdout.encode())

@@ -15,6 +15,7 @@ from components.certificate_authority import cfssl
 from components.certificate_authority.platforms import PLATFORMS
 from tests.unit.components.certificate_authority.authority_machine import ADDRESS, Machine, key_pem
 from tests.unit.components.certificate_authority.authority_stack import AuthorityStack
+from tests.unit.components.certificate_authority.conftest import both_processors
 from tests.unit.components.certificate_authority.test_authority_scripts import (
     CA,
     CA_KEY,
@@ -26,19 +27,22 @@ from tests.unit.tools.plugins.ssh_server import SshServer
 from tools import install, pins
 
 DEBIANS = "/usr/bin/cfssl"  # 1.2.0, of 2016
-KNOWN = shutil.which("cfssl") or ""
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+def machine(processor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     machine = Machine(tmp_path)
     try:
         (machine.source / "ca.pem").write_bytes(CA)
         (machine.source / "ca-key.pem").write_bytes(key_pem(CA_KEY))
-        own(machine, monkeypatch, KNOWN)
+        own(machine, monkeypatch, known())
         yield machine
     finally:
         machine.close()
+
+
+def known() -> str:
+    return shutil.which("cfssl") or ""
 
 
 def own(machine: Machine, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
@@ -53,7 +57,7 @@ def program(machine: Machine) -> Path:
 def test_a_fit_one_of_the_hosts_own_is_used(machine: Machine) -> None:
     chosen = good(machine.choose_cfssl("auto"))
     assert (chosen.stdout, chosen.stderr) == ("", "")
-    assert str(program(machine).readlink()) == KNOWN
+    assert str(program(machine).readlink()) == known()
     good(machine.install_authority(cfssl="auto"))
     assert rows(machine) == [("OCSP signer", "good")]
     assert f"{program(machine)} serve" in machine.run("ps -e -o args").stdout
@@ -85,7 +89,7 @@ def test_an_unfit_one_is_named_with_its_version_and_one_is_asked_for(
 ) -> None:
     path, said = UNFIT[case]
     if path in LEFT_OUT:
-        machine.stub("odd", WITHOUT.format(option=LEFT_OUT[path], program=KNOWN))
+        machine.stub("odd", WITHOUT.format(option=LEFT_OUT[path], program=known()))
         path = str(machine.root / "bin/odd")
     own(machine, monkeypatch, path)
     chosen = good(machine.choose_cfssl("auto"))
@@ -99,10 +103,11 @@ def test_an_unfit_one_is_named_with_its_version_and_one_is_asked_for(
     assert refused.stderr.startswith(key) and "give another path, or auto" in refused.stderr
 
 
+@both_processors
 def test_a_brought_one_runs_is_not_brought_twice_and_goes_with_the_rest(machine: Machine) -> None:
     assert good(machine.choose_cfssl("shipped")).stdout
-    good(machine.take_cfssl(Path(KNOWN).read_bytes()))
-    assert program(machine).read_bytes() == Path(KNOWN).read_bytes()
+    good(machine.take_cfssl(Path(known()).read_bytes()))
+    assert program(machine).read_bytes() == Path(known()).read_bytes()
     assert stat.S_IMODE(program(machine).stat().st_mode) == 0o755  # the service has its own user
     assert good(machine.choose_cfssl("shipped")).stdout == ""
     good(machine.install_authority(cfssl="shipped"))
@@ -110,10 +115,10 @@ def test_a_brought_one_runs_is_not_brought_twice_and_goes_with_the_rest(machine:
     Path(f"{program(machine)}.release").write_text("1.6.4-000000000000\n")
     assert good(machine.choose_cfssl("shipped")).stdout
     program(machine).unlink()  # it runs: its file can't be written
-    program(machine).write_bytes(Path(KNOWN).read_bytes()[:9_000_000])
+    program(machine).write_bytes(Path(known()).read_bytes()[:9_000_000])
     program(machine).chmod(0o755)
     assert good(machine.choose_cfssl("shipped")).stdout
-    good(machine.take_cfssl(Path(KNOWN).read_bytes() + b"another"))
+    good(machine.take_cfssl(Path(known()).read_bytes() + b"another"))
     machine.forget()
     assert "restarted for: cfssl.sha256" in good(machine.install_authority(cfssl="shipped")).stderr
     assert machine.restarted() == ["cfssl"]
@@ -147,7 +152,8 @@ def test_an_old_python_is_told_before_anything_changes(
     assert machine.snapshot() == before
 
 
-def test_up_brings_it_to_a_host_without_one(tmp_path: Path) -> None:
+@both_processors
+def test_up_brings_it_to_a_host_without_one(processor: str, tmp_path: Path) -> None:
     """By the real engine over a real sshd; the second `up` leaves it alone."""
     for name in ("sshd", "project"):
         (tmp_path / name).mkdir()
@@ -156,12 +162,14 @@ def test_up_brings_it_to_a_host_without_one(tmp_path: Path) -> None:
         (machine.source / "ca.pem").write_bytes(CA)
         (machine.source / "ca-key.pem").write_bytes(key_pem(CA_KEY))
         machine.stub("cfssl", f'exec {DEBIANS} "$@"')
+        machine.stub("uname", f"echo {processor}")
         files = Path(pins.CHECKOUT, "components/certificate_authority/on_host")
         stack = AuthorityStack(Project(tmp_path / "project"), machine, server, files)
         server.start()
         shown = stack.up()
         assert "cfssl does not do, version 1.2.0:" in shown
         assert f"127.0.0.1: CFSSL {cfssl.VERSION} was brought: {program(machine)}" in shown
+        assert program(machine).read_bytes() == Path(known()).read_bytes()
         assert "unchanged" in stack.up()
         assert rows(machine) == [("OCSP signer", "good")]
     finally:
@@ -185,16 +193,6 @@ def test_it_is_made_for_every_platform(platform: tuple[str, str]) -> None:
     assert program[7] == SYSTEMS[system]
     assert (LOADER in program) == (system == "illumos")
     assert int.from_bytes(program[18:20], "little") == PROCESSORS[processor]
-
-
-def test_the_one_for_arm64_does_all_that_is_asked(machine: Machine) -> None:
-    """By emulation: tried as any other, and installed."""
-    made = install.cfssl("linux", "arm64")
-    machine.stub("arm64", f'exec qemu-aarch64-static {made} "$@"')
-    path = str(machine.root / "bin/arm64")
-    good(machine.choose_cfssl(path))
-    good(machine.install_authority(cfssl=path))
-    assert rows(machine) == [("OCSP signer", "good")]
 
 
 def test_the_release_is_told_alike() -> None:

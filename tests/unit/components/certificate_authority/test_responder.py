@@ -24,6 +24,7 @@ from tests.unit.components.certificate_authority.authority_machine import (
     key_pem,
     listener,
 )
+from tests.unit.components.certificate_authority.conftest import both_processors
 from tests.unit.components.certificate_authority.test_authority_scripts import (
     CA,
     CA_KEY,
@@ -32,11 +33,12 @@ from tests.unit.components.certificate_authority.test_authority_scripts import (
     good,
 )
 
+pytestmark = both_processors
 URL = "http://127.0.0.1:8889"
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def machine(processor: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """One host for all: CFSSL and the responder run."""
     machine = Machine(tmp_path_factory.mktemp("host"))
     linux = PLATFORMS["linux"]

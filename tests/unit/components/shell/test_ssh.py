@@ -1,4 +1,4 @@
-"""Hosts as people have them, over real sshds: a user with sudo, another port, a jump host."""
+"""Hosts as people have them, over real sshds: a user with sudo or doas, a port, a jump host."""
 
 from __future__ import annotations
 
@@ -19,8 +19,33 @@ from tests.unit.tools.plugins.ssh_server import SshServer, free_port, generate_k
 from tools.pins import CHECKOUT
 
 USER = "autojoin-test"
-SUDOERS = Path("/etc/sudoers.d") / USER
-WHOLE = f"{USER} ALL=(ALL) NOPASSWD: ALL\n"
+
+
+@dataclass(frozen=True)
+class Become:
+    """How the user becomes root: the file of its rules, one without a password, one with, and what
+    the program says where it would ask for one."""
+
+    rules: Path
+    free: str
+    asking: str
+    said: str
+
+
+BECOME = {
+    "sudo": Become(
+        Path("/etc/sudoers.d", USER),
+        f"{USER} ALL=(ALL) NOPASSWD: ALL\n",
+        f"{USER} ALL=(ALL) ALL\n",
+        "sudo: a password is required",
+    ),
+    "doas": Become(
+        Path("/etc/doas.conf"),
+        f"permit nopass {USER}\n",
+        f"permit {USER}\n",
+        "doas: Authentication required",
+    ),
+}
 
 PROGRAM = """
 import sys
@@ -40,9 +65,10 @@ remote.run("who", host, create="id -u; cat", stdin={stdin!r}, delete="id -u >{go
 
 @dataclass
 class Place:
-    """A host that only the jump host reaches, with a user who may use sudo."""
+    """A host that only the jump host reaches, with a user who may become root."""
 
     folder: Path
+    become: Become
     target: SshServer
     jump: SshServer
 
@@ -68,40 +94,57 @@ class Place:
         return self.jump.logins()
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
+@pytest.fixture(scope="module", params=BECOME)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    become = BECOME[request.param]
     # Without PAM sshd lets nobody in whose account is locked.
     words = ["--system", "--shell", "/bin/sh", "--home-dir", "/", "--password", "*", USER]
     subprocess.run(["useradd", *words], check=True)
     servers = []
     try:
         # sshd reads the keys as the user, who may not look into pytest's own folder.
-        with tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as parent, sudoers(WHOLE):
+        with (
+            tempfile.TemporaryDirectory(prefix="autojoin-ssh-") as parent,
+            rule(become, become.free),
+        ):
             folder = Path(parent)
             folder.chmod(0o755)
             for name in ("target", "jump"):
                 (folder / name).mkdir(mode=0o755)
                 servers.append(SshServer(folder / name))
                 (folder / name / "authorized_keys").chmod(0o644)
-                servers[-1].start()
-            yield Place(folder, *servers)
+            only(servers[0], request.param)
+            for server in servers:
+                server.start()
+            yield Place(folder, become, *servers)
     finally:
         for server in servers:
             server.stop()
         subprocess.run(["userdel", USER], check=True)
 
 
+def only(server: SshServer, become: str) -> None:
+    """Has those who log in there find no other program that makes them root."""
+    programs = server.folder / "programs"
+    programs.mkdir(mode=0o755)
+    for name in ("sh", "id", become):
+        (programs / name).symlink_to(f"/usr/bin/{name}")
+    with (server.folder / "sshd_config").open("a") as settings:
+        settings.write(f"SetEnv PATH={programs}\n")
+
+
 @contextmanager
-def sudoers(text: str) -> Iterator[None]:
-    before = SUDOERS.read_text() if SUDOERS.exists() else ""
-    SUDOERS.write_text(text)
-    SUDOERS.chmod(0o440)
+def rule(become: Become, text: str) -> Iterator[None]:
+    """With this rule behind those that are there: the last that fits counts."""
+    before = become.rules.read_text() if become.rules.exists() else ""
+    become.rules.write_text(before + text)
+    become.rules.chmod(0o440)
     try:
         yield
     finally:
-        SUDOERS.write_text(before)
+        become.rules.write_text(before)
         if not before:
-            SUDOERS.unlink()
+            become.rules.unlink()
 
 
 def test_what_is_done_is_done_as_root_through_the_jump_host(place: Place) -> None:
@@ -114,14 +157,15 @@ def test_what_is_done_is_done_as_root_through_the_jump_host(place: Place) -> Non
     assert place.passed() == before + 2
 
 
-def test_without_sudo_it_is_said_by_the_key_of_the_configuration(place: Place) -> None:
-    with sudoers(f"{USER} ALL=(ALL) ALL\n"):  # a password would be asked for
+def test_where_a_password_is_asked_for_it_is_said_by_the_key_of_the_configuration(
+    place: Place,
+) -> None:
+    with rule(place.become, place.become.asking):
         said = ssh.trouble(place.host)
     assert ssh.is_final(said)
     assert ssh.refusal(place.host, said) == (
-        f"autojoin:certificateAuthority.host: {USER} does not become root: sudo: a password is "
-        "required; let sudo or doas on 127.0.0.1 do it for that user without a password, or give "
-        "user: root"
+        f"autojoin:certificateAuthority.host: {USER} does not become root: {place.become.said}; "
+        "let sudo or doas on 127.0.0.1 do it for that user without a password, or give user: root"
     )
     assert ssh.trouble(place.host) == ""
 
@@ -164,8 +208,8 @@ def test_up_and_destroy_go_the_same_way(place: Place, tmp_path: Path) -> None:
     assert "1 updated" in project.up()
     state = project.run("stack", "export")
     assert '"stdout": "0\\ntwo"' in state, "root's"
-    with sudoers(f"{USER} ALL=(ALL) ALL\n"):
+    with rule(place.become, place.become.asking):
         program("three")
-        assert "does not become root: sudo: a password is required" in project.up(fails=True)
+        assert f"does not become root: {place.become.said}" in project.up(fails=True)
     project.run("destroy", "--yes", "--skip-preview")
     assert gone.read_text() == "0\n"
