@@ -10,13 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 from commands.check import show
-from components import documents
 from components.bgp.routers import frr
+from components.bgp.routers.router import routers
 from components.load import examine, from_stack_file
 from components.shell import kubectl
 from lab import example, lab, place, router, stack
@@ -54,11 +55,15 @@ def up() -> None:
 
 
 def configure_router(where: place.Place) -> None:
-    """Give the lab's router what `make render` writes for the peer that it is, if there is one."""
-    file = f"router/router/{frr.FILE}"
-    found = documents.cilium_files(from_stack_file(stack.FILE)).get(file)
+    """Give the lab's router what `make render` writes for the peer that it is, if there is one.
+
+    With IPv6 it is a second one besides, `router-ipv6`.
+    """
+    known = {each.name: each for each in routers(from_stack_file(stack.FILE))}
+    found = [known[name] for name in ("router", "router-ipv6") if name in known]
     if found:
-        router.configure(where, found.content.decode())
+        sessions = tuple(session for each in found for session in each.sessions)
+        router.configure(where, frr.text(replace(found[0], sessions=sessions)))
 
 
 def down(everything: bool) -> None:

@@ -30,6 +30,7 @@ def problems(lab: Lab) -> Iterator[Problem]:
 def warnings(lab: Lab) -> Iterator[Problem]:
     """What may work by means that are not in the configuration."""
     yield from _one_family(lab)
+    yield from _silent_services(lab)
     yield from _ways(lab)
     yield from _packages(lab)
 
@@ -162,6 +163,16 @@ def _one_family(lab: Lab) -> Iterator[Problem]:
             wrong = f"have no {family} address in a dual-stack cluster: their pods are without it"
             hint = "give address as a list of two, one of each family"
             yield Problem("autojoin:workers", wrong, some(names), hint)
+
+
+def _silent_services(lab: Lab) -> Iterator[Problem]:
+    """Cilium has the families of the pods, and Services get addresses of the API server's."""
+    pods = _families(lab.cluster.pod_cidrs)
+    for index, cidr in enumerate(lab.cluster.service_cidrs):
+        if not pods & _families([cidr]):
+            wrong = "is of a family that pods have not: no node answers there"
+            hint = "add a network of it to autojoin:cluster.podCidrs"
+            yield Problem(f"autojoin:cluster.serviceCidrs[{index}]", wrong, cidr, hint)
 
 
 def _reaches(cluster: Cluster, worker: Worker, text: str) -> bool:

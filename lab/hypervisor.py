@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import arm64_image, cgroup, emulation, image, pki, registry, router
-from lab.place import Place, Process, start_time, with_process
+from lab.place import Addresses, Place, Process, start_time, with_process
 from tools.errors import LabError
 
 FILES = Path(__file__).resolve().parent / "files"
@@ -187,8 +187,7 @@ def write_root(place: Place) -> None:
     upper.chmod(0o755)
     shutil.copytree(FILES / "hypervisor", upper, dirs_exist_ok=True)
     install_machine_script(upper)
-    settings = f"ADDRESS={place.hypervisor_address}\nSERVICES={place.addresses.services}\n"
-    write(upper / "etc/autojoin/hypervisor.env", settings)
+    write(upper / "etc/autojoin/hypervisor.env", settings(place.addresses))
     write(upper / "etc/hostname", "hypervisor\n")
     write(upper / "etc/hosts", "127.0.0.1 localhost\n127.0.1.1 hypervisor\n")
     write(upper / "etc/cloud/cloud-init.disabled", "")
@@ -209,6 +208,17 @@ def write_root(place: Place) -> None:
     for name in MASKED:
         link(upper / "etc/systemd/system" / name, "/dev/null")
     link(upper / "etc/systemd/system/default.target", "/lib/systemd/system/multi-user.target")
+
+
+def settings(addresses: Addresses) -> str:
+    """What the hypervisor's units are told of the network."""
+    own = [f"{addresses.hypervisor}/24", addresses.router_ipv6]
+    services = [addresses.services, addresses.services_ipv6]
+    return (
+        f"ADDRESS={addresses.hypervisor}\n"
+        f"BRIDGE_ADDRESSES={' '.join(str(each) for each in own if each)}\n"
+        f"SERVICES={','.join(str(each) for each in services if each)}\n"
+    )
 
 
 def install_machine_script(upper: Path) -> None:

@@ -15,7 +15,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Interface, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -43,12 +43,18 @@ class Process:
 
 @dataclass(frozen=True)
 class Addresses:
-    """What the stack file says: the machines' /24, the two hosts in it, the Services' network."""
+    """What the stack file says: the machines' /24, the two hosts in it, the Services' network.
+
+    With IPv6 beside it the hypervisor, which is the router, has an address of that, and so have
+    Services. None of it is routed on this machine, so that labs may have the same.
+    """
 
     network: IPv4Network
     hypervisor: IPv4Address
     authority: IPv4Address
     services: IPv4Network = SERVICES
+    router_ipv6: IPv6Interface | None = None
+    services_ipv6: IPv6Network | None = None
 
 
 def usual(network: IPv4Network) -> Addresses:
@@ -220,11 +226,14 @@ def read(folder: Path, root: Path) -> Place | None:
 
 def recorded_addresses(record: dict[str, Any]) -> Addresses:
     found = usual(IPv4Network(record["subnet"]))
+    router, services = record.get("routerIpv6"), record.get("servicesIpv6")
     return Addresses(
         found.network,
         IPv4Address(record.get("hypervisorAddress", found.hypervisor)),
         IPv4Address(record.get("authorityAddress", found.authority)),
         IPv4Network(record.get("services", found.services)),
+        IPv6Interface(router) if router else None,
+        IPv6Network(services) if services else None,
     )
 
 
@@ -238,6 +247,8 @@ def write(place: Place) -> None:
         "hypervisorAddress": str(place.hypervisor_address),
         "authorityAddress": str(place.authority_address),
         "services": str(place.addresses.services),
+        "routerIpv6": str(place.addresses.router_ipv6 or ""),
+        "servicesIpv6": str(place.addresses.services_ipv6 or ""),
         "hypervisor": {"pid": process.pid, "started": process.started} if process else None,
         "fingerprint": place.fingerprint,
     }
@@ -286,7 +297,8 @@ def allocate(checkout: Path, addresses: Addresses, root: Path = STATE_ROOT) -> P
 def told(addresses: Addresses) -> str:
     return (
         f"network {addresses.network}, hypervisor {addresses.hypervisor},"
-        f" CA host {addresses.authority}, Services {addresses.services}"
+        f" CA host {addresses.authority}, Services {addresses.services},"
+        f" IPv6 {addresses.router_ipv6 or 'off'}, its Services {addresses.services_ipv6 or 'none'}"
     )
 
 

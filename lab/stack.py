@@ -6,12 +6,13 @@ kubeconfig, chart) is named in it by way of `.lab`, a link to the lab's state th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
 from components.load import from_stack_file
@@ -143,18 +144,43 @@ def addresses(file: Path) -> Addresses:
     where = f"{file.name}: autojoin:certificateAuthority.host"
     if network_of(authority, lab, where) != network:
         raise LabError(f"{where}.address: {authority} is not in {network}, as the hypervisor is")
-    services = IPv4Network(lab.cluster.service_cidrs[0])
-    return Addresses(network, IPv4Address(hypervisor), IPv4Address(authority), services)
+    ipv4, ipv6 = networks(lab.cluster.service_cidrs)
+    if not ipv4:
+        raise LabError(f"{file.name}: autojoin:cluster.serviceCidrs: the lab's API server has IPv4")
+    return Addresses(
+        network,
+        IPv4Address(hypervisor),
+        IPv4Address(authority),
+        ipv4[0],
+        router_ipv6(lab),
+        ipv6[0] if ipv6 else None,
+    )
+
+
+def router_ipv6(lab: Lab) -> IPv6Interface | None:
+    """The hypervisor's address where the workers have IPv6: it is their gateway."""
+    for network in networks(lab.cluster.node_cidrs)[1]:
+        for gateway in lab.cluster.gateways:
+            if ip_address(gateway) in network:
+                return IPv6Interface(f"{gateway}/{network.prefixlen}")
+    return None
+
+
+def networks(cidrs: list[str]) -> tuple[list[IPv4Network], list[IPv6Network]]:
+    """Networks by their family."""
+    found = [ip_network(cidr) for cidr in cidrs]
+    return (
+        [each for each in found if isinstance(each, IPv4Network)],
+        [each for each in found if isinstance(each, IPv6Network)],
+    )
 
 
 def network_of(address: str, lab: Lab, where: str) -> IPv4Network:
     """The node network that holds the address of one of the lab's hosts."""
-    try:
-        for cidr in lab.cluster.node_cidrs:
-            if IPv4Address(address) in IPv4Network(cidr) and cidr.endswith("/24"):
-                return IPv4Network(cidr)
-    except ValueError:
-        pass  # a name, or IPv6
+    with contextlib.suppress(ValueError):  # a name, or IPv6
+        for network in networks(lab.cluster.node_cidrs)[0]:
+            if IPv4Address(address) in network and network.prefixlen == 24:
+                return network
     raise LabError(
         f"{where}.address: {address} is in no IPv4 network of autojoin:cluster.nodeCidrs that is"
         " a /24, as the lab's is"

@@ -372,6 +372,10 @@ def _add_gateway(interface: dict[str, Any], cluster: Cluster, address: str) -> N
     else:
         # Not as a route: cloud-init 22.4 makes ::/64 of ::/0 for networkd.
         interface["gateway6"] = gateway
+        # What a router advertises would bring a second, newer address, from which the node would
+        # speak to BGP peers, who know it by this one. For netplan: cloud-init 22.4's renderer for
+        # networkd passes it over.
+        interface["accept-ra"] = False
     if routes:
         interface["routes"] = [*interface.get("routes", []), *routes]
 

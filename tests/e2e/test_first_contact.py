@@ -1,24 +1,34 @@
 """The first `pulumi up` on hosts as people have them: nobody but the lab logs in as root, the CA's
 host is behind another one and at another port, and the CFSSL on it is that of Debian 12, of 2016.
+Nodes, pods and Services have IPv6 beside IPv4.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import functools
+import itertools
+import json
+import shlex
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
 
 from components.shell import ssh
 from stack.models import Host
 from tests.e2e.conftest import Lab, own_lab, table
+from tests.e2e.test_carries_work import apply, inside, service, start_pods, until
 from tests.e2e.test_first_light import WORKER_ROOT, WORKERS
 
 USER = "me"
 SSH_PORT, GATE_PORT, RESPONDER_PORT = 2222, 9443, 9889
+PODS, SERVICES = IPv6Network("fd00:20::/104"), IPv6Network("fd00:30::/112")
+OUTSIDE = ""  # the router
 DEBIANS = Path("/usr/bin/cfssl")
 BROUGHT = "/usr/local/lib/autojoin/cfssl"
 WITH_SUDO = f"""
@@ -47,6 +57,7 @@ def lab() -> Iterator[Lab]:
 
 def as_people_have_them(lab: Lab) -> None:
     """The hosts before anything was done on them, and the stack file that reaches them."""
+    lab.edit(of_both_families)
     lab.run("python", "-c", "from lab import lab, stack; lab.up(stack.prepare())")
     jump = lab.config["autojoin:provisioning"]["hypervisor"]["address"]
     lab.on_hypervisor(WITH_SUDO)
@@ -54,6 +65,19 @@ def as_people_have_them(lab: Lab) -> None:
     program = base64.b64encode(DEBIANS.read_bytes()).decode()
     lab.on_authority(f"base64 -d >{DEBIANS} && chmod 755 {DEBIANS}", stdin=program)
     lab.edit(reached)
+
+
+def of_both_families(config: dict[str, Any]) -> None:
+    cluster, bgp = config["autojoin:cluster"], config["autojoin:bgp"]
+    (nodes,) = cluster["nodeCidrs"]
+    own = IPv6Network(f"fd00:{nodes.rpartition('.')[0].replace('.', ':')}::/64")
+    for key, network in {"podCidrs": PODS, "serviceCidrs": SERVICES, "nodeCidrs": own}.items():
+        cluster[key].append(str(network))
+    cluster["gateway"] = [cluster["gateway"], str(own[2])]
+    bgp["peers"].append({**bgp["peers"][0], "name": "router-ipv6", "address": str(own[2])})
+    for worker in config["autojoin:workers"].values():
+        number = int(worker["address"].rpartition(".")[2])
+        worker["address"] = [worker["address"], str(own[number])]
 
 
 def reached(config: dict[str, Any]) -> None:
@@ -68,6 +92,68 @@ def reached(config: dict[str, Any]) -> None:
 def test_every_worker_joins(lab: Lab) -> None:
     rows = table(lab.first_output)
     assert {name: row["READY"] for name, row in rows.items()} == dict.fromkeys(WORKERS, "True")
+
+
+def of_each_family(addresses: Iterable[str]) -> dict[int, str]:
+    """One IPv4 and one IPv6 address, and nothing else, by version."""
+    found: dict[int, str] = {ip_address(each).version: each for each in addresses}
+    assert found.keys() == {4, 6}, addresses
+    return found
+
+
+def test_nodes_and_their_certificates_have_both_families(lab: Lab) -> None:
+    for node, worker in lab.config["autojoin:workers"].items():
+        status = lab.kubectl("get", "node", node)["status"]["addresses"]
+        internal = [each["address"] for each in status if each["type"] == "InternalIP"]
+        assert internal == worker["address"]
+        pair = f"{WORKER_ROOT.format(node)}/var/lib/kubelet/pki/kubelet-client-autojoin.pem"
+        text = lab.on_hypervisor(f"openssl x509 -in {pair}")
+        names = x509.load_pem_x509_certificate(text.encode()).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+        assert sorted(map(str, names.value.get_values_for_type(x509.IPAddress))) == internal
+
+
+def answer(lab: Lab, pod: str, address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    command = ("curl", "--silent", "--max-time", "5", f"http://{host}:{port}/hostname")
+    if pod:
+        return inside(lab, pod, *command, check=False)
+    return lab.on_hypervisor(f"{shlex.join(command)} || true")
+
+
+def test_pods_and_services_answer_over_both_families(lab: Lab) -> None:
+    start_pods(lab)
+    apply(lab, service("dual", {"app": "pod-2"}, ipFamilyPolicy="RequireDualStack"))
+    pods = {}
+    for name in ("pod-1", "pod-2", "pod-3"):
+        status = lab.kubectl("get", "pod", name, "-n", "work")["status"]
+        pods[name] = of_each_family(each["ip"] for each in status["podIPs"])
+    spec = lab.kubectl("get", "service", "dual", "-n", "work")["spec"]
+    services = of_each_family(spec["clusterIPs"])
+    for version in (4, 6):
+        for asking, asked in itertools.permutations(pods, 2):
+            assert answer(lab, asking, pods[asked][version], 8080) == asked
+        # Nobody says when the agent of a node knows a new Service. Outside, BGP brings the way.
+        for asking in (*pods, OUTSIDE):
+            ask = functools.partial(answer, lab, asking, services[version], 80)
+            assert until(ask) == "pod-2", (asking, services[version])
+        assert answer(lab, OUTSIDE, pods["pod-2"][version], 8080) == "pod-2"
+    lab.run("kubectl", "delete", "namespace", "work", "--timeout=120s")
+
+
+def test_the_router_has_ways_to_every_nodes_pods_in_both_families(lab: Lab) -> None:
+    expected: dict[str, str] = {}
+    for name, worker in lab.config["autojoin:workers"].items():
+        pods = lab.kubectl("get", "ciliumnode", name)["spec"]["ipam"]["podCIDRs"]
+        expected |= dict(zip(sorted(pods), worker["address"], strict=True))
+
+    def known() -> bool:
+        texts = [lab.on_hypervisor(f"ip -{each} -json route show proto bgp") for each in (4, 6)]
+        routes = [route for text in texts for route in json.loads(text)]
+        return expected.items() <= {it["dst"]: it.get("gateway") for it in routes}.items()
+
+    assert until(known), expected
 
 
 def test_the_ca_host_lets_that_user_in_from_the_jump_host_alone(lab: Lab) -> None:

@@ -71,7 +71,8 @@ def test_the_root_has_units_keys_and_the_machine_script(lab: Place) -> None:
         target = (wants / f"{name}.service").readlink()
         assert (upper / str(target).lstrip("/")).is_file()
     settings = (upper / "etc/autojoin/hypervisor.env").read_text()
-    assert settings == "ADDRESS=10.70.3.2\nSERVICES=10.30.0.0/16\n"
+    expected = "ADDRESS=10.70.3.2\nBRIDGE_ADDRESSES=10.70.3.2/24\nSERVICES=10.30.0.0/16\n"
+    assert settings == expected
     key = upper / "etc/ssh/ssh_host_ed25519_key"
     assert (key.stat().st_mode & 0o777) == 0o600
     assert os.access(upper / "usr/local/lib/autojoin/machine", os.X_OK)

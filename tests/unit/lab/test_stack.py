@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
 from components.load import examine, from_stack_file
-from lab import facts, place, stack
+from lab import facts, hypervisor, place, stack
 from lab.place import Addresses
 from tools.errors import LabError
 from tools.pins import CHECKOUT, CILIUM_VERSION, KUBERNETES_VERSION
@@ -57,6 +57,24 @@ def test_the_lab_has_the_addresses_of_the_file(file: Path) -> None:
     )
 
 
+def test_with_ipv6_networks_the_router_and_services_have_both_families(file: Path) -> None:
+    """In whatever order the file names the families."""
+    text = file.read_text().replace("[10.30.0.0/16]", '["fd00:30::/112", 10.30.0.0/16]')
+    text = text.replace("[10.64.0.0/24]", '["fd00:64::/64", 10.64.0.0/24]')
+    text = text.replace("gateway: 10.64.0.2", 'gateway: ["fd00:64::2", 10.64.0.2]')
+    file.write_text(text)
+    found = stack.addresses(file)
+    assert hypervisor.settings(found).splitlines() == [
+        "ADDRESS=10.64.0.2",
+        "BRIDGE_ADDRESSES=10.64.0.2/24 fd00:64::2/64",
+        "SERVICES=10.30.0.0/16,fd00:30::/112",
+    ]
+    lab = place.allocate(file.parent, found, place.STATE_ROOT)
+    assert place.read(lab.state, place.STATE_ROOT) == lab
+    with pytest.raises(LabError, match="`make down` first"):
+        place.allocate(file.parent, place.usual(found.network), place.STATE_ROOT)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -67,6 +85,7 @@ def test_the_lab_has_the_addresses_of_the_file(file: Path) -> None:
             r"apiServer: .* write https://10\.64\.0\.2:6443",
         ),
         ("nodeCidrs: [10.64.0.0/24]", "nodeCidrs: [10.64.0.0/16]", "that is a /24"),
+        ("[10.30.0.0/16]", '["fd00:30::/112"]', "serviceCidrs: the lab's API server has IPv4"),
         ("address: 10.64.0.3", "address: ca.example.org", "host.address: ca.example.org is in no"),
         ("config:", "konfig:", "did you mean config"),
     ],

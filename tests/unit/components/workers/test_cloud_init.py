@@ -163,6 +163,9 @@ def test_each_address_has_the_gateway_of_its_network(
     (interface,) = yaml.safe_load(seed.network_config)["ethernets"].values()
     away = [route for route in interface.get("routes", []) if route.get("on-link")]
     assert len(away) == ("172.31.1.1" in gateways)  # netplan's word for it
+    # Nobody's only way comes from what a router advertises, or no second address does.
+    ipv6 = any(":" in gateway for gateway in gateways)
+    assert interface.get("accept-ra", True) is not ipv6
 
 
 def test_extra_user_data_is_merged_and_brings_all_modules_back() -> None:
