@@ -5,6 +5,8 @@ host is behind another one and at another port, and the CFSSL on it is that of D
 from __future__ import annotations
 
 import base64
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,16 @@ import pytest
 import yaml
 
 from components.shell import ssh
+from lab import plain_image
+from lab.plain_image import PACKED
+from lab.registry import NAMES
 from stack.models import Host
 from tests.e2e.conftest import Lab, own_lab, table
 from tests.e2e.test_first_light import WORKER_ROOT, WORKERS
 
 USER = "me"
+PLAIN, PLAIN_IMAGE = "worker-3", "/var/lib/autojoin/image-plain"
+PACKAGES, MIRROR_PORT = "/var/lib/autojoin/packages", 8000
 SSH_PORT, GATE_PORT, RESPONDER_PORT = 2222, 9443, 9889
 DEBIANS = Path("/usr/bin/cfssl")
 BROUGHT = "/usr/local/lib/autojoin/cfssl"
@@ -54,6 +61,8 @@ def as_people_have_them(lab: Lab) -> None:
     program = base64.b64encode(DEBIANS.read_bytes()).decode()
     lab.on_authority(f"base64 -d >{DEBIANS} && chmod 755 {DEBIANS}", stdin=program)
     lab.edit(reached)
+    lab.on_hypervisor(f"systemd-run python3 -m http.server -b {jump} -d {PACKAGES} {MIRROR_PORT}")
+    lab.edit(with_a_plain_worker)
 
 
 def reached(config: dict[str, Any]) -> None:
@@ -65,9 +74,52 @@ def reached(config: dict[str, Any]) -> None:
     config["autojoin:joinGate"] = {"port": GATE_PORT}
 
 
+def with_a_plain_worker(config: dict[str, Any]) -> None:
+    """From a bare image, which has its packages from mirrors: Debian's, and one of the nodes'."""
+    mirror = f"http://{config['autojoin:provisioning']['hypervisor']['address']}:{MIRROR_PORT}"
+    keyring = "/etc/apt/keyrings/mirror.asc"
+    keys = plain_image.packages()
+    config["autojoin:cluster"]["packages"] = {
+        "repository": f"{mirror}/kubernetes/",
+        "key": str(keys / "kubernetes/Release.key"),
+    }
+    config["autojoin:workers"][PLAIN] |= {
+        "imageKind": "plain",
+        "osRelease": "debian-12",
+        "image": f"/var/lib/autojoin/layers/plain:{PLAIN_IMAGE}",
+        "userData": {
+            "write_files": [
+                {"path": keyring, "content": (keys / "debian/Release.key").read_text()}
+            ],
+            "apt": {"sources_list": f"deb [signed-by={keyring}] {mirror}/debian ./\n"},
+        },
+    }
+
+
 def test_every_worker_joins(lab: Lab) -> None:
     rows = table(lab.first_output)
     assert {name: row["READY"] for name, row in rows.items()} == dict.fromkeys(WORKERS, "True")
+
+
+def test_a_plain_worker_has_its_packages_from_the_mirrors(lab: Lab) -> None:
+    assert not {*PACKED, "containerd"} & set(lab.on_hypervisor(f"ls {PLAIN_IMAGE}/usr/bin").split())
+    assert f"{PLAIN}: packages done" in lab.first_output
+    assert lab.in_worker(PLAIN, "apt-mark showhold").split() == ["kubectl", "kubelet"]
+    mirror = lab.config["autojoin:cluster"]["packages"]["repository"].removesuffix("kubernetes/")
+    for package, repository in (("kubelet", "kubernetes"), ("containerd", "debian")):
+        policy = lab.in_worker(PLAIN, f"apt-cache policy {package}")
+        assert re.search(rf"\*\*\* .*\n +500 {mirror}{repository} ", policy), policy
+
+
+def test_a_pod_on_the_plain_worker_answers(lab: Lab) -> None:
+    image = f"--image=registry.k8s.io/{NAMES['agnhost']}"
+    place = json.dumps({"spec": {"nodeName": PLAIN}})
+    lab.run("kubectl", "run", "there", image, f"--overrides={place}", "--", "netexec")
+    lab.run("kubectl", "wait", "--for=condition=Ready", "pod/there", "--timeout=120s")
+    address = lab.kubectl("get", "pod", "there")["status"]["podIP"]
+    ask = f"curl --fail --silent --retry 20 --retry-all-errors http://{address}:8080/hostname"
+    assert lab.on_hypervisor(ask) == "there"
+    lab.run("kubectl", "delete", "pod", "there", "--now")
 
 
 def test_the_ca_host_lets_that_user_in_from_the_jump_host_alone(lab: Lab) -> None:
