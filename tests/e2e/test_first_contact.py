@@ -91,7 +91,10 @@ def with_a_plain_worker(config: dict[str, Any]) -> None:
             "write_files": [
                 {"path": keyring, "content": (keys / "debian/Release.key").read_text()}
             ],
-            "apt": {"sources_list": f"deb [signed-by={keyring}] {mirror}/debian ./\n"},
+            "apt": {
+                "preserve_sources_list": False,
+                "sources_list": f"deb [signed-by={keyring}] {mirror}/debian ./\n",
+            },
         },
     }
 
