@@ -22,6 +22,7 @@ def problems(lab: Lab) -> list[Problem]:
         *version_checks.problems(lab),
         *_authority(lab),
         *_api_server_authority(lab),
+        *_packages(lab),
         *_hosts(lab),
         *_ports(lab),
         *cilium_checks.problems(lab),
@@ -68,6 +69,25 @@ def _api_server_authority(lab: Lab) -> Iterator[Problem]:
     given = lab.cluster.api_server_certificate_authority
     whose = "the API server's; kubeadm's is /etc/kubernetes/pki/ca.crt"
     yield from _pinned("autojoin:cluster.apiServerCertificateAuthority", given, whose)
+
+
+def _packages(lab: Lab) -> Iterator[Problem]:
+    key, given = "autojoin:cluster.packages.key", lab.cluster.packages.key
+    if lab.cluster.packages.fingerprint:
+        return
+    shown = "" if "-----BEGIN" in given else given
+    try:
+        text = lab.cluster.packages.key_text
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        hint = "give the key's fingerprint, the key itself, or its path"
+        yield Problem(key, "can't be read", f"{shown}: {reason}", hint)
+        return
+    if "PRIVATE KEY" in text:
+        yield Problem(key, "holds a private key", shown, "give the public one alone")
+    elif "-----BEGIN PGP PUBLIC KEY BLOCK-----" not in text:
+        hint = "give what `gpg --armor --export` writes, or the key's fingerprint"
+        yield Problem(key, "is no armored public key", shown, hint)
 
 
 def _registries(lab: Lab) -> Iterator[Problem]:

@@ -51,6 +51,7 @@ def cluster(settings: models.Cluster) -> Cluster:
         dns_servers=tuple(settings.dns_servers),
         gateways=settings.gateways,
         sandbox_image=settings.sandbox_image,
+        packages=settings.packages,
     )
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import arm64_image, cgroup, emulation, image, pki, registry, router
+from lab import arm64_image, cgroup, emulation, image, pki, plain_image, registry, router
 from lab.place import Addresses, Place, Process, start_time, with_process
 from tools.errors import LabError
 
@@ -112,6 +112,8 @@ def fingerprint(place: Place, binaries: Binaries) -> str:
             state.update(str(path).encode() + path.read_bytes())
     if ARM64_KUBELET in binaries.paths:
         state.update(str(arm64_image.root()).encode())
+    if plain_image.is_done():
+        state.update(str(plain_image.root()).encode())
     for name, path in sorted(binaries.paths.items()):
         facts = path.stat()
         state.update(f"{name} {path} {facts.st_size} {facts.st_mtime_ns}".encode())
@@ -122,8 +124,8 @@ def fingerprint(place: Place, binaries: Binaries) -> str:
 
 
 def write_layers(place: Place, binaries: Binaries) -> Path:
-    """The thin folders that lie over an image: `worker`, `ca`, and `worker-arm64` where it can be
-    had. Made anew at every start."""
+    """The thin folders that lie over an image: `worker`, `plain`, and `worker-arm64` where it can
+    be had. Made anew at every start."""
     target = place.state / "layers"
     remove_tree(target)
     for layer, names in LAYERS.items():
@@ -135,9 +137,19 @@ def write_layers(place: Place, binaries: Binaries) -> Path:
         for name in names:
             link_or_copy(binaries.paths[name], root / "usr/bin" / name)
     settle_worker(target / "worker")
+    write_plain_layer(target / "plain")
     if ARM64_KUBELET in binaries.paths:
         write_arm64_layer(target / "worker-arm64", binaries)
     return target
+
+
+def write_plain_layer(root: Path) -> None:
+    """What containers are in need of, without containerd's settings: of runc the first on its path
+    is taken, whatever settings there will be."""
+    shutil.copytree(FILES / "worker", root, ignore=shutil.ignore_patterns("containerd"))
+    link(root / "usr/local/sbin/runc", "/usr/local/lib/autojoin/runc")
+    enable(root, "sysinit.target", "autojoin-shims.service")
+    write_modules(root)
 
 
 def write_arm64_layer(root: Path, binaries: Binaries) -> None:
@@ -322,6 +334,11 @@ def launch_command(place: Place, binaries: Binaries, group: Path, layers: Path) 
         bind(data(place, "etcd"), "/var/lib/etcd"),
     ]
     nspawn += [bind(binaries.paths[name], f"/usr/bin/{name}", read_only=True) for name in SERVICES]
+    if plain_image.is_done():
+        nspawn += [
+            bind(plain_image.root(), "/var/lib/autojoin/image-plain", read_only=True),
+            bind(plain_image.packages(), "/var/lib/autojoin/packages", read_only=True),
+        ]
     if ARM64_KUBELET in binaries.paths:
         nspawn += [bind(arm64_image.root(), "/var/lib/autojoin/image-arm64", read_only=True)]
     return [*launch, *environment, *nspawn]

@@ -35,8 +35,10 @@ from stack.types import (
     RegistryName,
     RegistryUrl,
     SeedUrl,
+    SigningKey,
     Size,
     SubjectText,
+    Suite,
     Taint,
     Version,
     WorkerName,
@@ -46,6 +48,41 @@ from stack.types import (
 
 Hardware = Literal["bhyve", "turing-rk1", "turing-cm4", "bare-metal", "nspawn"]
 OsRelease = Literal["debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04"]
+
+
+# The signing key of pkgs.k8s.io, whose expiry is extended from time to time: by its fingerprint,
+# which an extension does not change.
+PACKAGES_KEY = "DE15B14486CD377B9E876E1A234654DA9A296436"
+
+
+class Packages(Section):
+    """Where plain images get kubelet and kubectl; the rest of apt is `userData.apt` of a worker."""
+
+    repository: SeedUrl | None = key(
+        "URL of an apt repository that has them; by default that of pkgs.k8s.io for the minor "
+        "release of kubernetesVersion",
+        "http://192.168.10.4/kubernetes/v1.34/deb/",
+        default=None,
+    )
+    suite: Suite = key("Its suite and components, where it is not flat", "stable main", default="/")
+    key: SigningKey = key(
+        "Its signing key: the fingerprint of its Release.key, which nodes fetch and believe with "
+        "that alone; or the key itself, armored, or the path of its file on the machine that runs "
+        "this program",
+        "~/packages.asc",
+        default=PACKAGES_KEY,
+        min_length=1,
+    )
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of a key that nodes fetch; empty where they are given it."""
+        return self.key if len(self.key) == 40 and self.key.isalnum() else ""
+
+    @property
+    def key_text(self) -> str:
+        """The key that nodes are given. OSError or ValueError where it has none."""
+        return "" if self.fingerprint else pem(self.key) or ""
 
 
 class Cluster(Section):
@@ -81,6 +118,11 @@ class Cluster(Section):
         "Image that holds a pod's namespaces, where the node's container runtime is set up",
         "registry.k8s.io/pause:3.10.1",
         default="registry.k8s.io/pause:3.10.1",
+    )
+    packages: Packages = key(
+        "Where plain images get kubelet and kubectl",
+        {"repository": "http://192.168.10.4/kubernetes/v1.34/deb/", "key": "~/packages.asc"},
+        default=Packages(),
     )
     api_server_certificate_authority: str | None = key(
         "CA of the API server's certificate, where it is another one than the nodes': PEM, or the "

@@ -243,6 +243,25 @@ def _seed_url(value: str) -> str:
     return _http_url(value, r"[\s;\"'$#?&\\]", wrong) + "/"
 
 
+def _suite(value: str) -> str:
+    name, *components = value.split(" ")
+    words = [name, *components]
+    right = all(re.fullmatch(r"[A-Za-z0-9._:~+/-]+", word) for word in words)
+    if not right or name.endswith("/") == bool(components):
+        raise ValueError("is no suite of an apt repository; write it as / or as bookworm main")
+    return value
+
+
+def _signing_key(value: str) -> str:
+    """A fingerprint in capitals; or the key itself, or its file, as they are."""
+    digits = value.replace(" ", "").removeprefix("0x").upper()
+    if not re.fullmatch("[0-9A-F]+", digits):
+        return value
+    if len(digits) != 40:
+        raise ValueError("is no fingerprint; write all 40 hexadecimal digits of it")
+    return digits
+
+
 def _public_key_pin(value: str) -> str:
     if not re.fullmatch(r"sha256//[A-Za-z0-9+/]{43}=", value):
         raise ValueError("is no pin of a public key; write it as sha256//… with 44 characters")
@@ -375,6 +394,8 @@ LinkName = Annotated[str, _text(_link, lambda number: f"standin{number}")]
 ZfsDataset = Annotated[str, _text(_dataset, lambda number: f"rpool/stand-in-{number}")]
 SeedUrl = Annotated[str, _text(_seed_url, lambda number: f"http://{_number_address(number)}/")]
 DiskPath = Annotated[str, _text(_disk, lambda number: f"/dev/stand-in-{number}")]
+Suite = Annotated[str, _text(_suite, lambda number: f"stand-in-{number}/")]
+SigningKey = Annotated[str, _text(_signing_key, lambda number: f"{number:040d}")]
 PublicKeyPin = Annotated[str, _text(_public_key_pin, lambda number: f"sha256//{number:043d}=")]
 RegistryName = Annotated[str, _text(_registry_name, lambda number: f"stand-in-{number}.test")]
 RegistryUrl = Annotated[

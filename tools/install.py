@@ -206,6 +206,8 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
         found.append(module_step(layout, name, "lab.conformance_images", lane="go"))
     if wanted in ARM64_SETS:
         found.append(module_step(layout, "arm64 machine image", "lab.arm64_image"))
+    if wanted == "test":
+        found.append(module_step(layout, "plain machine image", "lab.plain_image", lane="go"))
     return found
 
 

@@ -347,10 +347,13 @@ ARM64_PACKAGES = {
 
 # What the tests need besides; openssh-server starts a service where systemd runs.
 TEST_PACKAGES = {
+    "apt-utils": "/usr/bin/apt-ftparchive",  # makes the repository of the lab's plain workers
     "golang-cfssl": "/usr/bin/cfssl",  # 1.2: an old client, for the join gate
     "busybox": "/usr/bin/busybox",
     "dosfstools": "/usr/sbin/mkfs.fat",
     "fdisk": "/usr/sbin/sfdisk",
+    "gpg": "/usr/bin/gpg",
+    "gpg-agent": "/usr/bin/gpg-agent",
     "mtools": "/usr/bin/mcopy",
     "openssh-server": "/usr/sbin/sshd",
     "python3-cryptography": "/usr/lib/python3/dist-packages/cryptography/__init__.py",

@@ -51,9 +51,7 @@ INSTALL_PROGRAM = "/usr/local/lib/autojoin/install-packages"
 INSTALL_ENVIRONMENT = "/etc/autojoin/install-packages.env"
 CONTAINERD = "/var/lib/containerd"
 STORAGE_LABEL = "containers"
-# The signing key of pkgs.k8s.io. It is fetched over TLS, since its expiry is extended from time to
-# time, and taken only if this is its fingerprint, which an extension does not change.
-PACKAGES_KEY = "DE15B14486CD377B9E876E1A234654DA9A296436"
+PACKAGES_KEYRING = "/etc/apt/keyrings/kubernetes.asc"
 MODULES_FILE = "/etc/modules-load.d/autojoin.conf"
 SYSCTL_FILE = "/etc/sysctl.d/90-autojoin.conf"
 KERNEL_MODULES = ("overlay", "br_netfilter")
@@ -258,7 +256,7 @@ def _files(
         _file("/etc/systemd/system/kubelet.service", kubelet.service(node), "0644"),
         _file(MODULES_FILE, "".join(f"{name}\n" for name in KERNEL_MODULES), "0644"),
         _file(SYSCTL_FILE, "".join(f"{key} = {it}\n" for key, it in SYSCTLS.items()), "0644"),
-        *(_install_files(cluster, node) if node.plain else ()),
+        *(_install_files(cluster, node, configuration) if node.plain else ()),
         *(
             _file(path, content, "0600")
             for path, content in registries.files(cluster.registries).items()
@@ -275,17 +273,25 @@ def _authorities(authority_pem: str, other: str) -> list[dict[str, Any]]:
     ]
 
 
-def _install_files(cluster: Cluster, node: Node) -> list[dict[str, Any]]:
+def _install_files(
+    cluster: Cluster, node: Node, configuration: dict[str, Any]
+) -> list[dict[str, Any]]:
     """What a plain image needs to get its packages from."""
     minor = cluster.kubernetes_version.rpartition(".")[0]
+    packages = cluster.packages
+    given = packages.key_text
     environment = {
-        "REPOSITORY": f"https://pkgs.k8s.io/core:/stable:/v{minor}/deb/",
-        "KEY_FINGERPRINT": PACKAGES_KEY,
+        "REPOSITORY": packages.repository or f"https://pkgs.k8s.io/core:/stable:/v{minor}/deb/",
+        "SUITE": packages.suite,
+        "KEY_FINGERPRINT": packages.fingerprint,
         "KUBERNETES_VERSION": cluster.kubernetes_version,
         "PACKAGES": " ".join(("containerd", *node.packages)),
         "SANDBOX_IMAGE": cluster.sandbox_image,
+        # Both must keep control groups in the same way.
+        "SYSTEMD_CGROUP": str(configuration.get("cgroupDriver") == "systemd").lower(),
     }
     return [
+        *([_file(PACKAGES_KEYRING, given, "0644")] if given else ()),
         _file(INSTALL_ENVIRONMENT, _shell(environment), "0600"),
         _file(INSTALL_PROGRAM, INSTALL_SCRIPT.read_text(), "0700"),
     ]
@@ -305,16 +311,18 @@ def _join_service(node: Node) -> str:
     """Without default dependencies: the join waits for what it needs, and for no more of the boot.
 
     Where the rest of cloud-init has nothing to do for the node, it waits for the join instead of
-    taking the processor from it. Status 3 is a refusal, which asking again does not change.
+    taking the processor from it. Where the user's own part sets up apt, the join waits for that.
+    Status 3 is a refusal, which asking again does not change.
     """
     later = "cloud-config.service " if _needs_few_modules(node) else ""
+    earlier = " cloud-config.service" if node.plain and "apt" in node.extra_user_data else ""
     return f"""\
 [Unit]
 Description=Join this machine to its Kubernetes cluster
 DefaultDependencies=no
 Conflicts=shutdown.target
 Before={later}shutdown.target
-After=network.target
+After=network.target{earlier}
 ConditionPathExists={JOIN_KEY}
 StartLimitIntervalSec=3600
 StartLimitBurst=30

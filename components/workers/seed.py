@@ -6,6 +6,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
 
+from stack.models import Packages
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -38,6 +40,7 @@ class Cluster:
     cluster_dns: str | None = None
     sandbox_image: str = "registry.k8s.io/pause:3.10.1"
     registries: tuple[Registry, ...] = ()
+    packages: Packages = field(default_factory=Packages)
 
     def network_of(self, address: str) -> Network | None:
         """The network of nodes that an address is in."""

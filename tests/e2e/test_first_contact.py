@@ -9,6 +9,7 @@ import base64
 import functools
 import itertools
 import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Network, ip_address
@@ -20,12 +21,16 @@ import yaml
 from cryptography import x509
 
 from components.shell import ssh
+from lab import plain_image
+from lab.plain_image import PACKED
 from stack.models import Host
 from tests.e2e.conftest import Lab, own_lab, table
 from tests.e2e.test_carries_work import apply, inside, service, start_pods, until
 from tests.e2e.test_first_light import WORKER_ROOT, WORKERS
 
 USER = "me"
+PLAIN, PLAIN_IMAGE = "worker-3", "/var/lib/autojoin/image-plain"
+PACKAGES, MIRROR_PORT = "/var/lib/autojoin/packages", 8000
 SSH_PORT, GATE_PORT, RESPONDER_PORT = 2222, 9443, 9889
 PODS, SERVICES = IPv6Network("fd00:20::/104"), IPv6Network("fd00:30::/112")
 OUTSIDE = ""  # the router
@@ -65,6 +70,8 @@ def as_people_have_them(lab: Lab) -> None:
     program = base64.b64encode(DEBIANS.read_bytes()).decode()
     lab.on_authority(f"base64 -d >{DEBIANS} && chmod 755 {DEBIANS}", stdin=program)
     lab.edit(reached)
+    lab.on_hypervisor(f"systemd-run python3 -m http.server -b {jump} -d {PACKAGES} {MIRROR_PORT}")
+    lab.edit(with_a_plain_worker)
 
 
 def of_both_families(config: dict[str, Any]) -> None:
@@ -87,6 +94,31 @@ def reached(config: dict[str, Any]) -> None:
     authority["host"] |= {"user": USER, "port": SSH_PORT, "jump": dict(hypervisor)}
     authority["responderPort"] = RESPONDER_PORT
     config["autojoin:joinGate"] = {"port": GATE_PORT}
+
+
+def with_a_plain_worker(config: dict[str, Any]) -> None:
+    """From a bare image, which has its packages from mirrors: Debian's, and one of the nodes'."""
+    mirror = f"http://{config['autojoin:provisioning']['hypervisor']['address']}:{MIRROR_PORT}"
+    keyring = "/etc/apt/keyrings/mirror.asc"
+    keys = plain_image.packages()
+    config["autojoin:cluster"]["packages"] = {
+        "repository": f"{mirror}/kubernetes/",
+        "key": str(keys / "kubernetes/Release.key"),
+    }
+    config["autojoin:workers"][PLAIN] |= {
+        "imageKind": "plain",
+        "osRelease": "debian-12",
+        "image": f"/var/lib/autojoin/layers/plain:{PLAIN_IMAGE}",
+        "userData": {
+            "write_files": [
+                {"path": keyring, "content": (keys / "debian/Release.key").read_text()}
+            ],
+            "apt": {
+                "preserve_sources_list": False,
+                "sources_list": f"deb [signed-by={keyring}] {mirror}/debian ./\n",
+            },
+        },
+    }
 
 
 def test_every_worker_joins(lab: Lab) -> None:
@@ -123,6 +155,7 @@ def answer(lab: Lab, pod: str, address: str, port: int) -> str:
 
 
 def test_pods_and_services_answer_over_both_families(lab: Lab) -> None:
+    """One of the pods is on the plain worker."""
     start_pods(lab)
     apply(lab, service("dual", {"app": "pod-2"}, ipFamilyPolicy="RequireDualStack"))
     pods = {}
@@ -154,6 +187,16 @@ def test_the_router_has_ways_to_every_nodes_pods_in_both_families(lab: Lab) -> N
         return expected.items() <= {it["dst"]: it.get("gateway") for it in routes}.items()
 
     assert until(known), expected
+
+
+def test_a_plain_worker_has_its_packages_from_the_mirrors(lab: Lab) -> None:
+    assert not {*PACKED, "containerd"} & set(lab.on_hypervisor(f"ls {PLAIN_IMAGE}/usr/bin").split())
+    assert f"{PLAIN}: packages done" in lab.first_output
+    assert lab.in_worker(PLAIN, "apt-mark showhold").split() == ["kubectl", "kubelet"]
+    mirror = lab.config["autojoin:cluster"]["packages"]["repository"].removesuffix("kubernetes/")
+    for package, repository in (("kubelet", "kubernetes"), ("containerd", "debian")):
+        policy = lab.in_worker(PLAIN, f"apt-cache policy {package}")
+        assert re.search(rf"\*\*\* .*\n +500 {mirror}{repository} ", policy), policy
 
 
 def test_the_ca_host_lets_that_user_in_from_the_jump_host_alone(lab: Lab) -> None:

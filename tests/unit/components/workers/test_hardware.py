@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from components.load import from_values
 from components.workers.bare_metal import GUARD_SCRIPT
 from components.workers.bhyve import vnic
+from components.workers.cloud_init import PACKAGES_KEYRING
 from components.workers.hardware_types import HARDWARE, Emission, Hardware, of
 from lab import image
 from stack import models
@@ -206,6 +207,36 @@ def test_plain_images_get_packages_of_the_configured_version_and_templates_none(
     assert not [path for path in written("cm4", template) if "install-packages" in path]
     _, guest = make("bhyve")
     assert not [path for path in written("bhyve", guest) if "install-packages" in path]
+
+
+def test_a_mirror_with_a_key_of_its_own(tmp_path: Path) -> None:
+    values = copy.deepcopy(VALUES)
+    (tmp_path / "key.asc").write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n")
+    values["cluster"]["packages"] = {
+        **{"repository": "http://192.168.10.4/k8s", "suite": "stable main"},
+        **{"key": str(tmp_path / "key.asc")},
+    }
+    emission = of(from_values(values), "cm4").emit(SECRET, AUTHORITY_PEM)
+    files = written("cm4", emission)
+    settings = files["/etc/autojoin/install-packages.env"]
+    assert "REPOSITORY=http://192.168.10.4/k8s/\nSUITE='stable main'\n" in settings
+    assert "KEY_FINGERPRINT=''\n" in settings
+    assert files[PACKAGES_KEYRING] == (tmp_path / "key.asc").read_text()
+
+
+def test_the_join_waits_where_userdata_sets_up_apt() -> None:
+    unit = "/etc/systemd/system/autojoin-join.service"
+    proxy = {"apt": {"http_proxy": "http://192.168.10.4:3142"}}
+    for extra, after in ((proxy, "network.target cloud-config.service"), ({}, "network.target")):
+        _, emission = make("cm4", userData=extra)
+        assert f"\nAfter={after}\n" in written("cm4", emission)[unit]
+
+
+def test_containerd_keeps_control_groups_as_the_kubelet_does() -> None:
+    for driver, systemd in (("systemd", "true"), ("cgroupfs", "false")):
+        _, emission = make("bhyve", imageKind="plain", kubelet={"cgroupDriver": driver})
+        settings = written("bhyve", emission)["/etc/autojoin/install-packages.env"]
+        assert f"SYSTEMD_CGROUP={systemd}\n" in settings
 
 
 DUAL = ["192.168.10.99", "fd00:10::99"]

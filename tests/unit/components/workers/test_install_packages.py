@@ -1,20 +1,24 @@
-"""install-packages.sh under dash, with a package manager that is stood in."""
+"""install-packages.sh under dash, with a package manager that is stood in; and under the lab's
+bare Debian, by chroot, with a repository that is served on this machine.
+"""
 
 from __future__ import annotations
 
+import functools
+import http.server
 import os
+import shlex
 import subprocess
+import threading
 import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from components.workers.cloud_init import INSTALL_SCRIPT, PACKAGES_KEY
-from lab import image
-
-FINGERPRINT_LINES = (
-    "pub:-:2048:1:234654DA9A296436:1661356832:::-:::scSC::::::23::0:\nfpr:::::::::{}:\n"
-)
+from components.workers.cloud_init import INSTALL_SCRIPT, PACKAGES_KEYRING
+from lab import image, plain_image
+from tools.pins import KUBERNETES_VERSION
 
 
 class System:
@@ -29,13 +33,11 @@ class System:
             path.mkdir(parents=True)
         (self.root / "etc/autojoin").mkdir()
         (self.root / "etc/autojoin/install-packages.env").write_text(
-            "REPOSITORY=https://pkgs.k8s.io/core:/stable:/v1.34/deb/\n"
-            f"KEY_FINGERPRINT={PACKAGES_KEY}\nKUBERNETES_VERSION=1.34.2\n"
+            "REPOSITORY=https://pkgs.k8s.io/core:/stable:/v1.34/deb/\nSUITE=/\n"
+            "KEY_FINGERPRINT=\nKUBERNETES_VERSION=1.34.2\nSYSTEMD_CGROUP=true\n"
             "PACKAGES='containerd more'\nSANDBOX_IMAGE=registry.k8s.io/pause:3.10.1\n"
         )
         self.calls.write_text("")
-        self.fingerprint(PACKAGES_KEY)
-        self.tool("curl", 'while [ "$1" != --output ]; do shift; done; echo key >"$2"')
         self.tool(
             "dpkg-query",
             f"case $* in *Conffiles*) exec /usr/bin/dpkg-query --admindir="
@@ -45,7 +47,7 @@ class System:
         )
         self.tool(
             "apt-get",
-            f'echo "$*" >>{self.calls}\n[ ! -e {folder}/offline ] || exit 100\n'
+            f'echo "$*" >>{self.calls}\n'
             "for word; do case $word in kubelet=*|kubectl=*) "
             f"echo 1.34.2-1.1 >{self.installed}/${{word%%=*}} ;; "
             f"containerd|more) echo 1.7 >{self.installed}/$word ;; esac; done",
@@ -57,9 +59,6 @@ class System:
     def tool(self, name: str, action: str) -> None:
         (self.tools / name).write_text(f"#!/bin/sh\n{action}\n")
         (self.tools / name).chmod(0o755)
-
-    def fingerprint(self, value: str) -> None:
-        self.tool("gpg", f"printf '%s' '{FINGERPRINT_LINES.format(value)}'")
 
     def run(self) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PATH": f"{self.tools}:{os.environ['PATH']}"}
@@ -141,31 +140,6 @@ def test_a_longer_version_is_another(system: System) -> None:
     assert "kubelet=1.34.2-*" in system.calls.read_text()
 
 
-def test_another_signing_key_installs_nothing(system: System) -> None:
-    system.fingerprint("F" * 40)
-    done = system.run()
-    assert done.returncode == 1
-    assert done.stdout.splitlines()[-1].endswith(f"not {PACKAGES_KEY}; nothing of it is installed")
-    assert "kubelet" not in system.calls.read_text()
-    assert not (system.root / "etc/apt/sources.list.d/kubernetes.list").exists()
-
-
-def test_no_network_is_named_and_the_next_run_goes_on(system: System, tmp_path: Path) -> None:
-    (tmp_path / "offline").touch()
-    done = system.run()
-    assert done.returncode == 1
-    assert "apt-get update failed" in done.stdout
-    (tmp_path / "offline").unlink()
-    assert system.run().returncode == 0
-
-
-def test_a_key_that_can_not_be_fetched_is_named(system: System) -> None:
-    system.tool("curl", "echo 'curl: (6) Could not resolve host' >&2; exit 6")
-    done = system.run()
-    assert done.returncode == 1
-    assert done.stdout.splitlines()[-1].endswith("can't be fetched; check the node's DNS and route")
-
-
 def containerd(system: System) -> tuple[str, bool]:
     """Where its configuration looks for plugins, and whether systemd keeps control groups."""
     text = (system.root / "etc/containerd/config.toml").read_text()
@@ -195,3 +169,172 @@ def test_a_persons_configuration_of_containerd_is_left(system: System) -> None:
     file.write_text("# mine\nversion = 2\n")
     assert system.run().returncode == 0
     assert file.read_text() == "# mine\nversion = 2\n"
+
+
+# --- the real apt ---------------------------------------------------------------------------
+
+IN_BARE_DEBIAN = """
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
+mount --rbind /dev "$2/root/dev"
+exec chroot "$2/root" dash /install-packages
+"""
+NOBODY = "http://127.0.0.1:9/"
+
+
+class Bare:
+    """The lab's bare Debian with what a seed brings; `served` has Debian's packages and ours."""
+
+    def __init__(self, folder: Path, served: str) -> None:
+        self.folder, self.disk = folder, folder / "upper"
+        self.environment = {
+            **{"REPOSITORY": f"{served}kubernetes/", "SUITE": "/", "KEY_FINGERPRINT": ""},
+            **{"KUBERNETES_VERSION": KUBERNETES_VERSION, "PACKAGES": "containerd"},
+            **{"SANDBOX_IMAGE": "pause:1", "SYSTEMD_CGROUP": "false"},
+        }
+        for name in ("upper", "work", "root"):
+            (folder / name).mkdir(mode=0o755)
+        self.write("install-packages", INSTALL_SCRIPT.read_text())
+        self.write("usr/local/sbin/systemctl", "#!/bin/sh\n")  # there is no systemd to ask
+        (self.disk / "usr/local/sbin/systemctl").chmod(0o755)
+        self.write(PACKAGES_KEYRING, released_key("kubernetes"))
+        self.write("etc/apt/keyrings/debian.asc", released_key("debian"))
+        self.debian(f"{served}debian")
+
+    def write(self, path: str, content: str) -> None:
+        image.write(self.disk / path.lstrip("/"), content)
+
+    def debian(self, address: str) -> None:
+        """As people's mirrors are told of: in deb822."""
+        fields = (
+            f"Types: deb\nURIs: {address}\nSuites: ./\nSigned-By: /etc/apt/keyrings/debian.asc\n"
+        )
+        self.write("etc/apt/sources.list.d/debian.sources", fields)
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        lines = [f"{name}={shlex.quote(value)}\n" for name, value in self.environment.items()]
+        self.write("etc/autojoin/install-packages.env", "".join(lines))
+        command = ["sh", "-euc", IN_BARE_DEBIAN, "sh", str(plain_image.root()), str(self.folder)]
+        return subprocess.run([*image.ALONE, *command], capture_output=True, text=True)
+
+
+def released_key(repository: str) -> str:
+    return (plain_image.packages() / repository / "Release.key").read_text()
+
+
+def fingerprint(folder: Path, key: str) -> str:
+    show = ["gpg", "--homedir", str(folder), "--with-colons", "--show-keys"]
+    lines = subprocess.run(show, input=key, check=True, capture_output=True, text=True).stdout
+    return next(line.split(":")[9] for line in lines.splitlines() if line.startswith("fpr:"))
+
+
+def other_key(folder: Path) -> str:
+    gpg = ["gpg", "--homedir", str(folder), "--batch", "--passphrase", ""]
+    new = [*gpg, "--quick-generate-key", "other", "ed25519", "sign", "never"]
+    subprocess.run([*image.ALONE, *new], check=True, capture_output=True)
+    export = [*gpg, "--armor", "--export"]
+    return subprocess.run(export, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """The URL of the repositories, whose files are links that a test may replace."""
+    for name in ("debian", "kubernetes"):
+        (tmp_path / "served" / name).mkdir(parents=True)
+        for file in (plain_image.packages() / name).iterdir():
+            (tmp_path / "served" / name / file.name).symlink_to(file)
+    handler = functools.partial(Quiet, directory=tmp_path / "served")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def bare(tmp_path: Path, served: str) -> Bare:
+    (tmp_path / "gnupg").mkdir(mode=0o700)
+    (tmp_path / "machine").mkdir()
+    return Bare(tmp_path / "machine", served)
+
+
+def test_a_bare_debian_gets_its_packages_from_a_mirror(bare: Bare, tmp_path: Path) -> None:
+    key = released_key("kubernetes")
+    bare.environment["KEY_FINGERPRINT"] = fingerprint(tmp_path / "gnupg", key)
+    bare.write(PACKAGES_KEYRING, "")
+    done = bare.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("containerd", "kubelet", "kubectl"):
+        assert (bare.disk / "usr/bin" / name).stat().st_size > 0
+    states = (bare.disk / "var/lib/dpkg/status").read_text().split("\n\n")
+    held = {state.split("\n")[0] for state in states if "\nStatus: hold ok installed" in state}
+    assert held == {"Package: kubelet", "Package: kubectl"}
+    assert "SystemdCgroup = false" in (bare.disk / "etc/containerd/config.toml").read_text()
+    bare.debian(NOBODY)
+    assert bare.run().returncode == 0  # nothing is asked for again
+
+
+def is_silent(bare: Bare, folder: Path) -> str:
+    bare.environment["REPOSITORY"] = NOBODY
+    return "Could not connect to 127.0.0.1:9"
+
+
+def is_elsewhere(bare: Bare, folder: Path) -> str:
+    bare.environment["REPOSITORY"] += "other/"
+    return "other  Release' does not have a Release file."
+
+
+def is_signed_by_another_key(bare: Bare, folder: Path) -> str:
+    bare.write(PACKAGES_KEYRING, other_key(folder / "gnupg"))
+    return "the public key is not available"
+
+
+def has_another_key(bare: Bare, folder: Path) -> str:
+    bare.environment["KEY_FINGERPRINT"] = "F" * 40
+    return f"not {'F' * 40}; nothing of it is installed"
+
+
+def has_another_key_beside_its_own(bare: Bare, folder: Path) -> str:
+    key = released_key("kubernetes")
+    bare.environment["KEY_FINGERPRINT"] = fingerprint(folder / "gnupg", key)
+    file = folder / "served/kubernetes/Release.key"
+    file.unlink()
+    file.write_text(key + other_key(folder / "gnupg"))
+    return "nothing of it is installed"
+
+
+def has_no_key(bare: Bare, folder: Path) -> str:
+    bare.environment["KEY_FINGERPRINT"] = "F" * 40
+    (folder / "served/kubernetes/Release.key").unlink()
+    return "404"
+
+
+def has_another_version(bare: Bare, folder: Path) -> str:
+    bare.environment["KUBERNETES_VERSION"] = "1.33.1"
+    return "Version '1.33.1-*' for 'kubelet' was not found"
+
+
+def is_well_and_debians_is_silent(bare: Bare, folder: Path) -> str:
+    bare.debian(NOBODY)
+    return "Could not connect to 127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(is_silent, is_elsewhere, is_signed_by_another_key, has_another_key),
+        *(has_another_key_beside_its_own, has_no_key, has_another_version),
+        is_well_and_debians_is_silent,
+    ],
+)
+def test_the_last_line_tells_what_is_wrong_with_a_repository_that(
+    wrong: Callable[[Bare, Path], str], bare: Bare, tmp_path: Path
+) -> None:
+    said = wrong(bare, tmp_path)
+    done = bare.run()
+    assert done.returncode == 1
+    assert said in done.stdout.splitlines()[-1], done.stdout
+    assert not (bare.disk / "usr/bin/kubelet").exists()

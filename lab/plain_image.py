@@ -1,0 +1,147 @@
+"""What the lab's plain workers start from and install: a bare Debian, and two apt repositories.
+
+`python -m lab.plain_image is-done` (exit status 0 or 1) and `python -m lab.plain_image install`.
+Debian's packages are its own; kubelet and kubectl are packed here, of what is built here. Both
+repositories are signed with a key that nobody has any more.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+
+from lab import image, registry
+from tools import pins
+from tools.pins import GO_TOOLS, KUBERNETES_VERSION, Layout
+
+# What of Debian's cloud images a node's start needs: no runtime, no kubelet, and no gpg.
+BARE = (
+    *("ca-certificates", "cloud-init", "curl", "dbus", "iproute2", "kmod", "netbase", "openssl"),
+    *("procps", "systemd-sysv", "udev"),
+)
+# What is installed of Debian, beside what it stands on.
+DEBIANS = ("containerd", "gpg", "iptables")
+# What is packed, and what the published packages of it stand on; the CNI plugins are Cilium's here.
+PACKED = {"kubelet": "iptables (>= 1.4.21), iproute2, mount, util-linux", "kubectl": ""}
+UNIT = "[Unit]\nDescription=The package's own\n[Service]\nExecStart=/usr/bin/kubelet\n"
+DOWNLOAD = """\
+apt-get -q update
+apt-get -q -y install --no-install-recommends {bare}
+apt-get clean
+apt-get -q -y install --no-install-recommends --download-only {debians}
+rm -rf /etc/apt/sources.list
+"""
+# $1 the folder of both repositories.
+SIGN = """\
+export GNUPGHOME="$1/.gnupg"
+mkdir -m 700 "$GNUPGHOME"
+gpg --batch --passphrase '' --quick-generate-key lab ed25519 sign never
+for repository in debian kubernetes; do
+    cd "$1/$repository"
+    apt-ftparchive packages . >Packages
+    apt-ftparchive release . >../Release
+    mv ../Release Release
+    gpg --batch --clearsign --output InRelease Release
+    gpg --armor --export >Release.key
+done
+rm -r "$GNUPGHOME"
+"""
+
+
+def binaries() -> dict[str, Path]:
+    return {tool.name: Layout().tool(tool) for tool in GO_TOOLS if tool.name in PACKED}
+
+
+def folder() -> Path:
+    steps = [inspect.getsource(step) for step in (build, pack, image.settle)]
+    lists = repr((BARE, DEBIANS, PACKED, UNIT, DOWNLOAD, SIGN, image.MASKED))
+    key = pins.digest(registry.base_archive().name, lists, str(binaries()), *steps)
+    return pins.cache() / f"plain-image-{key}"
+
+
+def root() -> Path:
+    """The image's root folder; whole where it exists."""
+    return folder() / "root"
+
+
+def packages() -> Path:
+    """The folder of the repositories `debian` and `kubernetes`."""
+    return folder() / "packages"
+
+
+def is_done() -> bool:
+    return root().is_dir()
+
+
+def install() -> None:
+    """Build image and repositories unless they are there; LabError has the end of the log."""
+    image.require(("apt-ftparchive", "dpkg-deb", "gpg", "tar"))
+    with image.only_builder():
+        if is_done():
+            return
+        building = pins.cache() / ".plain-image-building"
+        image.remove_tree(building)
+        try:
+            build(building, pins.cache() / "plain-image-build.log")
+            building.rename(folder())
+        except BaseException:
+            image.remove_tree(building)
+            raise
+
+
+def build(building: Path, log: Path) -> None:
+    log.unlink(missing_ok=True)
+    target, repositories = building / "root", building / "packages"
+    for path in (target, repositories / "debian", repositories / "kubernetes"):
+        path.mkdir(parents=True)
+    base = registry.base_archive()
+    if not base.exists():
+        registry.make_base(base, log)
+    image.logged(["tar", "--extract", f"--file={base}", f"--directory={target}"], log)
+    image.in_root(target, DOWNLOAD.format(bare=" ".join(BARE), debians=" ".join(DEBIANS)), log)
+    for file in (target / "var/cache/apt/archives").glob("*.deb"):
+        shutil.move(file, repositories / "debian")
+    image.settle(target, log)
+    keep_debians_modules(target)
+    for name, binary in binaries().items():
+        pack(name, binary, building / name, log)
+        shutil.move(building / f"{name}.deb", repositories / "kubernetes")
+    image.logged(["sh", "-euc", SIGN, "sh", str(repositories)], log)
+
+
+def keep_debians_modules(target: Path) -> None:
+    """Of the lab's settings of cloud-init, those that its machines can't be without."""
+    file = target / "etc/cloud/cloud.cfg.d/90-lab.cfg"
+    settings = yaml.safe_load(file.read_text())
+    needed = {name: settings[name] for name in ("datasource_list", "system_info")}
+    file.write_text(yaml.safe_dump(needed))
+
+
+def pack(name: str, binary: Path, tree: Path, log: Path) -> None:
+    """TREE.deb of a binary, as pkgs.k8s.io has it."""
+    fields = {
+        "Package": name,
+        "Version": f"{KUBERNETES_VERSION}-1.1",
+        "Architecture": {"aarch64": "arm64"}.get(os.uname().machine, "amd64"),
+        "Depends": PACKED[name],
+        "Maintainer": "the lab",
+        "Description": f"{name}, as it is built here",
+    }
+    control = "".join(f"{field}: {value}\n" for field, value in fields.items() if value)
+    image.write(tree / "DEBIAN/control", control)
+    image.write(tree / "usr/bin" / name, "")
+    shutil.copyfile(binary, tree / "usr/bin" / name)
+    (tree / "usr/bin" / name).chmod(0o755)
+    if name == "kubelet":
+        image.write(tree / "usr/lib/systemd/system/kubelet.service", UNIT)
+    image.logged(["dpkg-deb", "--build", "--root-owner-group", "-Znone", str(tree)], log)
+    shutil.rmtree(tree)
+
+
+if __name__ == "__main__":
+    sys.exit(image.main(sys.argv[1:], "lab.plain_image", is_done, install))
