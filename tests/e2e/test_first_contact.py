@@ -23,11 +23,11 @@ from tests.e2e.conftest import Lab, own_lab, table
 from tests.e2e.test_first_light import WORKER_ROOT, WORKERS
 
 USER = "me"
-PLAIN, PLAIN_IMAGE = "worker-3", "/var/lib/autojoin/image-plain"
-PACKAGES, MIRROR_PORT = "/var/lib/autojoin/packages", 8000
 SSH_PORT, GATE_PORT, RESPONDER_PORT = 2222, 9443, 9889
 DEBIANS = Path("/usr/bin/cfssl")
 BROUGHT = "/usr/local/lib/autojoin/cfssl"
+PLAIN, PLAIN_IMAGE = "worker-3", "/var/lib/autojoin/image-plain"
+PACKAGES, MIRROR_PORT = "/var/lib/autojoin/packages", 8000
 WITH_SUDO = f"""
 set -eu
 useradd --create-home --shell /bin/sh --password '*' {USER}
@@ -104,27 +104,6 @@ def test_every_worker_joins(lab: Lab) -> None:
     assert {name: row["READY"] for name, row in rows.items()} == dict.fromkeys(WORKERS, "True")
 
 
-def test_a_plain_worker_has_its_packages_from_the_mirrors(lab: Lab) -> None:
-    assert not {*PACKED, "containerd"} & set(lab.on_hypervisor(f"ls {PLAIN_IMAGE}/usr/bin").split())
-    assert f"{PLAIN}: packages done" in lab.first_output
-    assert lab.in_worker(PLAIN, "apt-mark showhold").split() == ["kubectl", "kubelet"]
-    mirror = lab.config["autojoin:cluster"]["packages"]["repository"].removesuffix("kubernetes/")
-    for package, repository in (("kubelet", "kubernetes"), ("containerd", "debian")):
-        policy = lab.in_worker(PLAIN, f"apt-cache policy {package}")
-        assert re.search(rf"\*\*\* .*\n +500 {mirror}{repository} ", policy), policy
-
-
-def test_a_pod_on_the_plain_worker_answers(lab: Lab) -> None:
-    image = f"--image=registry.k8s.io/{NAMES['agnhost']}"
-    place = json.dumps({"spec": {"nodeName": PLAIN}})
-    lab.run("kubectl", "run", "there", image, f"--overrides={place}", "--", "netexec")
-    lab.run("kubectl", "wait", "--for=condition=Ready", "pod/there", "--timeout=120s")
-    address = lab.kubectl("get", "pod", "there")["status"]["podIP"]
-    ask = f"curl --fail --silent --retry 20 --retry-all-errors http://{address}:8080/hostname"
-    assert lab.on_hypervisor(ask) == "there"
-    lab.run("kubectl", "delete", "pod", "there", "--now")
-
-
 def test_the_ca_host_lets_that_user_in_from_the_jump_host_alone(lab: Lab) -> None:
     host = lab.config["autojoin:certificateAuthority"]["host"]
     key = {"hostKey": (lab.checkout / host["hostKey"]).read_text().strip(),
@@ -154,6 +133,27 @@ def test_a_node_renews_there(lab: Lab) -> None:
     """The gate asks the responder before it signs."""
     said = lab.in_worker(WORKERS[0], "/usr/local/lib/autojoin/join renew --now")
     assert f"{WORKERS[0]} renewal done: until " in said
+
+
+def test_a_plain_worker_has_its_packages_from_the_mirrors(lab: Lab) -> None:
+    assert not {*PACKED, "containerd"} & set(lab.on_hypervisor(f"ls {PLAIN_IMAGE}/usr/bin").split())
+    assert f"{PLAIN}: packages done" in lab.first_output
+    assert lab.in_worker(PLAIN, "apt-mark showhold").split() == ["kubectl", "kubelet"]
+    mirror = lab.config["autojoin:cluster"]["packages"]["repository"].removesuffix("kubernetes/")
+    for package, repository in (("kubelet", "kubernetes"), ("containerd", "debian")):
+        policy = lab.in_worker(PLAIN, f"apt-cache policy {package}")
+        assert re.search(rf"\*\*\* .*\n +500 {mirror}{repository} ", policy), policy
+
+
+def test_a_pod_on_the_plain_worker_answers(lab: Lab) -> None:
+    image = f"--image=registry.k8s.io/{NAMES['agnhost']}"
+    place = json.dumps({"spec": {"nodeName": PLAIN}})
+    lab.run("kubectl", "run", "there", image, f"--overrides={place}", "--", "netexec")
+    lab.run("kubectl", "wait", "--for=condition=Ready", "pod/there", "--timeout=120s")
+    address = lab.kubectl("get", "pod", "there")["status"]["podIP"]
+    ask = f"curl --fail --silent --retry 20 --retry-all-errors http://{address}:8080/hostname"
+    assert lab.on_hypervisor(ask) == "there"
+    lab.run("kubectl", "delete", "pod", "there", "--now")
 
 
 def test_the_other_commands_go_the_same_way(lab: Lab, tmp_path: Path) -> None:
