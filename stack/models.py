@@ -69,7 +69,7 @@ class Packages(Section):
         "Its signing key: the fingerprint of its Release.key, which nodes fetch and believe with "
         "that alone; or the key itself, armored, or the path of its file on the machine that runs "
         "this program",
-        "~/packages.asc",
+        PACKAGES_KEY,
         default=PACKAGES_KEY,
         min_length=1,
     )
@@ -121,7 +121,7 @@ class Cluster(Section):
     )
     packages: Packages = key(
         "Where plain images get kubelet and kubectl",
-        {"repository": "http://192.168.10.4/kubernetes/v1.34/deb/", "key": "~/packages.asc"},
+        {"repository": "http://192.168.10.4/kubernetes/v1.34/deb/"},
         default=Packages(),
     )
     api_server_certificate_authority: str | None = key(
