@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import contextlib
 import datetime
 import http.client
 import json
@@ -106,14 +107,17 @@ def address_of(lab: Lab, name: str) -> str:
 
 def ask(address: str, path: str = "/hostname", seconds: float = 2) -> str:
     """What answers at a load balancer address, asked from this machine; empty where nobody does."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return answer(address, path, seconds)
+    return ""
+
+
+def answer(address: str, path: str = "/hostname", seconds: float = 2) -> str:
+    """The same; OSError or HTTPException says why nobody does."""
     connection = http.client.HTTPConnection(address, 80, timeout=seconds)
-    try:
+    with contextlib.closing(connection):
         connection.request("GET", path)
         return connection.getresponse().read().decode()
-    except (OSError, http.client.HTTPException):
-        return ""
-    finally:
-        connection.close()
 
 
 def next_hops(lab: Lab, address: str) -> set[str]:

@@ -13,8 +13,8 @@ from tools import install
 HERE = os.uname().machine
 
 
-# For tests that between them have CFSSL do all it is asked for. The rest run with this machine's, as
-# they would take minutes more; CFSSL_PROCESSOR=aarch64 has them run with the other one too.
+# For tests that between them have CFSSL do all it is asked for. The rest run with this machine's:
+# emulated, they take minutes more. CFSSL_PROCESSOR=aarch64 has them run with the other one.
 both_processors = pytest.mark.parametrize(
     "processor", dict.fromkeys((HERE, "aarch64")), indirect=True
 )
