@@ -164,7 +164,7 @@ class Join:
 
 @dataclass
 class Bed:
-    """A lab of the bench's own, without workers at first."""
+    """A lab of the bench's own, with one worker, where Cilium's operator and the DNS run."""
 
     lab: Lab
     where: Place
@@ -212,7 +212,7 @@ def bed(folder: Path) -> Iterator[Bed]:
     watches: list[Watch] = []
     try:
         lab.make("move-lab")
-        lab.edit(without_workers)
+        lab.edit(with_one_worker)
         lab.make("up")
         where = place.find(checkout)
         assert where is not None
@@ -253,8 +253,8 @@ def answering() -> dict[str, Any]:
     }
 
 
-def without_workers(config: dict[str, Any]) -> None:
-    config["autojoin:workers"] = {}
+def with_one_worker(config: dict[str, Any]) -> None:
+    config["autojoin:workers"] = {"worker-1": config["autojoin:workers"]["worker-1"]}
 
 
 def ours(bed: Bed, count: int) -> list[Join]:
@@ -263,7 +263,7 @@ def ours(bed: Bed, count: int) -> list[Join]:
     generation = next(bed.generations)
 
     def add(config: dict[str, Any]) -> None:
-        config["autojoin:workers"] = {
+        config["autojoin:workers"] |= {
             name: labs.machine(bed.address(number), generation) for number, name in enumerate(names)
         }
 
@@ -280,7 +280,7 @@ def ours(bed: Bed, count: int) -> list[Join]:
         )
         for name in names
     ]
-    bed.lab.edit(without_workers)
+    bed.lab.edit(with_one_worker)
     bed.lab.make("up")
     bed.forget(names)
     return joins
