@@ -75,19 +75,13 @@ def _packages(lab: Lab) -> Iterator[Problem]:
     key, given = "autojoin:cluster.packages.key", lab.cluster.packages.key
     if lab.cluster.packages.fingerprint:
         return
-    shown = "" if "-----BEGIN" in given else given
-    try:
-        text = lab.cluster.packages.key_text
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        hint = "give the key's fingerprint, the key itself, or its path"
-        yield Problem(key, "can't be read", f"{shown}: {reason}", hint)
-        return
-    if "PRIVATE KEY" in text:
-        yield Problem(key, "holds a private key", shown, "give the public one alone")
+    hint = "give the key's fingerprint, the key itself, or its path"
+    text = _public(key, given, hint, "give the public one alone")
+    if isinstance(text, Problem):
+        yield text
     elif "-----BEGIN PGP PUBLIC KEY BLOCK-----" not in text:
         hint = "give what `gpg --armor --export` writes, or the key's fingerprint"
-        yield Problem(key, "is no armored public key", shown, hint)
+        yield Problem(key, "is no armored public key", _shown(given), hint)
 
 
 def _registries(lab: Lab) -> Iterator[Problem]:
@@ -109,15 +103,9 @@ def _pinned(key: str, given: str | None, whose: str) -> Iterator[Problem]:
         return
     from cryptography import x509  # for these keys alone: it takes as long as all the rest
 
-    shown = "" if "-----BEGIN" in given else given
-    try:
-        text = pem(given) or ""
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        yield Problem(key, "can't be read", f"{shown}: {reason}", "give PEM, or a path")
-        return
-    if "PRIVATE KEY" in text:
-        yield Problem(key, "holds a private key", shown, "give the certificate alone")
+    text = _public(key, given, "give PEM, or a path", "give the certificate alone")
+    if isinstance(text, Problem):
+        yield text
         return
     try:
         found = x509.load_pem_x509_certificates(text.encode())
@@ -127,7 +115,24 @@ def _pinned(key: str, given: str | None, whose: str) -> Iterator[Problem]:
         right = False
     if not right:
         hint = f"give that of the CA that signed {whose}"
-        yield Problem(key, "is no CA's certificate in PEM", shown, hint)
+        yield Problem(key, "is no CA's certificate in PEM", _shown(given), hint)
+
+
+def _public(key: str, given: str, hint: str, alone: str) -> str | Problem:
+    """The text that a key gives, or names the file of. A problem: there is none, or a secret."""
+    try:
+        text = pem(given) or ""
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        return Problem(key, "can't be read", f"{_shown(given)}: {reason}", hint)
+    if "PRIVATE KEY" in text:
+        return Problem(key, "holds a private key", _shown(given), alone)
+    return text
+
+
+def _shown(given: str) -> str:
+    """A path; nothing of what is given in the stack file itself."""
+    return "" if "-----BEGIN" in given else given
 
 
 def _hosts(lab: Lab) -> Iterator[Problem]:

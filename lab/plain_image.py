@@ -8,7 +8,6 @@ repositories are signed with a key that nobody has any more.
 from __future__ import annotations
 
 import inspect
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -127,7 +126,7 @@ def pack(name: str, binary: Path, tree: Path, log: Path) -> None:
     fields = {
         "Package": name,
         "Version": f"{KUBERNETES_VERSION}-1.1",
-        "Architecture": {"aarch64": "arm64"}.get(os.uname().machine, "amd64"),
+        "Architecture": pins.ARCHITECTURE,
         "Depends": PACKED[name],
         "Maintainer": "the lab",
         "Description": f"{name}, as it is built here",

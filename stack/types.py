@@ -244,10 +244,9 @@ def _seed_url(value: str) -> str:
 
 
 def _suite(value: str) -> str:
-    name, *components = value.split(" ")
-    words = [name, *components]
+    words = value.split(" ")
     right = all(re.fullmatch(r"[A-Za-z0-9._:~+/-]+", word) for word in words)
-    if not right or name.endswith("/") == bool(components):
+    if not right or words[0].endswith("/") == (len(words) > 1):
         raise ValueError("is no suite of an apt repository; write it as / or as bookworm main")
     return value
 

@@ -160,7 +160,9 @@ KUBERNETES_PLUGIN = GoTool(
 )
 
 # For CA hosts of this machine's platform: the lab's, and those of the tests.
-CFSSL = cfssl("linux", {"aarch64": "arm64"}.get(os.uname().machine, "amd64"))
+# This machine's, as Go and Debian name it.
+ARCHITECTURE = {"aarch64": "arm64"}.get(os.uname().machine, "amd64")
+CFSSL = cfssl("linux", ARCHITECTURE)
 
 GO_TOOLS = (
     CFSSL,
