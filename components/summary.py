@@ -372,7 +372,7 @@ def _other(step: Step, workers_change: bool) -> tuple[str, Change | None]:
         return "Cilium", Change(
             step.op,
             f"release {step.new.get('name', step.name)}",
-            [*_skipped_releases(step), *_lost_pods(step), *_values(step)],
+            [*_skipped_releases(step), *_lost_pods(step), *_values(step), *_own_pods(step)],
         )
     if step.type.startswith("autojoin:"):
         return "", None  # A component is told by what is in it.
@@ -432,6 +432,13 @@ def _lost_pods(step: Step) -> list[str]:
                 "their way; append networks instead, and replace none"
             )
     return found
+
+
+def _own_pods(step: Step) -> list[str]:
+    changed = step.op == "update" and any(
+        step.old.get(key) != step.new.get(key) for key in ("values", "version")
+    )
+    return ["Cilium's own pods restart where it reaches them; other pods run on"] if changed else []
 
 
 def _pods(inputs: dict[str, Any], key: str) -> list[str]:

@@ -79,8 +79,11 @@ def defaults(settings: CiliumSettings) -> dict[str, Any]:
         "k8sServiceHost": settings.api_host,
         "k8sServicePort": settings.api_port,
         "kubeProxyReplacement": True,
+        # Pods read their configuration as they start, and CRDs are registered only then.
+        "envoy": {"rollOutPods": True},
         "operator": {
             "replicas": 1,
+            "rollOutPods": True,
             "prometheus": _monitored(settings),
             "tolerations": _operator_tolerations(settings.taints),
         },
@@ -131,8 +134,8 @@ def _hubble(settings: CiliumSettings) -> dict[str, Any]:
             "enabled": [each for each in _HUBBLE_METRICS if each.partition(":")[0] in known],
             "serviceMonitor": {"enabled": settings.service_monitors},
         },
-        "relay": {"enabled": True, "prometheus": _monitored(settings)},
-        "ui": {"enabled": True},
+        "relay": {"enabled": True, "rollOutPods": True, "prometheus": _monitored(settings)},
+        "ui": {"enabled": True, "rollOutPods": True},
     }
     if settings.taints:
         found["relay"]["tolerations"] = tolerations(settings.taints)

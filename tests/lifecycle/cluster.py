@@ -21,6 +21,7 @@ BARS = (
     "--field-selector=metadata.name=autojoin-barred-nodes",
     "--namespace=kube-system",
 )
+_PART_OF = "app.kubernetes.io/part-of"
 READY_SECONDS = 60
 # What each kind of change that a summary tells of does to a machine that the graph starts:
 # whether it is started anew, and whether it has another certificate afterwards.
@@ -41,13 +42,14 @@ State = dict[str, dict[str, Any]]
 class Machine:
     """One node: `boot` is another after each start, `serial` its certificate's, `uid` its Node's.
 
-    `pods` are the containers that run on it, by their identifiers.
+    `pods` are the containers that run on it, by their identifiers; `cilium` are Cilium's own.
     """
 
     boot: str
     serial: str
     uid: str
     pods: frozenset[str] = frozenset()
+    cilium: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -164,13 +166,16 @@ class Cluster:
         found = self.lab.kubectl("get", "nodes")["items"]
         nodes = {each["metadata"]["name"]: each for each in found}
         bars = self.lab.kubectl("get", *BARS)["items"]
-        pods = self._pods()
+        pods = self.lab.kubectl("get", "pods", "--all-namespaces")["items"]
+        own = [pod for pod in pods if pod["metadata"].get("labels", {}).get(_PART_OF) == "cilium"]
+        others = [pod for pod in pods if pod not in own]
         machines = {
             name: Machine(
                 machine["boot"],
                 machine["serial"],
                 nodes[name]["metadata"]["uid"] if name in nodes else "",
-                pods.get(name, frozenset()),
+                _containers(others, name),
+                _containers(own, name),
             )
             for name, machine in hypervisor["machines"].items()
         }
@@ -184,15 +189,6 @@ class Cluster:
         return dict(
             json.loads(run(f"python3 - {' '.join(words)} <<'{marker}'\n{script}\n{marker}"))
         )
-
-    def _pods(self) -> dict[str, frozenset[str]]:
-        """The running containers of each node."""
-        found: dict[str, set[str]] = {}
-        for pod in self.lab.kubectl("get", "pods", "--all-namespaces")["items"]:
-            for status in pod["status"].get("containerStatuses", []):
-                if "running" in status["state"]:
-                    found.setdefault(pod["spec"]["nodeName"], set()).add(status["containerID"])
-        return {name: frozenset(those) for name, those in found.items()}
 
     def state(self) -> State:
         """Inputs and outputs of each command of the state by its name, secrets in the clear."""
@@ -338,6 +334,17 @@ class Cluster:
         return problems
 
 
+def _containers(pods: list[dict[str, Any]], node: str) -> frozenset[str]:
+    """Those of `pods` that run on `node`."""
+    return frozenset(
+        status["containerID"]
+        for pod in pods
+        if pod["spec"].get("nodeName") == node
+        for status in pod["status"].get("containerStatuses", [])
+        if "running" in status["state"]
+    )
+
+
 def _clear(values: dict[str, Any]) -> dict[str, Any]:
     return {
         key: json.loads(value["plaintext"])
@@ -403,7 +410,7 @@ def _foretold(summary: Summary, before: Seen, now: Seen) -> list[str]:
             if kind == "removed":
                 problems += [f"{name} was to be removed"] if is_ else []
             elif is_ is not None:
-                problems += _one_foretold(name, kind, was, is_)
+                problems += _one_foretold(name, kind, was, is_, "Cilium" in summary.sections)
             new = is_ is not None and (was is None or was.serial != is_.serial)
             gone = was is not None and (is_ is None or was.serial != is_.serial)
             if new != (name in issued) and is_ is not None:
@@ -413,7 +420,9 @@ def _foretold(summary: Summary, before: Seen, now: Seen) -> list[str]:
     return problems
 
 
-def _one_foretold(name: str, kind: str, was: Machine | None, is_: Machine) -> list[str]:
+def _one_foretold(
+    name: str, kind: str, was: Machine | None, is_: Machine, restarts_cilium: bool
+) -> list[str]:
     if was is None:
         return [] if kind == "added" else [f"{name} is new, and was foretold as {kind}"]
     starts, renews = EFFECTS[kind]
@@ -424,6 +433,9 @@ def _one_foretold(name: str, kind: str, was: Machine | None, is_: Machine) -> li
         problems.append(f"{name}: {kind}, but another certificate: {was.serial != is_.serial}")
     if not starts and was.uid != is_.uid:
         problems.append(f"{name}: {kind}, but its Node is another")
-    if not starts and not was.pods <= is_.pods:
-        problems.append(f"{name}: {kind}, but containers ended: {sorted(was.pods - is_.pods)}")
+    ended = was.pods - is_.pods
+    if not restarts_cilium:
+        ended |= was.cilium - is_.cilium
+    if not starts and ended:
+        problems.append(f"{name}: {kind}, but containers ended: {sorted(ended)}")
     return problems

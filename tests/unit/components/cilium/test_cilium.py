@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -117,6 +118,39 @@ def test_every_value_is_one_of_the_charts(minor: str) -> None:
 def test_without_bgp_its_control_plane_is_off() -> None:
     objects = rendered(dataclasses.replace(SETTINGS, bgp=False))
     assert "enable-bgp-control-plane" not in objects["ConfigMap", "cilium-config"]["data"]
+
+
+@pytest.mark.parametrize("minor", VERSIONS)
+def test_who_reads_a_configuration_starts_anew_with_it(minor: str) -> None:
+    """A running operator registered no CRDs of BGP that was switched on later."""
+    with_bgp, without = (
+        rendered(settings(minor, dataclasses.replace(EVERYTHING, bgp=bgp))) for bgp in (True, False)
+    )
+    configurations = {name for kind, name in with_bgp if kind == "ConfigMap"}
+    readers: dict[str, set[str]] = {}
+    for (kind, name), item in with_bgp.items():
+        if kind in ("DaemonSet", "Deployment"):
+            read = configurations & set(names_of_configurations(item["spec"]["template"]["spec"]))
+            annotations = item["spec"]["template"]["metadata"].get("annotations", {})
+            sums = [key for key in annotations if key.endswith("configmap-checksum")]
+            assert bool(read) == bool(sums), name
+            readers |= {each: readers.get(each, set()) | {name} for each in read}
+            differs = item["spec"]["template"] != without[kind, name]["spec"]["template"]
+            assert differs == ("cilium-config" in read), name
+    assert readers["cilium-config"] == {"cilium", "cilium-operator"}
+    assert {"cilium-envoy-config", "hubble-relay-config", "hubble-ui-nginx"} <= readers.keys()
+
+
+def names_of_configurations(pod: Any) -> Iterator[str]:
+    """Of each ConfigMap that a pod names, wherever."""
+    if isinstance(pod, list):
+        for each in pod:
+            yield from names_of_configurations(each)
+    elif isinstance(pod, dict):
+        for key, each in pod.items():
+            if key in ("configMap", "configMapRef", "configMapKeyRef"):
+                yield each["name"]
+            yield from names_of_configurations(each)
 
 
 def test_the_users_values_have_the_last_word() -> None:
