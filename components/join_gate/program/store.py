@@ -157,10 +157,11 @@ class Store:
         self._begin(wait)
         try:
             yield
+            self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # of a full disk SQLite has made that end of it
+                self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
     def _begin(self, wait: bool) -> None:
         if wait:
