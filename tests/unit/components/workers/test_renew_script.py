@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import http.server
 import json
-import os
 import re
 import ssl
 import subprocess
