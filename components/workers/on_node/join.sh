@@ -604,8 +604,10 @@ is_due() {
         fail "$REFUSED" "$CLIENT_PAIR cannot be read; raise the generation of $NODE to join it anew"
     begins=$(to_seconds "$(field notBefore)") ends=$(to_seconds "$(field notAfter)")
     compare_clocks
-    [ "$now" -lt "$ends" ] ||
-        advice=": the certificate ended on $(field notAfter), and the join gate renews none that has ended: set the clock, which says $(date -u), if it is wrong, else raise the generation of $NODE in the stack file and run pulumi up"
+    if [ "$now" -ge "$ends" ]; then
+        advice=": the certificate ended on $(field notAfter), and the join gate renews none that has ended:"
+        advice="$advice set the clock, which says $(date -u), if it is wrong, else raise the generation of $NODE in the stack file and run pulumi up"
+    fi
     is_of_signer "$CLIENT_PAIR" || return 0
     spread=$(field serial | cksum)
     [ "$now" -ge $((begins + (ends - begins) * 2 / 3 - ${spread%% *} % ((ends - begins) / 12 + 1))) ]
@@ -698,7 +700,7 @@ asked_lately() {
 # Asks the gate, at most once an hour, whom it trusts, and tells it whom this node does. Where that
 # can't be, a renewal will say so when it is due.
 take_trust() {
-    answered=''
+    answered='' answer=''
     look_at_clock
     [ "$WHEN" = --now ] || ! asked_lately || return 0
     asked=''
@@ -717,7 +719,9 @@ take_trust() {
 not_heard() {
     tell=:
     case $answer in
-        *alert*certificate*) advice=${advice:-": the clock here says $(date -u), and the node's certificate is good until $(field notAfter): look at the clock of the CA host"} ;;
+        *'alert certificate expired'* | *'alert bad certificate'*)
+            advice=${advice:-": the clock here says $(date -u), and the node's certificate is good until $(field notAfter): look at the clock of the CA host"}
+            ;;
         *'not yet valid'* | *'has expired'*) advice=${advice:-": the clock here says $(date -u): set it if it is wrong"} ;;
     esac
     fail 1 "the join gate at $GATE_URL: ${answer%%"
