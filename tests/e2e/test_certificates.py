@@ -49,10 +49,11 @@ openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=kubernetes \
 API_SERVERS = "/etc/kubernetes/pki/ca.pem"
 CFSSL_CONFIGURATION = "/etc/autojoin/cfssl/config.json"
 RENEW = "/usr/local/lib/autojoin/join renew"
+# The empty one takes away every one that the timer has.
 OFTEN = """\
 [Timer]
-OnActiveSec=1
 OnUnitInactiveSec=
+OnActiveSec=1
 OnUnitInactiveSec=15
 AccuracySec=1
 """
@@ -67,6 +68,7 @@ RELOAD = "systemctl daemon-reload"
 SEED = 19
 DROP_IN = "/run/systemd/system/autojoin-renew.service.d"
 CUT = "/run/cut"
+CHANGING = ("cat", "curl", "ln", "mv", "sync")
 # Goes by the name of a command and calls it, until the one whose number is in `at`.
 STOPPING = f"""\
 #!/bin/sh
@@ -282,30 +284,36 @@ def in_shell(lab: Lab, name: str, script: str) -> str:
     return lab.in_worker(name, f"sh -euc {shlex.quote(script)}").strip()
 
 
+def serial(lab: Lab, name: str) -> str:
+    return in_shell(lab, name, f"openssl x509 -noout -serial -in {PKI}/kubelet-client-current.pem")
+
+
 def served(lab: Lab, name: str) -> str:
     """The serial number of what the kubelet shows to who asks by address, as API servers do."""
     address = lab.config["autojoin:workers"][name]["address"]
     ask = f"openssl s_client -noservername -connect {address}:10250 </dev/null 2>/dev/null"
-    return lab.on_hypervisor(f"{ask} | openssl x509 -noout -serial").strip()
+    # Nothing where it is restarted at this moment.
+    return lab.on_hypervisor(f"{ask} | openssl x509 -noout -serial 2>/dev/null || true").strip()
 
 
 def renewed(lab: Lab, name: str) -> str:
     """What the script says of a renewal that must come about."""
-    before = serials(lab)[name]
+    before = serial(lab, name)
     said = lab.in_worker(name, f"{RENEW} --now")
     assert f"{name} renewal done: until " in said, said
-    assert serials(lab)[name] != before
-    assert until(lambda: served(lab, name) == serials(lab)[name])
+    after = serial(lab, name)
+    assert after != before
+    assert until(lambda: served(lab, name) == after)
     assert trouble(lab, name) is None
     return said
 
 
 def refused(lab: Lab, name: str) -> str:
     """What it says of one that can't; the node has what it had."""
-    before = serials(lab)[name]
+    before = serial(lab, name)
     said = lab.in_worker(name, f"{RENEW} --now || true")
     assert f"{name} renewal failed: " in said, said
-    assert serials(lab)[name] == served(lab, name) == before
+    assert serial(lab, name) == served(lab, name) == before
     return said
 
 
@@ -332,8 +340,10 @@ def small_disk(run: Callable[[str], object], folder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        run(f"cp -a {folder} /run/kept; umount {folder}; cp -a /run/kept/. {folder}")
-        run("rm -r /run/kept")
+        run(
+            f"rm -f {folder}/filling; cp -a {folder} /run/kept; umount {folder};"
+            f" cp -a /run/kept/. {folder}; rm -r /run/kept"
+        )
 
 
 def fill(folder: str) -> str:
@@ -352,15 +362,17 @@ def quiet(lab: Lab) -> Iterator[str]:
 def test_a_full_disk_of_a_node_is_told_and_costs_nothing(
     lab: Lab, admin: Admin, address: str, quiet: str
 ) -> None:
-    with nothing_lost({**work(admin, address), "logs": logs(admin)}):
-        with small_disk(lambda script: in_shell(lab, quiet, script), PKI):
-            in_shell(lab, quiet, fill(PKI))
-            told = f"the disk is full: 0 KiB are free at {PKI}"
-            assert told in refused(lab, quiet)
-            assert told in str(trouble(lab, quiet))
-            assert told in lab.make("status", expect=1)
-            in_shell(lab, quiet, f"rm {PKI}/filling")
-            renewed(lab, quiet)
+    def on_node(script: str) -> str:
+        return in_shell(lab, quiet, script)
+
+    asked = {**work(admin, address), "logs": logs(admin)}
+    with nothing_lost(asked), small_disk(on_node, PKI):
+        on_node(fill(PKI))
+        told = f"the disk is full: 0 KiB are free at {PKI}"
+        assert told in refused(lab, quiet)
+        assert told in str(trouble(lab, quiet))
+        assert told in lab.make("status", expect=1)
+        on_node(f"rm {PKI}/filling")
         renewed(lab, quiet)
 
 
@@ -371,7 +383,10 @@ def test_a_full_disk_of_the_ca_host_is_told_and_costs_nothing(
 
     def on_authority(script: str) -> None:
         lab.on_authority(f"systemctl stop join-gate ocsp-responder cfssl; {script}")
-        lab.on_authority("systemctl start cfssl ocsp-responder join-gate")
+        lab.on_authority(
+            "systemctl start cfssl ocsp-responder join-gate;"
+            " until curl -sk -o /dev/null https://127.0.0.1:8443/healthz; do sleep 0.1; done"
+        )
 
     with nothing_lost({**work(admin, address), "logs": logs(admin)}):
         for books in ("/var/lib/cfssl", "/var/lib/join-gate"):
@@ -382,7 +397,6 @@ def test_a_full_disk_of_the_ca_host_is_told_and_costs_nothing(
                 assert in_certdb(lab) == known
                 lab.on_authority(f"rm {books}/filling")
                 renewed(lab, quiet)
-            renewed(lab, quiet)
         assert set(serials(lab).values()) <= set(in_certdb(lab))
 
 
@@ -425,18 +439,17 @@ def test_a_clock_that_is_wrong_costs_nothing_and_is_told(
 
     with nothing_lost({**work(admin, address), "logs": logs(admin)}):
         renewed(lab, quiet)
-        first = serials(lab)[quiet]
+        first = serial(lab, quiet)
         with wrong_clock(on_node, "autojoin-renew", 3600):
-            assert "renewal" not in by_unit(RENEW) and serials(lab)[quiet] == first
+            assert "renewal" not in by_unit(RENEW) and serial(lab, quiet) == first
             said = by_unit(f"{RENEW} --now")
             assert re.search("renewal done: .*: the clock is 3[56][0-9]{2} s ahead of the", said)
-            assert (second := serials(lab)[quiet]) != first
+            assert (second := serial(lab, quiet)) != first
         with wrong_clock(on_node, "autojoin-renew", -3600):
             said = by_unit(f"{RENEW} --now")
             assert re.search("not yet valid: the clock is 3[56][0-9]{2} s behind the join g", said)
-            assert serials(lab)[quiet] == second
+            assert serial(lab, quiet) == second
         on_node(f"rm {DROP_IN}/words.conf; {RELOAD}")
-        renewed(lab, quiet)
         with wrong_clock(lab.on_authority, "join-gate", 3600):
             lab.on_authority("systemctl restart join-gate")
             assert "look at the clock of the CA host" in refused(lab, quiet)
@@ -466,20 +479,22 @@ def calls(lab: Lab, name: str) -> list[str]:
 def test_a_power_cut_at_any_point_of_a_renewal_burns_no_node(lab: Lab, address: str) -> None:
     """All processes of a worker are killed where its script is, and it boots again.
 
-    At one point of each third of what the script does, another one on each worker. What the kernel
-    has not written yet is not lost: it is the kernel of the machine that the lab runs on.
+    Each at one of the commands that ask or change something, from another third of them. What the
+    kernel has not written yet is not lost: it is the kernel of the machine that the lab runs on.
     """
-    before = serials(lab)[WORKERS[0]]
+    before = serial(lab, WORKERS[0])
     cut_off(lab, WORKERS[0], 10000)
-    assert until(lambda: served(lab, WORKERS[0]) == serials(lab)[WORKERS[0]] != before)
+    assert until(lambda: served(lab, WORKERS[0]) == serial(lab, WORKERS[0]) != before)
     state = "systemctl show --property=ActiveState --value autojoin-renew"
     assert until(lambda: in_shell(lab, WORKERS[0], state) == "inactive")
     counted = calls(lab, WORKERS[0])
     in_shell(lab, WORKERS[0], f"rm -r {CUT} {DROP_IN}; {RELOAD}")
-    # Up to the end of what is done with files; then it looks what is served.
-    commands = len(counted) - counted[::-1].index("ln") + 2
-    chance, part = random.Random(SEED), commands // len(WORKERS)
-    points = [chance.randint(part * it + 1, part * (it + 1)) for it in range(len(WORKERS))]
+    # Two more after the link; how often it looks then what is served is another number each time.
+    ended = len(counted) - counted[::-1].index("ln") + 2
+    changing = [number for number, tool in enumerate(counted[:ended], 1) if tool in CHANGING]
+    chance, part = random.Random(SEED), len(changing) // len(WORKERS)
+    parts = [changing[part * it : part * (it + 1)] for it in range(len(WORKERS))]
+    points = [chance.choice(it) for it in parts]
     boots = {name: it["bootID"] for name, it in node_infos(lab).items()}
 
     def cut(name: str, at: int) -> str:
@@ -492,15 +507,15 @@ def test_a_power_cut_at_any_point_of_a_renewal_burns_no_node(lab: Lab, address: 
             f" while systemctl is-active --quiet {unit}; do sleep 0.1; done;"
             f" systemctl reset-failed {unit}; systemctl start {unit}"
         )
-        return f"{name} at command {at} of {commands}, {tool}"
+        return f"{name} at command {at}, {tool}"
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         print(list(pool.map(cut, WORKERS, points)))
     assert until(lambda: all(it["bootID"] != boots[name] for name, it in node_infos(lab).items()))
     assert until(lambda: all(nodes_ready(lab).values()))
     known = in_certdb(lab)
-    for name, serial in serials(lab).items():
-        assert serial in known
+    for name, found in serials(lab).items():
+        assert found in known
         pair = f"{PKI}/kubelet-client-current.pem"
         keys = f"$(openssl x509 -noout -pubkey -in {pair})", f"$(openssl pkey -pubout -in {pair})"
         in_shell(lab, name, f'[ "{keys[0]}" = "{keys[1]}" ]')
