@@ -145,11 +145,12 @@ def test_on_a_terminal_it_asks_until_the_answer_is_right(tmp_path: Path) -> None
         "",
         "10.1.0.5",
         "https://192.168.10.5:6443",
-        *[""] * 6,
-        "192.168.10.2",
-        *[""] * 5,
+        *[""] * 3,
+        "192.0.2.1",
+        *[""] * 9,
     ]
-    answers += ["", "worker-1 bhyve", "worker-1 bhyve 10.9.9.9", "worker-1 bhyve 192.168.10.21", ""]
+    answers += ["", "hypervisor", "hypervisor 192.0.2.2", ""]
+    answers += ["worker-1 bhyve", "worker-1 bhyve 10.9.9.9", "worker-1 bhyve 192.168.10.21", ""]
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "commands.new", "home", "--folder", str(tmp_path)]
     process = subprocess.Popen(
@@ -170,6 +171,8 @@ def test_on_a_terminal_it_asks_until_the_answer_is_right(tmp_path: Path) -> None
     os.close(parent)
     shown = output.decode()
     assert "is no API server ('10.1.0.5')" in shown
+    assert "a host is written as NAME ADDRESS [HOSTKEY], not as 'hypervisor'" in shown
+    assert "192.0.2.2 shows no Ed25519 host key" in shown
     assert "a worker is written as NAME HARDWARE ADDRESS" in shown
     assert "workers.worker-1.address: is in none of autojoin:cluster.nodeCidrs" in shown
     lab = from_stack_file(tmp_path / "Pulumi.home.yaml")
