@@ -87,36 +87,37 @@ def _kubeadm(kubeconfig: str) -> dict[str, Any]:
 
 @functools.cache
 def host(address: str, host_key: str, private_key_file: str | None) -> dict[str, Any]:
-    """What a host that lets root in says of itself and of its network; nothing where it does not.
-
-    `platform`; `certificate` and `key`, where it has a cluster's CA; `nodeCidrs`, `gateway` and
-    `dnsServers`, its own, of the family of `address`.
-    """
+    """What a host that lets root in tells of itself and of its network; else nothing."""
     if not ssh.offered(address):  # which says so sooner than a login
         return {}
-    there = Host.model_validate(
-        {"address": address, "hostKey": host_key, "privateKeyFile": private_key_file}
-    )
+    login = {"address": address, "hostKey": host_key, "privateKeyFile": private_key_file}
     family = "-6" if ":" in address else "-4"
     command = _ASK_HOST.format(family=family, keys=" ".join(_PAIRS))
     try:
-        said = ssh.run(there, command).decode(errors="replace")
-    except ssh.SshError:
+        said = ssh.run(Host.model_validate(login), command)
+        return told(address, said.decode(errors="replace"))
+    except (ssh.SshError, LookupError, ValueError, TypeError):
         return {}
+
+
+def told(address: str, said: str) -> dict[str, Any]:
+    """What is in a host's answer to _ASK_HOST, as keys of the stack file.
+
+    `platform`; `certificate` and `key`, where it has a cluster's CA; `nodeCidrs`, `gateway` and
+    `dnsServers`, its own.
+    """
     system, addresses, routes, *rest = [*said.splitlines(), "", "", ""]
-    found: dict[str, Any] = {"platform": _PLATFORMS.get(system)}
-    key = next((line for line in rest if line in _PAIRS), None)
-    if key:
-        found |= {"certificate": _PAIRS[key], "key": key}
-    found["dnsServers"] = _resolvers(rest)
-    for name, read, text in (
-        ("nodeCidrs", functools.partial(_networks, address), addresses),
-        ("gateway", _gateway, routes),
-    ):
-        try:
-            found[name] = read(json.loads(text))
-        except (LookupError, ValueError, TypeError):
-            continue
+    key = next((line for line in rest if line in _PAIRS), "")
+    found: dict[str, Any] = {
+        "platform": _PLATFORMS.get(system),
+        "certificate": _PAIRS.get(key),
+        "key": key,
+        "dnsServers": _resolvers(rest),
+    }
+    if addresses:
+        found["nodeCidrs"] = _networks(address, json.loads(addresses))
+    if routes:
+        found["gateway"] = next((it["gateway"] for it in json.loads(routes) if "gateway" in it), "")
     return {name: value for name, value in found.items() if value}
 
 
@@ -128,10 +129,6 @@ def _networks(address: str, interfaces: list[dict[str, Any]]) -> list[str]:
         for each in known
         if each["local"] == address
     ]
-
-
-def _gateway(routes: list[dict[str, Any]]) -> str:
-    return str(routes[0]["gateway"])
 
 
 def _resolvers(lines: list[str]) -> list[str]:

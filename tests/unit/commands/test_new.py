@@ -9,9 +9,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from commands import found
 from commands.new import main
 from components.load import examine, from_stack_file
 from components.shell import kubectl
@@ -72,6 +74,43 @@ def test_a_cluster_that_is_silent_tells_its_address_alone(
     words = ["home", "--folder", str(tmp_path), "--no-questions", "--json"]
     assert main([*words, "--kubeconfig", str(config)]) == 0
     assert json.loads(capsys.readouterr().out)["found"] == ["cluster.apiServer"]
+
+
+LINUX = """\
+Linux
+[{"ifname":"lo","addr_info":[{"family":"inet","local":"127.0.0.1","prefixlen":8}]},{"ifname":"eth0","addr_info":[{"family":"inet","local":"10.1.0.2","prefixlen":23},{"family":"inet6","local":"fd00::2","prefixlen":64}]}]
+[{"dst":"default","gateway":"10.1.0.1","dev":"eth0","flags":[]}]
+/etc/kubernetes/pki/ca.key
+# by hand
+nameserver 127.0.0.53
+nameserver 10.1.0.1
+nameserver fe80::1%eth0
+"""
+LINUX_TELLS = {
+    "platform": "linux",
+    "certificate": "/etc/kubernetes/pki/ca.crt",
+    "key": "/etc/kubernetes/pki/ca.key",
+    "nodeCidrs": ["10.1.0.0/23"],
+    "gateway": "10.1.0.1",
+    "dnsServers": ["10.1.0.1"],
+}
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "told"),
+    [
+        ("10.1.0.2", LINUX, LINUX_TELLS),
+        ("fd00::2", LINUX, {**LINUX_TELLS, "nodeCidrs": ["fd00::/64"]}),
+        ("ca.lan", LINUX, {key: LINUX_TELLS[key] for key in LINUX_TELLS if key != "nodeCidrs"}),
+        ("10.1.0.2", "Linux\n[]\n[ ]\n", {"platform": "linux"}),
+        ("10.1.0.2", "SunOS\n\n\nnameserver 10.1.0.1\n",
+         {"platform": "illumos", "dnsServers": ["10.1.0.1"]}),
+        ("10.1.0.2", "", {}),
+    ],
+)  # fmt: skip
+def test_what_a_host_tells(address: str, said: str, told: dict[str, Any]) -> None:
+    """The lab's own host is asked by tests/e2e/first_lab.py."""
+    assert found.told(address, said) == told
 
 
 def test_from_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
