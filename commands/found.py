@@ -86,15 +86,19 @@ def _kubeadm(kubeconfig: str) -> dict[str, Any]:
 
 
 @functools.cache
-def host(address: str, host_key: str, private_key_file: str | None) -> dict[str, Any]:
-    """What a host that lets root in tells of itself and of its network; else nothing."""
+def host(login: str) -> dict[str, Any]:
+    """What a host tells of itself and of its network; nothing where it does not let one in.
+
+    `login` is the JSON of its entry in the stack file.
+    """
+    entry = json.loads(login)
+    address = entry["address"]
     if not ssh.offered(address):  # which says so sooner than a login
         return {}
-    login = {"address": address, "hostKey": host_key, "privateKeyFile": private_key_file}
     family = "-6" if ":" in address else "-4"
     command = _ASK_HOST.format(family=family, keys=" ".join(_PAIRS))
     try:
-        said = ssh.run(Host.model_validate(login), command)
+        said = ssh.run(Host.model_validate(entry), command)
         return told(address, said.decode(errors="replace"))
     except (ssh.SshError, LookupError, ValueError, TypeError):
         return {}

@@ -78,7 +78,7 @@ def of_authority_host(key: str) -> Callable[[Answers], Any]:
         host = answers.values[_CA]["host"]
         if {f"{_CA}.host.address", f"{_CA}.host.hostKey"} & answers.examples:
             return None
-        return found.host(host["address"], host["hostKey"], host.get("privateKeyFile")).get(key)
+        return found.host(json.dumps(host)).get(key)
 
     return find
 
@@ -134,6 +134,12 @@ QUESTIONS = [
         "Its public host key (`ssh-keyscan -t ed25519 ADDRESS`, without the address)",
         EXAMPLE_HOST_KEY,
         find=shown_key,
+    ),
+    Question(
+        "user",
+        (_CA, "host", "user"),
+        "User to log in on hosts as, who becomes root by sudo or doas (empty: root)",
+        "",
     ),
     Question(
         "key-file",
@@ -349,8 +355,8 @@ def put_host(line: str, answers: Answers) -> None:
     entry = {"address": address, "hostKey": key[0] if key else ssh.offered(address)}
     if not entry["hostKey"]:
         raise NewError(f"{address} shows no Ed25519 host key; write its key behind it: {HOST_FORM}")
-    if "privateKeyFile" in answers.values[_CA]["host"]:
-        entry["privateKeyFile"] = answers.values[_CA]["host"]["privateKeyFile"]
+    login = answers.values[_CA]["host"]
+    entry |= {key: login[key] for key in ("user", "privateKeyFile") if key in login}
     answers.put(("provisioning", name), entry)
     if not key:
         answers.found.add(f"provisioning.{name}.hostKey")

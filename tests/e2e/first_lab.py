@@ -68,6 +68,7 @@ def answers(lab: Lab) -> dict[str, list[str]]:
         "Networks of Services": [""],
         "Address of the CA host": [lab.config["autojoin:certificateAuthority"]["host"]["address"]],
         "Its public host key": [""],
+        "User to log in on hosts as": [""],
         "Private SSH key": [""],
         "What the CA host runs": [""],
         "existing: certificate and key are on the host": [""],

@@ -20,10 +20,11 @@ from components.shell import kubectl
 from tests.unit.tools.plugins.kubernetes_server import running
 from tools.pins import CHECKOUT
 
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk7"
 FLAGS = [
     *("--name", "cellar", "--api-server", "https://10.1.0.5:6443", "--node-cidrs", "10.1.0.0/24"),
     *("--gateway", "10.1.0.1", "--dns-servers", "10.1.0.1, 9.9.9.9", "--ca-address", "10.1.0.2"),
-    *("--ca-host-key", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk7", "--ca-source", "generate"),
+    *("--ca-host-key", KEY, "--ca-source", "generate"),
     *("--router", "10.1.0.1", "--asn", "64512", "--router-asn", "64513"),
     *("--pool-cidrs", "10.2.0.0/24"),
     *("--worker", "metal-1 bare-metal 10.1.0.41 mac=a0:36:9f:00:00:41 disk=/dev/nvme0n1"),
@@ -186,9 +187,11 @@ def test_on_a_terminal_it_asks_until_the_answer_is_right(tmp_path: Path) -> None
         "https://192.168.10.5:6443",
         *[""] * 3,
         "192.0.2.1",
-        *[""] * 9,
+        "",
+        "me",
+        *[""] * 8,
     ]
-    answers += ["", "hypervisor", "hypervisor 192.0.2.2", ""]
+    answers += ["", "hypervisor", "hypervisor 192.0.2.2", f"hypervisor 192.0.2.2 {KEY}", ""]
     answers += ["worker-1 bhyve", "worker-1 bhyve 10.9.9.9", "worker-1 bhyve 192.168.10.21", ""]
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "commands.new", "home", "--folder", str(tmp_path)]
@@ -216,3 +219,5 @@ def test_on_a_terminal_it_asks_until_the_answer_is_right(tmp_path: Path) -> None
     assert "workers.worker-1.address: is in none of autojoin:cluster.nodeCidrs" in shown
     lab = from_stack_file(tmp_path / "Pulumi.home.yaml")
     assert (lab.cluster.name, list(lab.workers), lab.bgp) == ("cellar", ["worker-1"], None)
+    for host in (lab.certificate_authority.host, lab.provisioning["hypervisor"]):
+        assert host.user == "me"
