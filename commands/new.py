@@ -340,10 +340,21 @@ def _gather_hosts(given: argparse.Namespace, interactive: bool, answers: Answers
 def _ask_hosts(answers: Answers) -> None:
     print(f"Hosts that run machines or feed them, one a line: {HOST_FORM}; an empty line ends")
     while line := input("host: ").strip():
+        name = line.split()[0]
         try:
             put_host(line, answers)
         except NewError as error:
             print(f"  {error}")
+            continue
+        problems = examine_values(answers.values).problems
+        of_host = [it for it in problems if f"provisioning.{name}" in it.key]
+        for problem in of_host:
+            print(f"  {problem}")
+        if of_host:
+            answers.found.discard(f"provisioning.{name}.hostKey")
+            del answers.values["provisioning"][name]
+    if not answers.values.get("provisioning", True):
+        del answers.values["provisioning"]
 
 
 def put_host(line: str, answers: Answers) -> None:
@@ -499,9 +510,8 @@ def report(stack: str, path: Path, answers: Answers) -> str:
     if answers.found:
         lines.append(f"Found by asking: {', '.join(sorted(answers.found))}.")
     hosts = {f"{_CA}.host": answers.values[_CA]["host"]}
-    hosts |= {
-        f"provisioning.{it}": host for it, host in answers.values.get("provisioning", {}).items()
-    }
+    for name, host in answers.values.get("provisioning", {}).items():
+        hosts[f"provisioning.{name}"] = host
     for place, host in hosts.items():
         if f"{place}.hostKey" in answers.found:
             mark = ssh.fingerprint(host["hostKey"])
@@ -509,15 +519,14 @@ def report(stack: str, path: Path, answers: Answers) -> str:
             lines.append("    ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub")
     if answers.examples:
         lines.append(f"{len(answers.examples)} values in it are examples, marked so: put your own.")
-    return (
-        "\n".join(lines)
-        + f"""
-Next:
-    $EDITOR {path.name}
-    make check STACK={stack}
-    make render STACK={stack} OUT=rendered
-    make preview STACK={stack}"""
-    )
+    lines += [
+        "Next:",
+        f"    $EDITOR {path.name}",
+        f"    make check STACK={stack}",
+        f"    make render STACK={stack} OUT=rendered",
+        f"    make preview STACK={stack}",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -191,7 +191,14 @@ def test_on_a_terminal_it_asks_until_the_answer_is_right(tmp_path: Path) -> None
         "me",
         *[""] * 8,
     ]
-    answers += ["", "hypervisor", "hypervisor 192.0.2.2", f"hypervisor 192.0.2.2 {KEY}", ""]
+    answers += [
+        "",
+        "hypervisor",
+        "hypervisor 192.0.2.2",
+        "bad 192.0.2.2 x",
+        f"hypervisor 192.0.2.2 {KEY}",
+        "",
+    ]
     answers += ["worker-1 bhyve", "worker-1 bhyve 10.9.9.9", "worker-1 bhyve 192.168.10.21", ""]
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "commands.new", "home", "--folder", str(tmp_path)]
@@ -215,6 +222,7 @@ def test_on_a_terminal_it_asks_until_the_answer_is_right(tmp_path: Path) -> None
     assert "is no API server ('10.1.0.5')" in shown
     assert "a host is written as NAME ADDRESS [HOSTKEY], not as 'hypervisor'" in shown
     assert "192.0.2.2 shows no Ed25519 host key" in shown
+    assert "autojoin:provisioning.bad.hostKey: " in shown
     assert "a worker is written as NAME HARDWARE ADDRESS" in shown
     assert "workers.worker-1.address: is in none of autojoin:cluster.nodeCidrs" in shown
     lab = from_stack_file(tmp_path / "Pulumi.home.yaml")
