@@ -175,6 +175,8 @@ def somebody(lab: Lab, home: Path) -> Iterator[Person]:
     environment = {
         **own,
         "HOME": str(home),
+        # Its programs look for a home where /etc/passwd has it.
+        "PULUMI_HOME": str(home / ".pulumi"),
         "PATH": ":".join(it for it in os.environ["PATH"].split(":") if "/autojoin/" not in it),
         "XDG_CACHE_HOME": str(Layout().cache.parent),
         "EDITOR": f"sh {home}/editor",
