@@ -222,7 +222,8 @@ def bed(folder: Path) -> Iterator[Bed]:
         watches.append(nodes)
         pods = PodWatch(where.state / "kubeconfig")
         watches.append(pods)
-        yield Bed(lab, where, nodes, pods, image)
+        with kubeadm.signer(where):
+            yield Bed(lab, where, nodes, pods, image)
     finally:
         for watch in watches:
             watch.stop()

@@ -6,10 +6,12 @@ TLS bootstrap with a bootstrap token, the API server's certificate known beforeh
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from bench.measure import BenchError
 from components.machine_host.recipe import recipe
 from components.workers import cloud_init, kubelet, nspawn, registries
 from components.workers.seed import Registry, Seed
-from lab import facts
+from lab import facts, pki
 from lab.place import Place
 from tools.pins import KUBERNETES_VERSION
 
@@ -67,6 +69,31 @@ def prepare(place: Place, folder: Path, kubelet_overrides: dict[str, Any]) -> st
         if answer.returncode:
             raise BenchError(f"`kubeadm init phase {phase[0]}`: {answer.stderr.strip()}")
     return f"/var/lib/autojoin/machines/{_LAYER}"
+
+
+@contextlib.contextmanager
+def signer(place: Place) -> Iterator[None]:
+    """What approves and signs kubelets' requests; the lab's own control plane needs none."""
+    keys = pki.folder(place)
+    kubeconfig = place.state / "kubeconfig"
+    controllers = ",".join(
+        f"certificatesigningrequest-{it}-controller" for it in ("approving", "signing")
+    )
+    command = [
+        "kube-controller-manager",
+        *(f"--{it}kubeconfig={kubeconfig}" for it in ("", "authentication-", "authorization-")),
+        f"--controllers={controllers}",
+        f"--cluster-signing-cert-file={keys / 'ca.pem'}",
+        f"--cluster-signing-key-file={keys / 'ca-key.pem'}",
+        "--leader-elect=false",
+        "--secure-port=0",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _initial(place: Place, kubelet_overrides: dict[str, Any]) -> list[dict[str, Any]]:

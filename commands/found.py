@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
+import json
 import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from components.shell import kubectl
+from components.shell import kubectl, ssh
+from stack.models import Host
+
+_PLATFORMS = {
+    "Linux": "linux",
+    "SunOS": "illumos",
+    "FreeBSD": "freebsd",
+    "OpenBSD": "openbsd",
+    "NetBSD": "netbsd",
+}
+# Where kubeadm keeps the cluster's CA, and where this project's documents do.
+_PAIRS = {
+    "/etc/kubernetes/pki/ca.key": "/etc/kubernetes/pki/ca.crt",
+    "/etc/kubernetes-ca/ca-key.pem": "/etc/kubernetes-ca/ca.pem",
+}
+# A line each of the first three. Linux alone says its networks in a way that can be read.
+_ASK_HOST = """\
+uname -s
+ip -json address show 2>/dev/null || echo
+ip -json {family} route show default 2>/dev/null || echo
+ls -d {keys} 2>/dev/null
+cat /etc/resolv.conf 2>/dev/null
+:
+"""
 
 
 @functools.cache
@@ -19,6 +46,9 @@ def cluster(kubeconfig: str) -> dict[str, Any]:
     An API server that is silent tells nothing but what the kubeconfig has of it.
     """
     if not Path(kubeconfig).expanduser().is_file():
+        return {}
+    if not shutil.which("kubectl"):
+        print("kubectl is not on PATH, so the cluster was not asked", file=sys.stderr)
         return {}
     found: dict[str, Any] = {}
     for read in (_server, _version, _services, _kubeadm):
@@ -53,3 +83,59 @@ def _kubeadm(kubeconfig: str) -> dict[str, Any]:
     networks = yaml.safe_load(found["data"]["ClusterConfiguration"])["networking"]
     names = {"podCidrs": "podSubnet", "serviceCidrs": "serviceSubnet"}
     return {key: networks[name].split(",") for key, name in names.items() if networks.get(name)}
+
+
+@functools.cache
+def host(login: str) -> dict[str, Any]:
+    """What a host tells of itself and of its network; nothing where it does not let one in.
+
+    `login` is the JSON of its entry in the stack file.
+    """
+    entry = json.loads(login)
+    address = entry["address"]
+    if not ssh.offered(address):  # which says so sooner than a login
+        return {}
+    family = "-6" if ":" in address else "-4"
+    command = _ASK_HOST.format(family=family, keys=" ".join(_PAIRS))
+    try:
+        said = ssh.run(Host.model_validate(entry), command)
+        return told(address, said.decode(errors="replace"))
+    except (ssh.SshError, LookupError, ValueError, TypeError):
+        return {}
+
+
+def told(address: str, said: str) -> dict[str, Any]:
+    """What is in a host's answer to _ASK_HOST, as keys of the stack file.
+
+    `platform`; `certificate` and `key`, where it has a cluster's CA; `nodeCidrs`, `gateway` and
+    `dnsServers`, its own.
+    """
+    system, addresses, routes, *rest = [*said.splitlines(), "", "", ""]
+    key = next((line for line in rest if line in _PAIRS), "")
+    found: dict[str, Any] = {
+        "platform": _PLATFORMS.get(system),
+        "certificate": _PAIRS.get(key),
+        "key": key,
+        "dnsServers": _resolvers(rest),
+    }
+    if addresses:
+        found["nodeCidrs"] = _networks(address, json.loads(addresses))
+    if routes:
+        found["gateway"] = next((it["gateway"] for it in json.loads(routes) if "gateway" in it), "")
+    return {name: value for name, value in found.items() if value}
+
+
+def _networks(address: str, interfaces: list[dict[str, Any]]) -> list[str]:
+    """The network that the host has its address in."""
+    known = (each for interface in interfaces for each in interface["addr_info"])
+    return [
+        str(ipaddress.ip_interface(f"{each['local']}/{each['prefixlen']}").network)
+        for each in known
+        if each["local"] == address
+    ]
+
+
+def _resolvers(lines: list[str]) -> list[str]:
+    """Those of a resolv.conf, without what only the host itself reaches."""
+    found = [line.split()[1] for line in lines if re.match(r"nameserver\s+[0-9a-fA-F.:]+$", line)]
+    return [it for it in found if not ipaddress.ip_address(it).is_loopback]

@@ -1,7 +1,8 @@
 """Write the stack file of a new lab: `python -m commands.new STACK [flags]`.
 
-What no flag says is asked on a terminal. What kubeconfig, API server and CA host tell of themselves
-is proposed there and taken elsewhere; the rest are examples (the file marks those lines).
+What no flag says is asked on a terminal. What kubeconfig, API server and the CA's host tell, of its
+own network too, is proposed there and taken elsewhere; the rest are examples (the file marks those
+lines).
 The file is commented, is checked before it is written, and never replaces another.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -23,11 +25,14 @@ from components.load import examine_content, examine_values
 from components.shell import ssh
 from stack.models import Hardware
 from stack.wording import field_at
+from tools import install as tools
 from tools.errors import tell
-from tools.pins import CHECKOUT
+from tools.pins import CHECKOUT, Layout
 
 EXAMPLE_HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExam"
 WORKER_FORM = "NAME HARDWARE ADDRESS [KEY=VALUE …]"
+HOST_FORM = "NAME ADDRESS [HOSTKEY]"
+OWN_KEY = "~/.ssh/id_ed25519"
 EXAMPLE_WORKERS = ["worker-1 bhyve 192.168.10.21 mac=02:08:20:00:00:21"]
 
 
@@ -56,7 +61,8 @@ class Question:
     @property
     def help(self) -> str:
         several = "; several with commas between" if self.is_list else ""
-        return f"{self.ask}{several} (example: {shown(self.example)})"
+        example = f" (example: {shown(self.example)})" if self.example else ""
+        return f"{self.ask}{several}{example}"
 
 
 def existing(values: dict[str, Any]) -> bool:
@@ -67,10 +73,25 @@ def of_cluster(key: str) -> Callable[[Answers], Any]:
     return lambda answers: found.cluster(answers.values["cluster"]["kubeconfig"]).get(key)
 
 
-def of_authority_host(answers: Answers) -> str | None:
-    if "certificateAuthority.host.address" in answers.examples:
+def of_authority_host(key: str) -> Callable[[Answers], Any]:
+    def find(answers: Answers) -> Any:
+        host = answers.values[_CA]["host"]
+        if {f"{_CA}.host.address", f"{_CA}.host.hostKey"} & answers.examples:
+            return None
+        return found.host(json.dumps(host)).get(key)
+
+    return find
+
+
+def shown_key(answers: Answers) -> str | None:
+    if f"{_CA}.host.address" in answers.examples:
         return None
     return ssh.offered(answers.values[_CA]["host"]["address"]) or None
+
+
+def own_key(answers: Answers) -> str | None:
+    is_needed = "SSH_AUTH_SOCK" not in os.environ and Path(OWN_KEY).expanduser().is_file()
+    return OWN_KEY if is_needed else None
 
 
 _CA = "certificateAuthority"
@@ -92,7 +113,6 @@ QUESTIONS = [
         "1.34.2",
         find=of_cluster("kubernetesVersion"),
     ),
-    Question("node-cidrs", ("cluster", "nodeCidrs"), "Networks of the nodes", ["192.168.10.0/24"]),
     Question(
         "pod-cidrs",
         ("cluster", "podCidrs"),
@@ -107,15 +127,26 @@ QUESTIONS = [
         ["10.30.0.0/16"],
         find=of_cluster("serviceCidrs"),
     ),
-    Question("gateway", ("cluster", "gateway"), "Default route of the nodes", "192.168.10.1"),
-    Question("dns-servers", ("cluster", "dnsServers"), "Resolvers of the nodes", ["192.168.10.1"]),
     Question("ca-address", (_CA, "host", "address"), "Address of the CA host", "192.168.10.2"),
     Question(
         "ca-host-key",
         (_CA, "host", "hostKey"),
         "Its public host key (`ssh-keyscan -t ed25519 ADDRESS`, without the address)",
         EXAMPLE_HOST_KEY,
-        find=of_authority_host,
+        find=shown_key,
+    ),
+    Question(
+        "user",
+        (_CA, "host", "user"),
+        "User to log in on hosts as, who becomes root by sudo or doas (empty: root)",
+        "",
+    ),
+    Question(
+        "key-file",
+        (_CA, "host", "privateKeyFile"),
+        "Private SSH key to log in on hosts with (empty: the SSH agent)",
+        "",
+        find=own_key,
     ),
     Question(
         "ca-platform",
@@ -123,6 +154,7 @@ QUESTIONS = [
         "What the CA host runs",
         "linux",
         choices=("illumos", "linux", "freebsd", "openbsd", "netbsd"),
+        find=of_authority_host("platform"),
     ),
     Question(
         "ca-source",
@@ -137,6 +169,7 @@ QUESTIONS = [
         "Path of the CA's certificate on the host",
         "/etc/kubernetes-ca/ca.pem",
         when=existing,
+        find=of_authority_host("certificate"),
     ),
     Question(
         "ca-key",
@@ -144,6 +177,28 @@ QUESTIONS = [
         "Path of the CA's key on the host",
         "/etc/kubernetes-ca/ca-key.pem",
         when=existing,
+        find=of_authority_host("key"),
+    ),
+    Question(
+        "node-cidrs",
+        ("cluster", "nodeCidrs"),
+        "Networks of the nodes",
+        ["192.168.10.0/24"],
+        find=of_authority_host("nodeCidrs"),
+    ),
+    Question(
+        "gateway",
+        ("cluster", "gateway"),
+        "Default route of the nodes",
+        "192.168.10.1",
+        find=of_authority_host("gateway"),
+    ),
+    Question(
+        "dns-servers",
+        ("cluster", "dnsServers"),
+        "Resolvers of the nodes",
+        ["192.168.10.1"],
+        find=of_authority_host("dnsServers"),
     ),
 ]
 
@@ -186,13 +241,15 @@ def gather(given: argparse.Namespace, interactive: bool) -> Answers:
         if question.when(answers.values):
             proposal = proposed(question, given, answers)
             value, is_default = answer(question, given, interactive, proposal)
+            if value == "":
+                continue
             answers.put(question.place, value)
             if proposal is not None and value == proposal:
                 answers.found.add(".".join(question.place))
             elif is_default:
                 answers.examples.add(".".join(question.place))
     _gather_bgp(given, interactive, answers)
-    _gather_hosts(given, answers)
+    _gather_hosts(given, interactive, answers)
     answers.values["workers"] = _gather_workers(given, interactive, answers)
     return answers
 
@@ -272,17 +329,48 @@ def _gather_bgp(given: argparse.Namespace, interactive: bool, answers: Answers) 
     }
 
 
-def _gather_hosts(given: argparse.Namespace, answers: Answers) -> None:
-    host = answers.values[_CA]["host"]
-    if given.key_file:
-        host["privateKeyFile"] = given.key_file
-    for text in given.provisioning or []:
-        name, _, rest = text.partition(" ")
-        address, _, key = rest.strip().partition(" ")
-        entry = {"address": address, "hostKey": key.strip()}
-        if given.key_file:
-            entry["privateKeyFile"] = given.key_file
-        answers.put(("provisioning", name), entry)
+def _gather_hosts(given: argparse.Namespace, interactive: bool, answers: Answers) -> None:
+    """The hosts that run or feed machines. NewError where one shows no key and none is given."""
+    if given.provisioning is None and interactive:
+        _ask_hosts(answers)
+    for line in given.provisioning or []:
+        put_host(line, answers)
+
+
+def _ask_hosts(answers: Answers) -> None:
+    print(f"Hosts that run machines or feed them, one a line: {HOST_FORM}; an empty line ends")
+    while line := input("host: ").strip():
+        name = line.split()[0]
+        try:
+            put_host(line, answers)
+        except NewError as error:
+            print(f"  {error}")
+            continue
+        problems = examine_values(answers.values).problems
+        of_host = [it for it in problems if f"provisioning.{name}" in it.key]
+        for problem in of_host:
+            print(f"  {problem}")
+        if of_host:
+            answers.found.discard(f"provisioning.{name}.hostKey")
+            del answers.values["provisioning"][name]
+    if not answers.values.get("provisioning", True):
+        del answers.values["provisioning"]
+
+
+def put_host(line: str, answers: Answers) -> None:
+    """A host from HOST_FORM."""
+    words = line.split(maxsplit=2)
+    if len(words) < 2:
+        raise NewError(f"a host is written as {HOST_FORM}, not as {line!r}")
+    name, address, *key = words
+    entry = {"address": address, "hostKey": key[0] if key else ssh.offered(address)}
+    if not entry["hostKey"]:
+        raise NewError(f"{address} shows no Ed25519 host key; write its key behind it: {HOST_FORM}")
+    login = answers.values[_CA]["host"]
+    entry |= {key: login[key] for key in ("user", "privateKeyFile") if key in login}
+    answers.put(("provisioning", name), entry)
+    if not key:
+        answers.found.add(f"provisioning.{name}.hostKey")
 
 
 def _gather_workers(
@@ -382,11 +470,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--router", metavar="ADDRESS", help="BGP router; without it there is no BGP")
     for question in BGP_QUESTIONS:
         made.add_argument(f"--{question.flag}", help=question.help, metavar="…")
-    made.add_argument("--key-file", metavar="PATH", help="SSH key; without it the agent is used")
     made.add_argument(
         "--provisioning",
         action="append",
-        metavar="'NAME ADDRESS HOSTKEY'",
+        metavar=f"'{HOST_FORM}'",
         help="a host that runs or feeds machines; may be repeated",
     )
     made.add_argument("--worker", action="append", metavar=f"'{WORKER_FORM}'", help="repeatable")
@@ -395,6 +482,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
+    os.environ["PATH"] = tools.search_path(Layout())
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and not given.no_questions
     try:
         stack = stack_name(given.stack)
@@ -408,27 +496,37 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, EOFError):
         print("\nautojoin: nothing was written", file=sys.stderr)
         return 130
-    examples = sorted(answers.examples)
     if given.json:
-        told = {"file": str(path), "examples": examples, "found": sorted(answers.found)}
-        print(json.dumps(told, indent=2))
-        return 0
-    print(f"{path} is written and passes the check.")
-    if answers.found:
-        print(f"Found by asking: {', '.join(sorted(answers.found))}.")
-    if "certificateAuthority.host.hostKey" in answers.found:
-        host = answers.values[_CA]["host"]
-        print(
-            f"{host['address']} shows the host key {ssh.fingerprint(host['hostKey'])}. Compare it"
-        )
-        print("there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub")
-    if examples:
-        print(f"{len(examples)} values in it are examples, marked so: put your own.")
-    print(f"Next:\n    $EDITOR {path.name}")
-    print(f"    make check STACK={stack}")
-    print(f"    make render STACK={stack} OUT=rendered")
-    print(f"    make preview STACK={stack}")
+        examples, found = sorted(answers.examples), sorted(answers.found)
+        print(json.dumps({"file": str(path), "examples": examples, "found": found}, indent=2))
+    else:
+        print(report(stack, path, answers))
     return 0
+
+
+def report(stack: str, path: Path, answers: Answers) -> str:
+    """What was written, what of it is to be looked at, and what comes next."""
+    lines = [f"{path} is written and passes the check."]
+    if answers.found:
+        lines.append(f"Found by asking: {', '.join(sorted(answers.found))}.")
+    hosts = {f"{_CA}.host": answers.values[_CA]["host"]}
+    for name, host in answers.values.get("provisioning", {}).items():
+        hosts[f"provisioning.{name}"] = host
+    for place, host in hosts.items():
+        if f"{place}.hostKey" in answers.found:
+            mark = ssh.fingerprint(host["hostKey"])
+            lines.append(f"{host['address']} shows the host key {mark}. Compare it there:")
+            lines.append("    ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub")
+    if answers.examples:
+        lines.append(f"{len(answers.examples)} values in it are examples, marked so: put your own.")
+    lines += [
+        "Next:",
+        f"    $EDITOR {path.name}",
+        f"    make check STACK={stack}",
+        f"    make render STACK={stack} OUT=rendered",
+        f"    make preview STACK={stack}",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

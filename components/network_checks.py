@@ -8,6 +8,7 @@ from itertools import combinations
 
 from components import from_lab
 from components.bgp import checks as bgp_checks
+from components.workers import sources
 from components.workers.hardware_types import HARDWARE
 from components.workers.seed import Cluster
 from stack.models import Lab, Worker
@@ -205,18 +206,21 @@ def _ways(lab: Lab) -> Iterator[Problem]:
 
 
 def _packages(lab: Lab) -> Iterator[Problem]:
-    """A plain image installs packages at first boot, from where only a resolver and a way lead."""
+    """A plain image installs packages at first boot: from names, which take a resolver and a way
+    to the Internet, or from addresses.
+    """
     cluster = from_lab.cluster(lab.cluster)
-    plain = {
-        name: worker
+    asked = {
+        name: sources.hosts(cluster.packages, cluster.kubernetes_version, worker)
         for name, worker in lab.workers.items()
         if HARDWARE[worker.hardware].installs(worker)
     }
     what = "and these workers install packages at first boot"
     deaf = [
         name
-        for name, worker in plain.items()
-        if not any(_reaches(cluster, worker, server) for server in cluster.dns_servers)
+        for name, hosts in asked.items()
+        if not all(map(_is_address, hosts))
+        and not any(_reaches(cluster, lab.workers[name], it) for it in cluster.dns_servers)
     ]
     if deaf:
         wrong = "has no resolver that is reached" if cluster.dns_servers else "is empty"
@@ -224,9 +228,18 @@ def _packages(lab: Lab) -> Iterator[Problem]:
         yield Problem(_RESOLVERS, f"{wrong}, {what}", some(deaf), hint)
     shut = [
         name
-        for name, worker in plain.items()
-        if not any(cluster.gateway_of(address) for address in worker.addresses)
+        for name, hosts in asked.items()
+        if not any(map(cluster.gateway_of, lab.workers[name].addresses))
+        and not all(_is_address(it) and _reaches(cluster, lab.workers[name], it) for it in hosts)
     ]
     if shut:
         hint = "give a gateway, or images that hold all with imageKind: template"
         yield Problem(_GATEWAY, f"is missing, {what}", some(shut), hint)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

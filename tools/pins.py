@@ -352,6 +352,8 @@ TEST_PACKAGES = {
     "apt-utils": "/usr/bin/apt-ftparchive",  # makes the repository of the lab's plain workers
     "golang-cfssl": "/usr/bin/cfssl",  # 1.2: an old client, for the join gate
     "busybox": "/usr/bin/busybox",
+    # A clock that is wrong for one process: a machine of the lab has its host's.
+    "libfaketime": "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
     "dosfstools": "/usr/sbin/mkfs.fat",
     "fdisk": "/usr/sbin/sfdisk",
     "gpg": "/usr/bin/gpg",

@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography import x509
 
-from components.workers import kubelet, registries
+from components.workers import kubelet, registries, sources
 from components.workers.seed import Cluster, Node, Seed
 from components.workers.yaml_text import to_yaml
 
@@ -61,6 +61,15 @@ SYSCTLS = {
     "net.ipv4.ip_forward": "1",
     "net.ipv6.conf.all.forwarding": "1",
 }
+DEAF_TO_ROUTERS = """\
+for unit in /etc/systemd/network/10-cloud-init-*.network; do
+    if [ -e "$unit" ] && [ ! -e "$unit.d/autojoin.conf" ]; then
+        mkdir -p "$unit.d"
+        printf '[Network]\\nIPv6AcceptRA=no\\n' >"$unit.d/autojoin.conf"
+        networkctl reload
+    fi
+done
+"""
 # Written last: once it is there, everything the join needs is there.
 COMPLETE = "/etc/autojoin/complete"
 # Stands for the authority's certificate where that is not known: nothing verifies against it.
@@ -133,10 +142,10 @@ def user_data(
 ) -> dict[str, Any]:
     """The user-data of `seed`, before it is text."""
     files = _files(cluster, node, authority_pem, gate_url, join_key, kubelet_overrides or {})
-    return _appended(_user_data(node, files), node.extra_user_data)
+    return _appended(_user_data(cluster, node, files), node.extra_user_data)
 
 
-def _user_data(node: Node, files: list[dict[str, Any]]) -> dict[str, Any]:
+def _user_data(cluster: Cluster, node: Node, files: list[dict[str, Any]]) -> dict[str, Any]:
     data: dict[str, Any] = {
         "hostname": node.name,
         "preserve_hostname": False,
@@ -151,7 +160,7 @@ def _user_data(node: Node, files: list[dict[str, Any]]) -> dict[str, Any]:
         "ssh_pwauth": False,
         "no_ssh_fingerprints": True,
         "ssh": {"emit_keys_to_console": False},
-        "bootcmd": [_start_when_complete()],
+        "bootcmd": [_start_when_complete(), *_deaf_to_routers(cluster, node)],
         "write_files": files,
         # Where bootcmd could not (no systemd-run, say): a join that runs is left alone, and one
         # that was refused is not asked again.
@@ -213,6 +222,15 @@ def _start_when_complete() -> list[str]:
         "--no-block",
         JOIN_UNIT,
     ]
+
+
+def _deaf_to_routers(cluster: Cluster, node: Node) -> list[list[str]]:
+    """What `accept-ra` is to netplan, for networkd: cloud-init's own renderer passes it over.
+
+    networkd runs by then. Told again, it takes away an address that a router has brought already.
+    """
+    gateways = map(cluster.gateway_of, node.addresses)
+    return [["sh", "-c", DEAF_TO_ROUTERS]] if any(":" in (it or "") for it in gateways) else []
 
 
 def _files(
@@ -277,11 +295,10 @@ def _install_files(
     cluster: Cluster, node: Node, configuration: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """What a plain image needs to get its packages from."""
-    minor = cluster.kubernetes_version.rpartition(".")[0]
     packages = cluster.packages
     given = packages.key_text
     environment = {
-        "REPOSITORY": packages.repository or f"https://pkgs.k8s.io/core:/stable:/v{minor}/deb/",
+        "REPOSITORY": sources.repository(packages, cluster.kubernetes_version),
         "SUITE": packages.suite,
         "KEY_FINGERPRINT": packages.fingerprint,
         "KUBERNETES_VERSION": cluster.kubernetes_version,
@@ -381,8 +398,7 @@ def _add_gateway(interface: dict[str, Any], cluster: Cluster, address: str) -> N
         # Not as a route: cloud-init 22.4 makes ::/64 of ::/0 for networkd.
         interface["gateway6"] = gateway
         # What a router advertises would bring a second, newer address, from which the node would
-        # speak to BGP peers, who know it by this one. For netplan: cloud-init 22.4's renderer for
-        # networkd passes it over.
+        # speak to BGP peers, who know it by this one. For netplan; _deaf_to_routers is for others.
         interface["accept-ra"] = False
     if routes:
         interface["routes"] = [*interface.get("routes", []), *routes]

@@ -13,7 +13,9 @@ import contextlib
 import http.client
 import itertools
 import json
+import random
 import re
+import shlex
 import ssl
 import threading
 import time
@@ -30,6 +32,8 @@ import yaml
 from tests.e2e.conftest import Lab, own_lab
 from tests.e2e.test_carries_work import WORKERS, address_of, answer, ask, inside, start_pods, until
 from tests.e2e.test_first_light import WORKER_ROOT
+from tests.unit.components.workers.test_join_script import TOOLS
+from tools.pins import TEST_PACKAGES
 
 FOLDER = "/etc/kubernetes-ca"
 OLD = {"certificate": f"{FOLDER}/ca.pem", "key": f"{FOLDER}/ca-key.pem"}
@@ -45,10 +49,11 @@ openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=kubernetes \
 API_SERVERS = "/etc/kubernetes/pki/ca.pem"
 CFSSL_CONFIGURATION = "/etc/autojoin/cfssl/config.json"
 RENEW = "/usr/local/lib/autojoin/join renew"
+# The empty one takes away every one that the timer has.
 OFTEN = """\
 [Timer]
-OnActiveSec=1
 OnUnitInactiveSec=
+OnActiveSec=1
 OnUnitInactiveSec=15
 AccuracySec=1
 """
@@ -57,6 +62,22 @@ DOWN_SECONDS = 210
 RESTART_SECONDS = 10
 # What a busy machine has not answered by then is lost, and not late.
 LOST_SECONDS = 20
+PKI = "/var/lib/kubelet/pki"
+CLOCK = "/usr/local/lib/libfaketime.so.1"
+RELOAD = "systemctl daemon-reload"
+SEED = 19
+DROP_IN = "/run/systemd/system/autojoin-renew.service.d"
+CUT = "/run/cut"
+CHANGING = ("cat", "curl", "ln", "mv", "sync")
+# Goes by the name of a command and calls it, until the one whose number is in `at`.
+STOPPING = f"""\
+#!/bin/sh
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+tool=${{0##*/}}
+echo "$tool" >>{CUT}/calls
+[ "$(wc -l <{CUT}/calls)" -lt "$(cat {CUT}/at)" ] || {{ : >{CUT}/reached; exec sleep 600; }}
+exec "$tool" "$@"
+"""
 KEEPS = "keeps running; where another CA is to be trusted, the gate tells it"
 
 
@@ -254,6 +275,260 @@ def test_a_ca_host_that_is_down_for_half_a_life_costs_nothing(
     # A kubelet that was restarted says for a moment that it is not.
     assert until(lambda: all(nodes_ready(lab).values()))
     assert [it["trouble"] for it in nodes(lab)] == [None] * len(WORKERS)
+
+
+# --- a disk that is full, a clock that is wrong, a power cut ------------------------------------
+
+
+def in_shell(lab: Lab, name: str, script: str) -> str:
+    return lab.in_worker(name, f"sh -euc {shlex.quote(script)}").strip()
+
+
+def serial(lab: Lab, name: str) -> str:
+    return in_shell(lab, name, f"openssl x509 -noout -serial -in {PKI}/kubelet-client-current.pem")
+
+
+def served(lab: Lab, name: str) -> str:
+    """The serial number of what the kubelet shows to who asks by address, as API servers do."""
+    address = lab.config["autojoin:workers"][name]["address"]
+    ask = f"openssl s_client -noservername -connect {address}:10250 </dev/null 2>/dev/null"
+    # Nothing where it is restarted at this moment.
+    return lab.on_hypervisor(f"{ask} | openssl x509 -noout -serial 2>/dev/null || true").strip()
+
+
+def renewed(lab: Lab, name: str) -> str:
+    """What the script says of a renewal that must come about."""
+    before = serial(lab, name)
+    said = lab.in_worker(name, f"{RENEW} --now")
+    assert f"{name} renewal done: until " in said, said
+    after = serial(lab, name)
+    assert after != before
+    assert until(lambda: served(lab, name) == after)
+    assert trouble(lab, name) is None
+    return said
+
+
+def refused(lab: Lab, name: str) -> str:
+    """What it says of one that can't; the node has what it had."""
+    before = serial(lab, name)
+    said = lab.in_worker(name, f"{RENEW} --now || true")
+    assert f"{name} renewal failed: " in said, said
+    assert serial(lab, name) == served(lab, name) == before
+    return said
+
+
+def trouble(lab: Lab, name: str) -> str | None:
+    found: dict[str, str | None] = {it["node"]: it["trouble"] for it in nodes(lab)}
+    return found[name]
+
+
+def in_certdb(lab: Lab) -> list[str]:
+    """The serial numbers of the nodes' certificates, as openssl shows them."""
+    query = "select hex(serial_number) from certificates where common_name like 'system:node:%'"
+    rows = lab.on_authority(f'sqlite3 /var/lib/cfssl/certdb.sqlite "{query}"').split()
+    numbers = [f"{int(bytes.fromhex(row)):X}" for row in rows]
+    return [f"serial={number:0>{len(number) + len(number) % 2}}" for number in numbers]
+
+
+@contextmanager
+def small_disk(run: Callable[[str], object], folder: str) -> Iterator[None]:
+    """A disk of its own for a folder that nobody has open; in the end it has the same as there."""
+    run(
+        f"cp -a {folder} /run/kept; mount -t tmpfs -o size=16m small {folder};"
+        f" cp -a /run/kept/. {folder}; rm -r /run/kept"
+    )
+    try:
+        yield
+    finally:
+        run(
+            f"rm -f {folder}/filling; cp -a {folder} /run/kept; umount {folder};"
+            f" cp -a /run/kept/. {folder}; rm -r /run/kept"
+        )
+
+
+def fill(folder: str) -> str:
+    return f"! dd if=/dev/zero of={folder}/filling bs=4k 2>/dev/null"
+
+
+@pytest.fixture
+def quiet(lab: Lab) -> Iterator[str]:
+    """A worker that renews where the test wants it to; its timer goes on in the end."""
+    name = WORKERS[0]
+    lab.in_worker(name, "systemctl stop autojoin-renew.timer")
+    yield name
+    lab.in_worker(name, "systemctl start autojoin-renew.timer")
+
+
+def test_a_full_disk_of_a_node_is_told_and_costs_nothing(
+    lab: Lab, admin: Admin, address: str, quiet: str
+) -> None:
+    def on_node(script: str) -> str:
+        return in_shell(lab, quiet, script)
+
+    asked = {**work(admin, address), "logs": logs(admin)}
+    with nothing_lost(asked), small_disk(on_node, PKI):
+        on_node(fill(PKI))
+        told = f"the disk is full: 0 KiB are free at {PKI}"
+        assert told in refused(lab, quiet)
+        assert told in str(trouble(lab, quiet))
+        assert told in lab.make("status", expect=1)
+        on_node(f"rm {PKI}/filling")
+        renewed(lab, quiet)
+
+
+def test_a_full_disk_of_the_ca_host_is_told_and_costs_nothing(
+    lab: Lab, admin: Admin, address: str, quiet: str
+) -> None:
+    """Of CFSSL's books, and of the gate's own; the services are restarted onto the small disks."""
+
+    def on_authority(script: str) -> None:
+        lab.on_authority(f"systemctl stop join-gate ocsp-responder cfssl; {script}")
+        lab.on_authority(
+            "systemctl start cfssl ocsp-responder join-gate;"
+            " until curl -sk -o /dev/null https://127.0.0.1:8443/healthz; do sleep 0.1; done"
+        )
+
+    with nothing_lost({**work(admin, address), "logs": logs(admin)}):
+        for books in ("/var/lib/cfssl", "/var/lib/join-gate"):
+            with small_disk(on_authority, books):
+                lab.on_authority(fill(books))
+                known = in_certdb(lab)
+                assert "database or disk is full" in refused(lab, quiet)
+                assert in_certdb(lab) == known
+                lab.on_authority(f"rm {books}/filling")
+                renewed(lab, quiet)
+        assert set(serials(lab).values()) <= set(in_certdb(lab))
+
+
+@contextmanager
+def wrong_clock(run: Callable[[str], object], unit: str, ahead: int) -> Iterator[None]:
+    """For what a service starts, but for programs in Go. In the end it has its machine's again."""
+    drop_in = f"/run/systemd/system/{unit}.service.d"
+    lines = (
+        "[Service]",
+        f"Environment=LD_PRELOAD={CLOCK} FAKETIME={ahead:+}s DONT_FAKE_MONOTONIC=1",
+    )
+    write = " ".join(shlex.quote(line) for line in lines)
+    run(f"mkdir -p {drop_in}; printf '%s\\n' {write} >{drop_in}/clock.conf; {RELOAD}")
+    try:
+        yield
+    finally:
+        run(f"rm {drop_in}/clock.conf; {RELOAD}")
+
+
+def test_a_clock_that_is_wrong_costs_nothing_and_is_told(
+    lab: Lab, admin: Admin, address: str, quiet: str
+) -> None:
+    """That of a node's script, openssl and curl; then the gate's. Kubelet and CFSSL have theirs."""
+    library = base64.b64encode(Path(TEST_PACKAGES["libfaketime"]).read_bytes()).decode()
+    hypervisor = lab.config["autojoin:provisioning"]["hypervisor"]
+    lab.ssh(hypervisor, f"base64 -d >{WORKER_ROOT.format(quiet)}{CLOCK}", library)
+    lab.on_authority(f"base64 -d >{CLOCK}", library)
+
+    def on_node(script: str) -> str:
+        return in_shell(lab, quiet, script)
+
+    def by_unit(words: str) -> str:
+        """What the real unit says, run once with these words."""
+        return on_node(
+            f"mkdir -p {DROP_IN}; printf '%s\\n' [Service] ExecStart= 'ExecStart={words}'"
+            f" >{DROP_IN}/words.conf; {RELOAD}; since=$(date +%s);"
+            " systemctl start autojoin-renew || true; sleep 0.5;"
+            " journalctl --unit autojoin-renew --output cat --no-pager --since @$since"
+        )
+
+    with nothing_lost({**work(admin, address), "logs": logs(admin)}):
+        renewed(lab, quiet)
+        first = serial(lab, quiet)
+        with wrong_clock(on_node, "autojoin-renew", 3600):
+            assert "renewal" not in by_unit(RENEW) and serial(lab, quiet) == first
+            said = by_unit(f"{RENEW} --now")
+            assert re.search("renewal done: .*: the clock is 3[56][0-9]{2} s ahead of the", said)
+            assert (second := serial(lab, quiet)) != first
+        with wrong_clock(on_node, "autojoin-renew", -3600):
+            said = by_unit(f"{RENEW} --now")
+            assert re.search("not yet valid: the clock is 3[56][0-9]{2} s behind the join g", said)
+            assert serial(lab, quiet) == second
+        on_node(f"rm {DROP_IN}/words.conf; {RELOAD}")
+        with wrong_clock(lab.on_authority, "join-gate", 3600):
+            lab.on_authority("systemctl restart join-gate")
+            assert "look at the clock of the CA host" in refused(lab, quiet)
+        lab.on_authority("systemctl restart join-gate")
+        renewed(lab, quiet)
+
+
+def cut_off(lab: Lab, name: str, at: int) -> None:
+    """Start the real unit, which stops for good at its command of that number."""
+    path = f"Environment=PATH={CUT}/bin:/usr/bin:/bin"
+    in_shell(
+        lab,
+        name,
+        f"mkdir -p {CUT}/bin {DROP_IN}; cd {CUT}; echo {at} >at; : >calls;"
+        f" printf %s {shlex.quote(STOPPING)} >stopping; chmod 755 stopping;"
+        f" for tool in {' '.join(TOOLS)}; do ln -s ../stopping bin/$tool; done;"
+        f" printf '%s\\n' [Service] {path} ExecStart= 'ExecStart={RENEW} --now'"
+        f" >{DROP_IN}/cut.conf; systemctl stop autojoin-renew.timer;"
+        f" {RELOAD}; systemctl start --no-block autojoin-renew",
+    )
+
+
+def calls(lab: Lab, name: str) -> list[str]:
+    return in_shell(lab, name, f"cat {CUT}/calls").splitlines()
+
+
+def test_a_power_cut_at_any_point_of_a_renewal_burns_no_node(lab: Lab, address: str) -> None:
+    """All processes of a worker are killed where its script is, and it boots again.
+
+    Each at one of the commands that ask or change something, from another third of them. What the
+    kernel has not written yet is not lost: it is the kernel of the machine that the lab runs on.
+    """
+    before = serial(lab, WORKERS[0])
+    cut_off(lab, WORKERS[0], 10000)
+    assert until(lambda: served(lab, WORKERS[0]) == serial(lab, WORKERS[0]) != before)
+    state = "systemctl show --property=ActiveState --value autojoin-renew"
+    assert until(lambda: in_shell(lab, WORKERS[0], state) == "inactive")
+    counted = calls(lab, WORKERS[0])
+    in_shell(lab, WORKERS[0], f"rm -r {CUT} {DROP_IN}; {RELOAD}")
+    # Two more after the link; how often it looks then what is served is another number each time.
+    ended = len(counted) - counted[::-1].index("ln") + 2
+    changing = [number for number, tool in enumerate(counted[:ended], 1) if tool in CHANGING]
+    chance, part = random.Random(SEED), len(changing) // len(WORKERS)
+    parts = [changing[part * it : part * (it + 1)] for it in range(len(WORKERS))]
+    points = [chance.choice(it) for it in parts]
+    boots = {name: it["bootID"] for name, it in node_infos(lab).items()}
+
+    def cut(name: str, at: int) -> str:
+        cut_off(lab, name, at)
+        assert until(lambda: "reached" in in_shell(lab, name, f"ls {CUT}"))
+        tool = calls(lab, name)[at - 1]
+        unit = f"autojoin-machine-dev@{name}"
+        lab.on_hypervisor(
+            f"systemctl kill --signal=KILL --kill-whom=all {unit};"
+            f" while systemctl is-active --quiet {unit}; do sleep 0.1; done;"
+            f" systemctl reset-failed {unit}; systemctl start {unit}"
+        )
+        return f"{name} at command {at}, {tool}"
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        print(list(pool.map(cut, WORKERS, points)))
+    assert until(lambda: all(it["bootID"] != boots[name] for name, it in node_infos(lab).items()))
+    assert until(lambda: all(nodes_ready(lab).values()))
+    known = in_certdb(lab)
+    for name, found in serials(lab).items():
+        assert found in known
+        pair = f"{PKI}/kubelet-client-current.pem"
+        keys = f"$(openssl x509 -noout -pubkey -in {pair})", f"$(openssl pkey -pubout -in {pair})"
+        in_shell(lab, name, f'[ "{keys[0]}" = "{keys[1]}" ]')
+        renewed(lab, name)
+    lab.run("kubectl", "-n", "work", "wait", "--for=condition=Ready", "pod", "--all",
+            "--timeout=120s")  # fmt: skip
+    assert until(lambda: ask(address))
+    lab.well()
+
+
+def node_infos(lab: Lab) -> dict[str, dict[str, str]]:
+    found = lab.kubectl("get", "nodes")["items"]
+    return {node["metadata"]["name"]: node["status"]["nodeInfo"] for node in found}
 
 
 def nodes_ready(lab: Lab) -> dict[str, bool]:

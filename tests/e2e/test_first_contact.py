@@ -24,6 +24,7 @@ from components.shell import ssh
 from lab import plain_image
 from lab.plain_image import PACKED
 from stack.models import Host
+from tests.e2e import first_lab
 from tests.e2e.conftest import Lab, own_lab, table
 from tests.e2e.test_carries_work import apply, inside, service, start_pods, until
 from tests.e2e.test_first_light import WORKER_ROOT, WORKERS
@@ -51,6 +52,21 @@ Port {port}
 AllowUsers root {user}@{jump}
 END
 systemctl restart ssh
+"""
+ADVERTISED = "fd00:bad:"
+ADVERTISE = f"""
+import socket, struct
+raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+network = socket.inet_pton(socket.AF_INET6, "{ADVERTISED}:")
+prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 60, 60, 0) + network
+advertisement = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 0, 0, 0) + prefix
+raw.sendto(advertisement, ("ff02::1", 0, 0, socket.if_nametoindex("br0")))
+"""
+GIVE_TO_ROUTER = """
+import pathlib, sys
+from lab import router, stack
+router.configure(stack.prepare(), pathlib.Path(sys.argv[1]).read_text())
 """
 
 
@@ -190,6 +206,22 @@ def test_the_router_has_ways_to_every_nodes_pods_in_both_families(lab: Lab) -> N
     assert until(known), expected
 
 
+def test_nodes_have_no_address_that_a_router_advertises(lab: Lab) -> None:
+    """The CA's host, which is told nothing, makes itself one."""
+
+    def made(text: str) -> bool:
+        return any(it["local"].startswith(ADVERTISED) for it in json.loads(text)[0]["addr_info"])
+
+    def advertised() -> bool:
+        lab.on_hypervisor(f"python3 -c {shlex.quote(ADVERTISE)}")
+        return made(lab.on_authority("ip -6 -json address show dev host0"))
+
+    assert until(advertised)
+    for name in WORKERS:
+        text = lab.in_worker(name, "ip -6 -json address show dev host0")
+        assert not made(text), (name, text)
+
+
 def test_a_plain_worker_has_its_packages_from_the_mirrors(lab: Lab) -> None:
     assert not {*PACKED, "containerd"} & set(lab.on_hypervisor(f"ls {PLAIN_IMAGE}/usr/bin").split())
     assert f"{PLAIN}: packages done" in lab.first_output
@@ -240,19 +272,44 @@ def test_the_other_commands_go_the_same_way(lab: Lab, tmp_path: Path) -> None:
     lab.make("ca-backup", f"OUT={tmp_path}/backup", f"PASSPHRASE_FILE={passphrase}")
 
 
-def test_a_new_stack_file_has_what_cluster_and_host_tell(lab: Lab) -> None:
-    cluster, authority = (
-        lab.config[f"autojoin:{it}"] for it in ("cluster", "certificateAuthority")
-    )
-    flags = ["--kubeconfig", cluster["kubeconfig"], "--ca-address", authority["host"]["address"]]
-    lab.run("python", "-m", "commands.new", "mine", "--no-questions", *flags)
-    written = yaml.safe_load((lab.checkout / "Pulumi.mine.yaml").read_text())["config"]
-    for key in ("apiServer", "serviceCidrs"):
-        assert written["autojoin:cluster"][key] == cluster[key]
-    shown = (lab.checkout / authority["host"]["hostKey"]).read_text().split()[:2]
-    assert written["autojoin:certificateAuthority"]["host"]["hostKey"].split() == shown
-
-
 def test_destroy_takes_away_what_was_brought_and_no_more(lab: Lab) -> None:
     lab.run("pulumi", "destroy", "--yes", "--skip-preview", "--non-interactive")
     assert lab.on_authority(f"ls {BROUGHT} {DEBIANS} 2>/dev/null || true").split() == [str(DEBIANS)]
+
+
+def test_the_first_lab_is_made_as_its_document_tells(lab: Lab, tmp_path: Path) -> None:
+    """Each command of docs/first-lab.md, by one who has this lab's hosts and nothing else of it."""
+    said: dict[str, str] = {}
+    with first_lab.somebody(lab, tmp_path) as person:
+        for command in first_lab.commands():
+            new = command.startswith("make new")
+            said[command] = person.type(command, first_lab.answers(lab) if new else None)
+            lab.output.append(said[command])
+            if new:
+                finds_what_cluster_and_hosts_tell(lab, said[command])
+            elif command.startswith("make render"):
+                rendered = f"rendered/cilium/router/{first_lab.ROUTER}/frr.conf"
+                lab.run("python", "-c", GIVE_TO_ROUTER, rendered)
+    assert "Nothing changes" in said["make preview STACK=home"]
+    (answer,) = (text for command, text in said.items() if command.startswith("curl "))
+    assert answer.startswith("hello-")
+
+
+def finds_what_cluster_and_hosts_tell(lab: Lab, said: str) -> None:
+    """The answers of first_lab.py that are empty are right."""
+    written = yaml.safe_load((lab.checkout / "Pulumi.home.yaml").read_text())["config"]
+    cluster, authority = (
+        lab.config[f"autojoin:{it}"] for it in ("cluster", "certificateAuthority")
+    )
+    for key in ("apiServer", "kubernetesVersion", "serviceCidrs"):
+        assert written["autojoin:cluster"][key] == cluster[key]
+    assert written["autojoin:cluster"]["nodeCidrs"] == cluster["nodeCidrs"][:1]
+    for key in ("platform", "source", "certificate", "key"):
+        assert written["autojoin:certificateAuthority"][key] == authority[key]
+    for host, known in (
+        (written["autojoin:certificateAuthority"]["host"], authority["host"]),
+        (written["autojoin:provisioning"]["hypervisor"], authority["host"]["jump"]),
+    ):
+        shown = (lab.checkout / known["hostKey"]).read_text().split()[:2]
+        assert host["hostKey"].split() == shown
+        assert f"{host['address']} shows the host key SHA256:" in said

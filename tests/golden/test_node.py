@@ -1,7 +1,8 @@
-"""The seeds of two nodes, as they are written to a machine."""
+"""The seeds of nodes, as they are written to a machine."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +46,28 @@ NODES = {
         ),
         {},
     ),
+    "ipv6": (
+        Node(
+            name="worker-6",
+            addresses=("fd00:10::16",),
+            generation=1,
+            identity="worker-6-g1-66666666",
+            interface="host0",
+        ),
+        {},
+    ),
 }
+# Nothing of IPv4 is left, and its node's interface is set up by networkd.
+IPV6 = dataclasses.replace(
+    CLUSTER,
+    api_server="https://[fd00:10::5]:6443",
+    pod_cidrs=("fd00:20::/104",),
+    service_cidrs=("fd00:30::/112",),
+    node_cidrs=("fd00:10::/64",),
+    dns_servers=("fd00:10::1",),
+    gateways=("fd00:10::1",),
+    cluster_dns="fd00:30::a",
+)
 
 
 @pytest.mark.parametrize("kind", sorted(NODES))
@@ -58,10 +80,10 @@ def test_seed(
     monkeypatch.setattr(cloud_init, "JOIN_SCRIPT", placeholder)
     node, overrides = NODES[kind]
     seed = cloud_init.seed(
-        CLUSTER,
+        IPV6 if kind == "ipv6" else CLUSTER,
         node,
         authority_pem=AUTHORITY_PEM,
-        gate_url="https://192.168.10.2:8443",
+        gate_url="https://[fd00:10::2]:8443" if kind == "ipv6" else "https://192.168.10.2:8443",
         join_key="00" * 32,
         kubelet_overrides=overrides,
     )

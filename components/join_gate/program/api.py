@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import re
+import sqlite3
 import time
 from collections.abc import Awaitable
 from typing import Any, Callable
@@ -81,15 +82,18 @@ class Application:
         """The response to a request; refusals included. `remote` is the client's address."""
         try:
             return await self._handler(request)(request, remote)
-        except Refusal as refusal:
-            journal.record(
-                "refused",
-                path=request.path[:80],
-                status=refusal.status,
-                reason=refusal.message,
-                remote=remote,
-            )
-            return refusal_response(refusal)
+        except Refusal as error:
+            refusal = error
+        except sqlite3.Error as error:  # nothing of it was done: the disk is full, most often
+            refusal = Refusal(503, f"the join gate's own books can't be kept: {error}")
+        journal.record(
+            "refused",
+            path=request.path[:80],
+            status=refusal.status,
+            reason=refusal.message,
+            remote=remote,
+        )
+        return refusal_response(refusal)
 
     def _handler(self, request: Request) -> _Handler:
         if request.path.startswith(_STATUS_PREFIX) and request.method in ("GET", "POST"):
@@ -288,7 +292,8 @@ class Application:
             raise Refusal(400, "the body must be an object with trusts, a SHA-256 in hex")
         told = str(bundle), shown.parts.serial.authority_key
         # A certificate that was renewed says nothing of the node any more.
-        if shown.is_present(node) and self._store.trusted(node.name) != told:
+        new = self._store.trusted(node.name) != told or node.name in self._store.troubles()
+        if new and shown.is_present(node):
             await self._commits.soon(lambda: self._store.trusts(node.name, *told))
         if told[0] == self._trust.digest or not self._trust.answer:
             return Response(204)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import http
 import re
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ class Connection:
         self._stream.allow(_WRITE_SECONDS)
         reason = http.HTTPStatus(response.status).phrase
         lines = [f"HTTP/1.1 {response.status} {reason}", "Cache-Control: no-store"]
+        lines.append(f"Date: {email.utils.formatdate(usegmt=True)}")
         if response.status != 204:
             lines.append(f"Content-Type: {response.content_type}")
             lines.append(f"Content-Length: {len(response.body)}")

@@ -7,11 +7,13 @@ transaction is on the disk when it has ended.
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .errors import GateError
@@ -143,7 +145,11 @@ class Store:
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.executescript(_SCHEMA)
         except sqlite3.Error as error:
-            raise GateError(f"{path}: cannot be opened: {error}") from None
+            # A full disk is an "I/O error" to SQLite, when it opens what it needs beside the file.
+            folder = Path(path).parent
+            free = shutil.disk_usage(folder).free // 1024 if folder.is_dir() else 0
+            reason = f"{path}: cannot be opened: {error}; {free} KiB are free there"
+            raise GateError(reason) from None
 
     def close(self) -> None:
         self._database.close()
@@ -157,10 +163,11 @@ class Store:
         self._begin(wait)
         try:
             yield
+            self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # of a full disk SQLite has made that end of it
+                self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
     def _begin(self, wait: bool) -> None:
         if wait:

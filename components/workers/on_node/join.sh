@@ -170,9 +170,11 @@ on_exit() {
     status=$?
     [ "$status" -ne 0 ] && [ -z "$told" ] || return 0
     set +e
-    free=$(df -Pk "$STATE" 2>/dev/null | awk 'NR == 2 { print $4 }')
     cause="a command failed (status $status); the line before this one in the journal says which"
-    [ "${free:-65}" -gt 64 ] || cause="the disk is full: $free KiB are free at $STATE"
+    for folder in "$STATE" "$PKI"; do
+        free=$(df -Pk "$folder" 2>/dev/null | awk 'NR == 2 { print $4 }')
+        [ "${free:-65}" -gt 64 ] || cause="the disk is full: $free KiB are free at $folder"
+    done
     fail "$status" "$cause"
 }
 
@@ -287,8 +289,10 @@ make_request() {
     request=-----BEGIN\ CERTIFICATE\ REQUEST-----${made#*-----BEGIN CERTIFICATE REQUEST-----}
 }
 
+# OpenSSL's `req` says nothing of a disk that is full: only a key with an end is one.
 keep_key() {
     sync "$KEY.new"
+    grep -q '^-----END .*PRIVATE KEY-----' "$KEY.new"
     mv "$KEY.new" "$KEY"
     sync "$PKI"
 }
@@ -372,19 +376,29 @@ obtain_certificate() {
     done
 }
 
-# Nothing is believed about the answer: it must be ours, and from the pinned authority.
-install_certificate() {
+# Leaves of `answer` the certificate.
+take_certificate() {
     answer=${answer#*'"certificate":'}
     answer=${answer#*'"'}
-    printf '%b\n' "${answer%%'"'*}" >"$CERTIFICATE.new"
+    answer=${answer%%'"'*}
+}
+
+# Nothing is believed about the answer: it must be ours, and from the pinned authority. A node that has
+# one goes on with it where it is only a clock that speaks against another one, and the API server does
+# not: then it is this machine's clock (`doubted`).
+install_certificate() {
+    take_certificate
+    printf '%b\n' "$answer" >"$CERTIFICATE.new"
     about=$(openssl x509 -in "$CERTIFICATE.new" -noout -pubkey -subject -nameopt RFC2253 2>&1) ||
         fail "$REFUSED" "the join gate's answer holds no certificate: ${about%%"
 "*}"
     [ "$about" = "${public_key}subject=CN=system:node:$NODE,O=system:nodes" ] ||
         fail "$REFUSED" "the join gate's certificate is not for this key and name: ${about##*"
 "}"
-    until verified=$(openssl verify -partial_chain -CAfile "$AUTHORITY" "$CERTIFICATE.new" 2>&1); do
-        case $verified in
+    set --
+    until verified=$(openssl verify "$@" -partial_chain -CAfile "$AUTHORITY" "$CERTIFICATE.new" 2>&1); do
+        case $ACTION:$verified in
+            renew:*'has expired'* | renew:*'not yet valid'*) doubted=yes && set -- -no_check_time ;;
             *'has expired'*) wait_more "the clock says $(date -u +%Y-%m-%d), after the new certificate's end; waiting for time" ;;
             *'not yet valid'*) wait_more "the clock is behind the new certificate; waiting for time" ;;
             *) fail "$REFUSED" "the join gate's certificate is not from the authority: $(printf '%s' "$verified" | tail -n 2 | head -n 1)" ;;
@@ -584,22 +598,47 @@ field() {
 }
 
 # Whether two thirds of the certificate's life are over, less up to a twelfth: nodes that joined at
-# once ask one after the other.
+# once ask one after the other. One that has ended is shown all the same: the gate's clock counts.
 is_due() {
     about=$(openssl x509 -in "$CLIENT_PAIR" -noout -serial -startdate -enddate 2>&1) ||
         fail "$REFUSED" "$CLIENT_PAIR cannot be read; raise the generation of $NODE to join it anew"
-    now=$(date +%s) begins=$(to_seconds "$(field notBefore)") ends=$(to_seconds "$(field notAfter)")
-    advice="set the clock if it is wrong, else raise the generation of $NODE in the stack file and run pulumi up"
-    [ "$now" -lt "$ends" ] ||
-        fail "$REFUSED" "the certificate ended on $(field notAfter), the clock says $(date -u), and the join gate renews none that has ended: $advice"
+    begins=$(to_seconds "$(field notBefore)") ends=$(to_seconds "$(field notAfter)")
+    compare_clocks
+    if [ "$now" -ge "$ends" ]; then
+        advice=": the certificate ended on $(field notAfter), and the join gate renews none that has ended:"
+        advice="$advice set the clock, which says $(date -u), if it is wrong, else raise the generation of $NODE in the stack file and run pulumi up"
+    fi
     is_of_signer "$CLIENT_PAIR" || return 0
     spread=$(field serial | cksum)
     [ "$now" -ge $((begins + (ends - begins) * 2 / 3 - ${spread%% *} % ((ends - begins) / 12 + 1))) ]
 }
 
+# Sets `now`: what the join gate's clock says where it was heard since the start of this machine, else
+# this one's, and `advice` where that is wrong.
+compare_clocks() {
+    now=$(date +%s) ahead=0 advice=''
+    [ "$now" -ge "$begins" ] ||
+        advice=": the clock says $(date -u), and the node's own certificate begins on $(field notBefore): set the clock"
+    [ -s "$RUN/gate-clock" ] && read -r started <"$RUN/gate-clock" || return 0
+    look_at_clock
+    ahead=$((now - started - uptime / 100)) now=$((started + uptime / 100)) advice=''
+    [ "$ahead" -le 300 ] || advice=": the clock is $ahead s ahead of the join gate's, set the one that is wrong"
+    [ "$ahead" -ge -300 ] || advice=": the clock is $((-ahead)) s behind the join gate's, set the one that is wrong"
+}
+
+# Keeps when this machine was started by the gate's clock; how long ago that was nobody sets.
+hear_clock() {
+    heard=$(tr -d '\r' <"$RUN/headers" |
+        sed -n 's/^[Dd]ate: [A-Z][a-z]*, \([0-9]*\) \([A-Z][a-z]*\) \([0-9]*\) \([0-9:]*\) GMT$/\2 \1 \4 \3/p')
+    [ -n "$heard" ] || return 0
+    look_at_clock
+    printf '%s\n' $(($(to_seconds "$heard") - uptime / 100)) >"$RUN/gate-clock"
+}
+
 # As the node that it is, by the certificate that the gate knows as its present one.
 ask_as_node() {
-    ask_gate "$1" --cert "$SHOWN" --key "${SHOWN_KEY:-$SHOWN}"
+    ask_gate "$1" --cert "$SHOWN" --key "${SHOWN_KEY:-$SHOWN}" --dump-header "$RUN/headers" || return
+    hear_clock
 }
 
 # The gate has it shown where people look.
@@ -661,16 +700,32 @@ asked_lately() {
 # Asks the gate, at most once an hour, whom it trusts, and tells it whom this node does. Where that
 # can't be, a renewal will say so when it is due.
 take_trust() {
+    answered='' answer=''
     look_at_clock
     [ "$WHEN" = --now ] || ! asked_lately || return 0
     asked=''
     while digest=$(sha256sum <"$AUTHORITY") && body="{\"trusts\":\"${digest%% *}\"}" &&
         answer=$(ask_as_node /v1/trust); do
         part_answer
+        answered=yes
         printf '%s\n' "$uptime" >"$RUN/trust-asked"
         [ "$status" = 200 ] && [ -z "$asked" ] && believe_trust && install_trust || return 0
         asked=yes
     done
+    case $answer in *'curl: (60)'*) is_due || : && not_heard ;; esac
+}
+
+# Who is not heard by the gate, or does not believe it, can't tell it why.
+not_heard() {
+    tell=:
+    case $answer in
+        *'alert certificate expired'* | *'alert bad certificate'*)
+            advice=${advice:-": the clock here says $(date -u), and the node's certificate is good until $(field notAfter): look at the clock of the CA host"}
+            ;;
+        *'not yet valid'* | *'has expired'*) advice=${advice:-": the clock here says $(date -u): set it if it is wrong"} ;;
+    esac
+    fail 1 "the join gate at $GATE_URL: ${answer%%"
+"*}$advice"
 }
 
 # What goes wrong with it keeps no renewal from being made.
@@ -748,15 +803,18 @@ have_it_trusted() {
     rm -f "$STATE/trust-changed"
 }
 
-# A certificate of another CA than before is of no use where the API server does not trust that one.
+# A certificate that the API server does not take is of no use: of another CA than before, which it may
+# not trust, or of a life that this machine's clock is not in.
 api_server_takes_it() {
-    is_of_signer "$CLIENT_PAIR" && return
-    said=$(curl --silent --max-time 10 --cacert "$ROOT${API_SERVER_AUTHORITY:-/etc/autojoin/ca.pem}" --output /dev/null \
-        --write-out '%{http_code}' --cert "$CERTIFICATE" --key "$KEY" "$API_SERVER/api/v1/nodes/$NODE") || return 0
-    [ "$said" != 401 ] || {
-        SHOWN=$CERTIFICATE SHOWN_KEY=$KEY
-        fail 1 "the API server does not take certificates of the CA that signs now: put its certificate into the file of --client-ca-file"
-    }
+    [ -n "$doubted" ] || ! is_of_signer "$CLIENT_PAIR" || return 0
+    said=$(curl --silent --show-error --max-time 10 --cacert "$ROOT${API_SERVER_AUTHORITY:-/etc/autojoin/ca.pem}" --output /dev/null \
+        --write-out '%{http_code}' --cert "$CERTIFICATE" --key "$KEY" "$API_SERVER/api/v1/nodes/$NODE" 2>&1) ||
+        said="none: $said"
+    case $doubted$said in
+        401) fail 1 "the API server does not take certificates of the CA that signs now: put its certificate into the file of --client-ca-file" ;;
+        yes401) fail 1 "the new certificate is not in its life, by this clock ($(date -u)) and by the API server's: set the clock of the CA host" ;;
+        yesnone*) fail 1 "the new certificate is not in its life by this clock, which says $(date -u): set it if it is wrong; the API server can't be asked ($said)" ;;
+    esac
 }
 
 # The timer comes again in a minute, so everything is tried once. The key is on the disk before the
@@ -768,38 +826,42 @@ renew() {
         printf '%s has not joined yet, there is nothing to renew: journalctl -u autojoin-join\n' "$NODE" >&2
         return 1
     fi
-    PHASE=renewal tell=tell_trouble KEY=$PKI/renewal.key CERTIFICATE=$PKI/renewal.crt
+    PHASE=renewal tell=tell_trouble KEY=$PKI/renewal.key CERTIFICATE=$PKI/renewal.crt doubted=''
     exec 4>/dev/null
     trap on_exit EXIT
     [ ! -e "$STATE/renewed" ] || have_it_served
     have_it_trusted
     take_trust
-    [ "$WHEN" = --now ] || is_due || return 0
+    if ! is_due && [ "$WHEN" != --now ]; then
+        [ -z "$answered" ] || [ -z "$advice" ] || printf '%s%s\n' "$NODE" "$advice"
+        return 0
+    fi
     forget_used_key
     make_request
     describe_request
     body=$request
     [ -z "$keeping" ] || wait "$keeping"
-    answer=$(ask_as_node /v1/renewal) || {
-        tell=:
-        fail 1 "the join gate at $GATE_URL: ${answer%%"
-"*}"
-    }
+    answer=$(ask_as_node /v1/renewal) || not_heard
     part_answer
     case $status in
         200) ;;
         408 | 429 | 5*) fail 1 "the join gate answered $status: $(gate_message)" ;;
         *) fail "$REFUSED" "the join gate refused ($status): $(gate_message)" ;;
     esac
-    begin renewal 30
+    # Whatever fails from here on, the gate hears it from who has this one.
+    take_certificate
+    printf '%b\n' "$answer" >"$RUN/renewal.pem"
+    SHOWN=$RUN/renewal.pem SHOWN_KEY=$KEY
     install_certificate
     api_server_takes_it
     : >"$STATE/renewed"
     install_client_pair
+    SHOWN=$CLIENT_PAIR SHOWN_KEY=''
     mv "$CERTIFICATE" "$PKI/kubelet.crt"
     mv "$KEY" "$PKI/kubelet.key"
     about=$(openssl x509 -in "$CLIENT_PAIR" -noout -enddate)
-    finished renewal "until $(field notAfter)"
+    compare_clocks
+    finished renewal "until $(field notAfter)$advice"
     have_it_served
     rm -f "$RUN/trust-asked"
     take_trust

@@ -9,19 +9,22 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from commands import found
 from commands.new import main
 from components.load import examine, from_stack_file
 from components.shell import kubectl
 from tests.unit.tools.plugins.kubernetes_server import running
 from tools.pins import CHECKOUT
 
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk7"
 FLAGS = [
     *("--name", "cellar", "--api-server", "https://10.1.0.5:6443", "--node-cidrs", "10.1.0.0/24"),
     *("--gateway", "10.1.0.1", "--dns-servers", "10.1.0.1, 9.9.9.9", "--ca-address", "10.1.0.2"),
-    *("--ca-host-key", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk7", "--ca-source", "generate"),
+    *("--ca-host-key", KEY, "--ca-source", "generate"),
     *("--router", "10.1.0.1", "--asn", "64512", "--router-asn", "64513"),
     *("--pool-cidrs", "10.2.0.0/24"),
     *("--worker", "metal-1 bare-metal 10.1.0.41 mac=a0:36:9f:00:00:41 disk=/dev/nvme0n1"),
@@ -72,6 +75,43 @@ def test_a_cluster_that_is_silent_tells_its_address_alone(
     words = ["home", "--folder", str(tmp_path), "--no-questions", "--json"]
     assert main([*words, "--kubeconfig", str(config)]) == 0
     assert json.loads(capsys.readouterr().out)["found"] == ["cluster.apiServer"]
+
+
+LINUX = """\
+Linux
+[{"ifname":"lo","addr_info":[{"family":"inet","local":"127.0.0.1","prefixlen":8}]},{"ifname":"eth0","addr_info":[{"family":"inet","local":"10.1.0.2","prefixlen":23},{"family":"inet6","local":"fd00::2","prefixlen":64}]}]
+[{"dst":"default","gateway":"10.1.0.1","dev":"eth0","flags":[]}]
+/etc/kubernetes/pki/ca.key
+# by hand
+nameserver 127.0.0.53
+nameserver 10.1.0.1
+nameserver fe80::1%eth0
+"""
+LINUX_TELLS = {
+    "platform": "linux",
+    "certificate": "/etc/kubernetes/pki/ca.crt",
+    "key": "/etc/kubernetes/pki/ca.key",
+    "nodeCidrs": ["10.1.0.0/23"],
+    "gateway": "10.1.0.1",
+    "dnsServers": ["10.1.0.1"],
+}
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "told"),
+    [
+        ("10.1.0.2", LINUX, LINUX_TELLS),
+        ("fd00::2", LINUX, {**LINUX_TELLS, "nodeCidrs": ["fd00::/64"]}),
+        ("ca.lan", LINUX, {key: LINUX_TELLS[key] for key in LINUX_TELLS if key != "nodeCidrs"}),
+        ("10.1.0.2", "Linux\n[]\n[ ]\n", {"platform": "linux"}),
+        ("10.1.0.2", "SunOS\n\n\nnameserver 10.1.0.1\n",
+         {"platform": "illumos", "dnsServers": ["10.1.0.1"]}),
+        ("10.1.0.2", "", {}),
+    ],
+)  # fmt: skip
+def test_what_a_host_tells(address: str, said: str, told: dict[str, Any]) -> None:
+    """The lab's own host is asked by tests/e2e/first_lab.py."""
+    assert found.told(address, said) == told
 
 
 def test_from_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,11 +185,21 @@ def test_on_a_terminal_it_asks_until_the_answer_is_right(tmp_path: Path) -> None
         "",
         "10.1.0.5",
         "https://192.168.10.5:6443",
-        *[""] * 6,
-        "192.168.10.2",
-        *[""] * 5,
+        *[""] * 3,
+        "192.0.2.1",
+        "",
+        "me",
+        *[""] * 8,
     ]
-    answers += ["", "worker-1 bhyve", "worker-1 bhyve 10.9.9.9", "worker-1 bhyve 192.168.10.21", ""]
+    answers += [
+        "",
+        "hypervisor",
+        "hypervisor 192.0.2.2",
+        "bad 192.0.2.2 x",
+        f"hypervisor 192.0.2.2 {KEY}",
+        "",
+    ]
+    answers += ["worker-1 bhyve", "worker-1 bhyve 10.9.9.9", "worker-1 bhyve 192.168.10.21", ""]
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "commands.new", "home", "--folder", str(tmp_path)]
     process = subprocess.Popen(
@@ -170,7 +220,12 @@ def test_on_a_terminal_it_asks_until_the_answer_is_right(tmp_path: Path) -> None
     os.close(parent)
     shown = output.decode()
     assert "is no API server ('10.1.0.5')" in shown
+    assert "a host is written as NAME ADDRESS [HOSTKEY], not as 'hypervisor'" in shown
+    assert "192.0.2.2 shows no Ed25519 host key" in shown
+    assert "autojoin:provisioning.bad.hostKey: " in shown
     assert "a worker is written as NAME HARDWARE ADDRESS" in shown
     assert "workers.worker-1.address: is in none of autojoin:cluster.nodeCidrs" in shown
     lab = from_stack_file(tmp_path / "Pulumi.home.yaml")
     assert (lab.cluster.name, list(lab.workers), lab.bgp) == ("cellar", ["worker-1"], None)
+    for host in (lab.certificate_authority.host, lab.provisioning["hypervisor"]):
+        assert host.user == "me"

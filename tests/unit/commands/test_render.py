@@ -15,6 +15,7 @@ import yaml
 
 from commands import render
 from tests.unit.components.examples import AUTHORITY_PEM
+from tests.unit.components.test_situations import DATA, changed
 
 VALID = Path(__file__).parents[1] / "stack" / "valid.yaml"
 
@@ -40,6 +41,27 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def run(*arguments: object) -> int:
     return render.main([str(argument) for argument in arguments])
+
+
+def test_a_cluster_without_ipv4(tmp_path: Path) -> None:
+    """From the stack file to seed, chart's values and BGP; no such cluster has run yet."""
+    (six,) = (each for each in DATA["situations"] if each["name"] == "ipv6-only-with-bgp")
+    out = tmp_path / "out"
+    assert run(save(tmp_path / "Pulumi.six.yaml", changed(six["change"])), out) == 0
+    found = contents(out)
+    seed = found["w1/user-data"].decode()
+    assert "--node-ip=fd00:10::21 " in seed and "GATE_URL='https://[fd00:10::2]:8443'" in seed
+    (interface,) = yaml.safe_load(found["w1/network-config"])["ethernets"].values()
+    assert interface["addresses"] == ["fd00:10::21/64"] and interface["gateway6"] == "fd00:10::1"
+    values = yaml.safe_load(found["cilium/values.yaml"])
+    assert (values["ipv4"], values["ipv6"]) == ({"enabled": False}, {"enabled": True})
+    assert (values["k8sServiceHost"], values["underlayProtocol"]) == ("fd00:10::5", "ipv6")
+    resources = list(yaml.safe_load_all(found["cilium/resources.yaml"]))
+    (override,) = (it for it in resources if it["kind"] == "CiliumBGPNodeConfigOverride")
+    assert override["spec"]["bgpInstances"][0]["routerID"] == "192.0.2.21"
+    every = b"".join(text for name, text in found.items() if not name.startswith("ca/"))
+    networks = (b"192.168.", b"10.20.", b"10.30.")
+    assert not [network for network in networks if network in every]
 
 
 def test_every_file_of_node_authority_and_cilium(

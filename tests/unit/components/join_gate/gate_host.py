@@ -35,6 +35,7 @@ from components.certificate_authority import cfssl
 from components.certificate_authority import installation as responder
 from components.join_gate import installation as join_gate
 from components.join_gate.program.store import Registration, Store
+from tools.pins import TEST_PACKAGES
 
 ADDRESS = "10.9.8.7"
 RESPONDER = Path(responder.__file__).parent / "on_host" / "responder.py"
@@ -171,6 +172,31 @@ class Gate:
             return answer
 
 
+@dataclass
+class Clock:
+    """A clock that is wrong by what `file` says, for the processes that get `environment`.
+
+    By libfaketime, which Go's programs don't heed: CFSSL's is always right.
+    """
+
+    file: Path
+
+    def set(self, ahead: float) -> None:
+        """For processes that begin from now on."""
+        self.file.write_text(f"{ahead:+.0f}s")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        if not self.file.exists():
+            return {}
+        library = TEST_PACKAGES["libfaketime"]
+        return {
+            "LD_PRELOAD": library,
+            "FAKETIME": self.file.read_text(),
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+
+
 class Host(Gate):
     """The certificate authority's host in one folder: CFSSL, its certdb, and the gate."""
 
@@ -182,6 +208,7 @@ class Host(Gate):
         self.cfssl = shutil.which("cfssl")
         assert self.cfssl, "cfssl is not on PATH; make tools puts it there"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.clock = Clock(folder / "clock")
         self._prepare()
 
     def _prepare(self) -> None:
@@ -286,7 +313,7 @@ class Host(Gate):
     def start_gate(self) -> None:
         if "responder" not in self.processes:
             self.start_responder()
-        self._start("gate", [*self.command(), "serve"], self.port)
+        self._start("gate", [*self.command(), "serve"], self.port, self.clock.environment)
 
     def command(self) -> list[str]:
         return [interpreter(), "-I", str(self.folder / "gate"), *self.settings()]
@@ -294,9 +321,17 @@ class Host(Gate):
     def settings(self) -> list[str]:
         return ["--settings", str(self.folder / "gate.json")]
 
-    def _start(self, name: str, words: list[str], port: int) -> None:
+    def _start(
+        self, name: str, words: list[str], port: int, environment: dict[str, str] | None = None
+    ) -> None:
         log = (self.folder / f"{name}.log").open("ab")
-        process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            words,
+            env={**os.environ, **(environment or {})},
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+        )
         self.processes[name] = process
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:

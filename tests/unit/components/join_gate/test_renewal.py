@@ -26,6 +26,7 @@ from tests.unit.components.join_gate.gate_host import (
     TestNode,
     pem,
     registered,
+    running,
 )
 
 RENEWAL = "/v1/renewal"
@@ -189,6 +190,36 @@ def test_a_lost_authority_is_named_and_the_renewal_succeeds_later(own_host: Host
     # Nothing was signed: another key may ask.
     own_host.renew(node, shown)
     assert own_host.rows(node.name) == [("good", 0)] * 2
+
+
+@pytest.mark.parametrize("books", ["certdb", "gate"])
+def test_a_full_disk_of_the_ca_host_is_named_and_burns_no_node(tmp_path: Path, books: str) -> None:
+    """Of CFSSL's books, or of the gate's own."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "small", small], check=True)
+    try:
+        (tmp_path / f"{books}.sqlite").symlink_to(small / f"{books}.sqlite")
+        with running(tmp_path) as host:
+            node = registered(host)
+            shown = host.join(node)
+            filling = small / "filling"
+            with filling.open("wb", 0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(b"x" * 4096)
+            first = node.key
+            for _ in range(3):
+                node.key = ec.generate_private_key(ec.SECP256R1())
+                status, answer = host.post(RENEWAL, node.request(), shown)
+                assert status == (502 if books == "certdb" else 503), answer
+                assert "database or disk is full" in answer["errors"][0]["message"]
+            assert host.rows(node.name) == [("good", 0)]
+            filling.unlink()
+            assert first != node.key
+            host.renew(node, host.renew(node, shown))
+            assert host.rows(node.name) == [("good", 0)] * 3
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)
 
 
 MOMENTS = [0.0, 0.002, 0.004, 0.006, 0.008, 0.010, 0.013, 0.025]

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from components.workers import cloud_init, kubelet
+from components.workers.cloud_init import DEAF_TO_ROUTERS
 from components.workers.seed import Cluster, Node, Seed
 from lab import image
 from tests.unit.components.examples import AUTHORITY_NOT_BEFORE, AUTHORITY_PEM, CLUSTER, NODE
@@ -166,6 +167,25 @@ def test_each_address_has_the_gateway_of_its_network(
     # Nobody's only way comes from what a router advertises, or no second address does.
     ipv6 = any(":" in gateway for gateway in gateways)
     assert interface.get("accept-ra", True) is not ipv6
+    assert (["sh", "-c", DEAF_TO_ROUTERS] in user_data(seed)["bootcmd"]) is ipv6
+
+
+def test_networkd_is_told_once_to_take_nothing_from_routers(tmp_path: Path) -> None:
+    units = tmp_path / "network"
+    units.mkdir()
+    (units / "10-cloud-init-host0.network").touch()
+    (tmp_path / "networkctl").write_text(f"#!/bin/sh\necho $* >>{tmp_path}/said\n")
+    (tmp_path / "networkctl").chmod(0o755)
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\n{DEAF_TO_ROUTERS}".replace("/etc/systemd/network", str(units)))
+    for _ in range(2):
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        subprocess.run(["dash", script], check=True, env={"PATH": path})
+    (drop_in,) = units.glob("*/*")
+    assert str(drop_in.relative_to(units)) == "10-cloud-init-host0.network.d/autojoin.conf"
+    assert drop_in.read_text() == "[Network]\nIPv6AcceptRA=no\n"
+    assert (tmp_path / "said").read_text() == "reload\n"
+    subprocess.run(["shellcheck", script], check=True)
 
 
 def test_extra_user_data_is_merged_and_brings_all_modules_back() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -279,13 +280,45 @@ def test_packages_come_first_and_are_tried_again(machine: Machine, cluster: Fake
     assert ("packages", "started", "apt-get update failed") in cluster.events
 
 
-def test_a_full_disk_is_named(machine: Machine, cluster: FakeCluster) -> None:
-    machine._tool("df", "echo Filesystem; echo /dev/sda1 100 100 0 100% /")
-    machine._tool("mv", "exit 1")
-    done = machine.join()
-    assert done.returncode == 1
-    assert "certificate failed: the disk is full: 0 KiB are free" in done.stdout
-    assert ("certificate", "failed") in {event[:2] for event in cluster.events}
+PAGE = 4096
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Callable[[int], None]]:
+    """A disk of its own for what is in `folder`; a call leaves so many pages free on it."""
+    kept = folder.with_name("kept")
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.rename(kept)
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "small", folder], check=True)
+    filling = folder / "filling"
+
+    def leave(pages: int) -> None:
+        filling.unlink(missing_ok=True)
+        filling.write_bytes(b"x" * max(0, os.statvfs(folder).f_bfree - pages) * PAGE)
+
+    try:
+        subprocess.run(["cp", "-a", f"{kept}/.", folder], check=True)
+        yield leave
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("pages", [0, 1, 2])
+def test_a_full_disk_is_named_and_burns_no_join_key(
+    machine: Machine, cluster: FakeCluster, pages: int
+) -> None:
+    """Full for the key, for the certificate, or for both in one file."""
+    folder = machine.key_file.parent
+    with small_disk(folder) as leave:
+        leave(pages)
+        done = machine.join()
+        assert done.returncode != 0
+        assert f"certificate failed: the disk is full: 0 KiB are free at {folder}" in done.stdout
+        assert ("certificate", "failed") in {event[:2] for event in cluster.events}
+        leave(16)
+        done = machine.join()
+        assert done.returncode == 0, done.stdout
 
 
 def test_a_clock_ahead_waits_for_time(machine: Machine, cluster: FakeCluster) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import http.server
 import json
+import re
+import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +22,7 @@ from components.workers.cloud_init import JOIN_SCRIPT
 from tests.unit.components.join_gate.gate_host import (
     ADDRESS,
     HOURS,
+    Clock,
     Gate,
     Host,
     TestNode,
@@ -27,7 +32,7 @@ from tests.unit.components.join_gate.gate_host import (
     registered,
     running,
 )
-from tests.unit.components.workers.test_join_script import BUSYBOX, Machine, await_end
+from tests.unit.components.workers.test_join_script import BUSYBOX, Machine, await_end, small_disk
 
 
 class Joined(Machine):
@@ -38,6 +43,7 @@ class Joined(Machine):
         self.host, self.node = host, node
         self.pki = self.key_file.parent
         self.pki.mkdir(parents=True)
+        self.clock = Clock(folder / "clock")
         shown = host.join(node)
         self.pair.write_text(f"{shown.certificate}\n{pem(node.key)}")
         self.pair.with_name("kubelet-client-current.pem").symlink_to(self.pair.name)
@@ -72,9 +78,10 @@ class Joined(Machine):
         return self.join(shell, "renew", *words, **extra)
 
     def set_clock(self, moment: datetime.datetime) -> None:
-        """As `date` tells it to the script."""
-        seconds = int(moment.timestamp())
-        self._tool("date", f'[ "$1" != +%s ] || {{ echo {seconds}; exit; }}\nexec /bin/date "$@"')
+        self.clock.set((moment - datetime.datetime.now(datetime.UTC)).total_seconds())
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        return super().environment(**self.clock.environment, **extra)
 
     def rows(self) -> list[tuple[str, int]]:
         assert isinstance(self.host, Host)
@@ -95,6 +102,23 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 @pytest.fixture
 def machine(host: Host, tmp_path: Path) -> Joined:
     return Joined(tmp_path, host, registered(host))
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Iterator[Joined]:
+    """At a gate of its own, whose clock may be wrong."""
+    folders = [tmp_path / name for name in ("authority", "machine")]
+    for folder in folders:
+        folder.mkdir()
+    with running(folders[0]) as host:
+        yield Joined(folders[1], host, registered(host))
+
+
+def set_clock_of_gate(machine: Joined, ahead: float) -> None:
+    assert isinstance(machine.host, Host)
+    machine.host.stop("gate")
+    machine.host.clock.set(ahead)
+    machine.host.start_gate()
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash --posix", f"{BUSYBOX} ash"])
@@ -124,19 +148,36 @@ def test_renews_again_and_again(machine: Joined, shell: str) -> None:
 
 
 @pytest.mark.parametrize("busybox", [False, True])
-def test_at_two_thirds_of_its_life_or_a_twelfth_before(machine: Joined, busybox: bool) -> None:
+@pytest.mark.parametrize("heard", [False, True])
+def test_at_two_thirds_of_its_life_or_a_twelfth_before(
+    apart: Joined, busybox: bool, heard: bool
+) -> None:
+    """By the gate's clock where it is heard, else by the machine's."""
     if busybox:
-        machine.use_busybox()
-    begins, life = machine.certificate.not_valid_before_utc, datetime.timedelta(hours=HOURS)
-    serial = machine.certificate.serial_number
+        apart.use_busybox()
+    life = HOURS * 3600
+    serial = apart.certificate.serial_number
     for part in (0.0, 0.3, 0.58):
-        machine.set_clock(begins + life * part)
-        done = machine.renew()
-        assert (done.returncode, done.stdout) == (0, "")
-    assert machine.certificate.serial_number == serial
-    machine.set_clock(begins + life * 2 / 3)
-    assert machine.renew().returncode == 0
-    assert machine.certificate.serial_number != serial
+        if heard:
+            set_clock_of_gate(apart, life * part)
+        else:
+            apart.configure(GATE_URL="https://127.0.0.1:1")
+            apart.clock.set(life * part)
+        (apart.root / "run/autojoin/trust-asked").unlink(missing_ok=True)
+        done = apart.renew()
+        assert done.returncode == 0
+        wrong = f"{apart.node.name}: the clock is " if heard and part else ""
+        assert done.stdout.startswith(wrong) and bool(done.stdout) == bool(wrong)
+    assert apart.certificate.serial_number == serial
+    set_clock_of_gate(apart, life * 2 / 3)
+    if not heard:
+        apart.configure()
+        apart.clock.set(life * 2 / 3)
+    (apart.root / "run/autojoin/trust-asked").unlink(missing_ok=True)
+    done = apart.renew()
+    assert done.returncode == 0, done.stdout
+    assert (" s behind the join gate's, set the one that is wrong" in done.stdout) == heard
+    assert apart.certificate.serial_number != serial
 
 
 def test_nodes_that_joined_at_once_renew_one_after_the_other(host: Host, tmp_path: Path) -> None:
@@ -214,26 +255,120 @@ def test_a_refusal_is_told_here_and_at_the_gate(machine: Joined) -> None:
     assert "renewed for a second key" in str(machine.trouble())
 
 
-def test_a_certificate_that_has_ended_says_what_to_do(machine: Joined) -> None:
-    machine.set_clock(machine.certificate.not_valid_after_utc)
-    done = machine.renew()
-    assert done.returncode == 3
+def test_a_certificate_that_has_ended_says_what_to_do(apart: Joined) -> None:
+    ahead = HOURS * 3600.0 + 60
+    apart.clock.set(ahead)
+    set_clock_of_gate(apart, ahead)
+    done = apart.renew()
+    assert done.returncode == 1
+    assert re.search("alert certificate expired.*: the certificate ended on ", done.stdout)
     assert "the join gate renews none that has ended" in done.stdout
-    assert f"raise the generation of {machine.node.name} in the stack file" in done.stdout
+    assert f"raise the generation of {apart.node.name} in the stack file" in done.stdout
 
 
-def test_a_full_disk_is_told_here_and_at_the_gate(machine: Joined) -> None:
+@contextlib.contextmanager
+def api_server(machine: Joined, status: int) -> Iterator[None]:
+    """What answers every question with `status`, by the certificate of the gate."""
+    assert isinstance(machine.host, Host)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(machine.host.folder / "tls.pem", machine.host.folder / "tls-key.pem")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        machine.configure(API_SERVER=f"https://127.0.0.1:{server.server_port}")
+        yield
+        server.shutdown()
+        thread.join()
+
+
+DAY = 86400
+
+
+def test_a_clock_that_is_ahead_costs_no_certificate(machine: Joined) -> None:
+    """By more than the certificate's life: the gate's clock counts, and the API server's word."""
     serial = machine.certificate.serial_number
-    machine._tool("df", "echo Filesystem; echo /dev/sda1 100 100 0 100% /")
-    machine._tool("mv", "exit 1")
+    machine.clock.set(3 * DAY)
+    done = machine.renew()
+    wrong = "s ahead of the join gate's, set the one that is wrong"
+    assert (done.returncode, done.stdout.count(wrong)) == (0, 1)
+    assert machine.renew().stdout == ""  # it is said once an hour
+    machine.configure(API_SERVER="https://127.0.0.1:1")
     done = machine.renew("--now")
     assert done.returncode == 1
-    assert "renewal failed: the disk is full: 0 KiB are free" in done.stdout
-    assert "the disk is full" in str(machine.trouble())
+    assert "is not in its life by this clock, which says " in done.stdout
+    assert "set it if it is wrong; the API server can't be asked" in str(machine.trouble())
     assert machine.certificate.serial_number == serial
-    machine._tool("mv", 'exec /bin/mv "$@"')
-    assert machine.renew("--now").returncode == 0
+    with api_server(machine, 401):
+        done = machine.renew("--now")
+    assert done.returncode == 1
+    assert "and by the API server's: set the clock of the CA host" in str(machine.trouble())
+    assert machine.certificate.serial_number == serial
+    with api_server(machine, 200):
+        done = machine.renew("--now")
+    assert done.returncode == 0, done.stdout
+    assert wrong in done.stdout
+    assert machine.certificate.serial_number != serial
     assert machine.trouble() is None
+
+
+def test_a_clock_that_is_behind_is_named_and_renews_when_it_is_right(machine: Joined) -> None:
+    serial = machine.certificate.serial_number
+    machine.clock.set(-DAY)
+    done = machine.renew()
+    assert done.returncode == 1
+    assert "curl: (60) SSL certificate problem: certificate is not yet valid" in done.stdout
+    assert "the node's own certificate begins on " in done.stdout
+    machine.clock.set(0)
+    assert machine.renew().stdout == ""
+    machine.clock.set(-DAY)
+    done = machine.renew("--now")
+    assert re.search("not yet valid: the clock is 86[0-9]{3} s behind the join gate's", done.stdout)
+    assert machine.certificate.serial_number == serial
+    machine.clock.set(0)
+    assert machine.renew("--now").returncode == 0
+
+
+def test_a_ca_host_whose_clock_is_ahead_is_named(apart: Joined) -> None:
+    set_clock_of_gate(apart, 3 * DAY)
+    done = apart.renew("--now")
+    assert done.returncode == 1
+    assert re.search("alert certificate expired.*: the clock here says ", done.stdout)
+    assert "look at the clock of the CA host" in done.stdout
+    set_clock_of_gate(apart, 0)
+    assert apart.renew("--now").returncode == 0
+    assert apart.rows() == [("good", 0)] * 2
+
+
+@pytest.mark.parametrize("pages", [0, 1, 2])
+def test_a_full_disk_is_told_here_and_at_the_gate_and_burns_no_node(
+    machine: Joined, pages: int
+) -> None:
+    """Full for the key, for the certificate, or for both in one file."""
+    serial = machine.certificate.serial_number
+    with small_disk(machine.pki) as leave:
+        leave(pages)
+        for _ in range(2):
+            done = machine.renew("--now")
+            assert done.returncode != 0
+            told = f"renewal failed: the disk is full: 0 KiB are free at {machine.pki}"
+            assert told in done.stdout
+            assert "the disk is full" in str(machine.trouble())
+            assert machine.certificate.serial_number == serial
+        leave(16)
+        done = machine.renew("--now")
+        assert done.returncode == 0, done.stdout
+        assert machine.certificate.serial_number != serial
+        assert machine.trouble() is None
 
 
 @contextlib.contextmanager
