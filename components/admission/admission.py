@@ -124,7 +124,7 @@ def leave(given):
     worked = works(found, given["machineId"])
     if worked:
         drain(name, given["drainSeconds"])
-    write_list(given, given["revoked"], [], [])
+    write_list(given, given["revoked"])
     if worked or not works(found):
         # Else the Node of the machine before, which says Ready for a while, is taken for the new.
         delete_node(name)
@@ -179,15 +179,14 @@ def drain(name, seconds):
         ) from None
 
 
-def write_list(given, revoked, barred, workers):
-    """One patch: what goes and what comes is never half there. A lost list is made anew."""
+def write_list(given, revoked, barred=(), workers=None):
+    """One patch: what goes and what comes is never half there. A lost list is made anew.
+
+    Without `workers` it is one node's turn, which says nothing of names.
+    """
     listed = read_list(given)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    data = {f"node.{name}": f"removed {now}" for name in barred if f"node.{name}" not in listed}
-    data.update({f"node.{name}": None for name in workers if f"node.{name}" in listed})
-    signs = "renews at the join gate"
-    data.update({f"worker.{name}": signs for name in workers})
-    data.update({key: None for key in listed if key.startswith("worker.") and key not in data})
+    data = {} if workers is None else names(listed, now, barred, workers)
     for entry in revoked:
         data[f"certificate.{entry['sha256']}"] = f"{entry['node']} until {entry['notAfter']}"
     for key, text in listed.items():
@@ -205,6 +204,15 @@ def write_list(given, revoked, barred, workers):
     where = ["--namespace", given["namespace"]]
     words = ["patch", "configmap", given["name"], *where, "--type", "merge"]
     kubectl([*words, "--patch-file", "/dev/stdin"], patch)
+
+
+def names(listed, now, barred, workers):
+    """What becomes of the names in the list: who is barred, and who renews at the join gate."""
+    data = {f"node.{name}": f"removed {now}" for name in barred if f"node.{name}" not in listed}
+    data.update({f"node.{name}": None for name in workers if f"node.{name}" in listed})
+    data.update({f"worker.{name}": "renews at the join gate" for name in workers})
+    gone = (key for key in listed if key.startswith("worker.") and key not in data)
+    return {**data, **dict.fromkeys(gone)}
 
 
 def read_list(given):

@@ -325,6 +325,8 @@ def test_a_machine_that_is_replaced_where_it_is_works_until_its_turn(cluster: Cl
     assert cluster.get("node", "turns") and key not in cluster.listed()
     assert good(cluster.leave("turns", "second", *revoked)) == "left"
     assert cluster.get("node", "turns") is None and key in cluster.listed()
+    # One node's turn forgot that workers renew at the join gate, and at no other signer.
+    assert {"worker.turns", "worker.more"} <= cluster.listed().keys()
 
 
 def test_a_turn_leaves_a_machine_alone_that_is_the_new_one_already(cluster: Cluster) -> None:
