@@ -1,6 +1,6 @@
 """A virtual machine beside the lab's containers: QEMU, with firmware, disk and network card.
 
-It is on the lab's bridge and in the lab's control group, so it ends with the lab. Its processor is
+On the lab's bridge it is in the lab's control group too, so it ends with the lab. Its processor is
 emulated (TCG): /dev/kvm is not to be had on every machine that has a lab. Where nothing of it is
 left but its folder, it is off, and its disk stays what it was.
 """
@@ -47,35 +47,43 @@ class Hardware:
     disk_size: str
     mac: str
     discs: tuple[Disc, ...] = ()
+    disk_device: str = "virtio-blk-pci"
+    # Its disk is blank at first, and its firmware goes on to the network.
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class Network:
+    """A bridge, and what a command begins with to run where that is."""
+
+    bridge: str
+    inside: tuple[str, ...]
 
 
 @dataclass
 class Machine:
-    """The machine of that name in `folder`, which is its own. Without a lab it has no network."""
+    """The machine of that name in `folder`, which is its own."""
 
     name: str
     folder: Path
     hardware: Hardware
-    place: Place | None = None
+    network: Network
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def power_on(self) -> None:
-        """Start it: the first time from a copy of the image."""
+        """Start it: the first time from a copy of the image, or with a blank disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         disk = self.folder / "disk.img"
         if not disk.exists():
-            make_disk(disk, self.hardware.disk_size)
+            make_disk(disk, self.hardware)
             shutil.copyfile(FIRMWARE / "OVMF_VARS_4M.fd", self.folder / "variables.fd")
-        command = ["setpriv", "--pdeathsig", "KILL", *self.command()]
-        if self.place:
-            command = [*entering(self.place), *command]
+        command = [*self.network.inside, "setpriv", "--pdeathsig", "KILL", *self.command()]
         with (self.folder / "qemu.log").open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         wait_for(self.answers, SOCKET_SECONDS, lambda: f"QEMU does not start: {self.failure()}")
-        if self.place:
-            plug_in(self.place, self.interface)
+        plug_in(self.network, self.interface)
 
     @property
     def interface(self) -> str:
@@ -96,14 +104,16 @@ class Machine:
         words += ["-drive", f"{firmware},readonly=on,file={FIRMWARE}/OVMF_CODE_4M.fd"]
         words += ["-drive", f"{firmware},file={self.folder}/variables.fd"]
         words += ["-drive", f"id=disk,if=none,format=raw,discard=unmap,file={self.folder}/disk.img"]
-        words += ["-device", "virtio-blk-pci,drive=disk,bootindex=1"]
+        # An NVMe disk has to have a serial number.
+        words += ["-device", f"{hardware.disk_device},drive=disk,serial=disk,bootindex=1"]
         devices = {"ahci-cd": "ide-cd", "virtio-blk": "virtio-blk-pci"}
         for number, disc in enumerate(hardware.discs):
             drive = f"id=disc{number},if=none,format=raw,readonly=on,file={disc.path}"
             words += ["-drive", drive]
             words += ["-device", f"{devices[disc.device]},drive=disc{number}"]
-        words += ["-netdev", network if self.place else "user,id=net,restrict=on"]
-        words += ["-device", f"virtio-net-pci,netdev=net,mac={hardware.mac},romfile="]
+        words += ["-netdev", network]
+        card = f"virtio-net-pci,netdev=net,mac={hardware.mac},romfile="
+        words += ["-device", f"{card},bootindex=2" if hardware.empty else card]
         words += ["-object", "rng-random,id=random,filename=/dev/urandom"]
         return [*words, "-device", "virtio-rng-pci,rng=random"]
 
@@ -163,25 +173,24 @@ class Machine:
         return (self.folder / "qemu.log").read_text(errors="replace").strip() or "no word of it"
 
 
-def make_disk(target: Path, size: str) -> None:
-    """The image's disk, as large as the machine's shall be: its root grows by itself."""
+def make_disk(target: Path, hardware: Hardware) -> None:
+    """As large as the machine's shall be: the image's root grows by itself."""
     copying = target.with_suffix(".new")
-    command = ["cp", "--sparse=always", str(machine_image.disk()), str(copying)]
-    subprocess.run(command, check=True)
-    subprocess.run(["truncate", f"--size={size}", str(copying)], check=True)
+    copying.unlink(missing_ok=True)
+    if not hardware.empty:
+        command = ["cp", "--sparse=always", str(machine_image.disk()), str(copying)]
+        subprocess.run(command, check=True)
+    subprocess.run(["truncate", f"--size={hardware.disk_size}", str(copying)], check=True)
     copying.rename(target)
 
 
-def entering(place: Place) -> list[str]:
-    """What a command begins with to run in the lab's network, and to end with the lab."""
+def of_lab(place: Place) -> Network:
+    """The lab's, by commands that end with the lab."""
     group = cgroup.folder(place.identifier) / "machines"
     group.mkdir(exist_ok=True)
     join = 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"'
-    return ["sh", "-euc", join, "sh", str(group), *in_network(place)]
-
-
-def in_network(place: Place) -> list[str]:
-    return ["nsenter", f"--net=/proc/{leader(place)}/ns/net", "--"]
+    enter = ("nsenter", f"--net=/proc/{leader(place)}/ns/net", "--")
+    return Network(BRIDGE, ("sh", "-euc", join, "sh", str(group), *enter))
 
 
 def leader(place: Place) -> int:
@@ -199,12 +208,13 @@ def file_of_hypervisor(place: Place, path: str) -> Path:
     return Path(f"/proc/{leader(place)}/root/{path.lstrip('/')}")
 
 
-def plug_in(place: Place, interface: str) -> None:
-    command = [*in_network(place), "ip", "link", "set", interface, "master", BRIDGE, "up"]
+def plug_in(network: Network, interface: str) -> None:
+    bridge = network.bridge
+    command = [*network.inside, "ip", "link", "set", interface, "master", bridge, "up"]
     environment = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
     answer = subprocess.run(command, capture_output=True, text=True, env=environment)
     if answer.returncode:
-        raise LabError(f"{interface} can't be put on {BRIDGE}: {answer.stderr.strip()}")
+        raise LabError(f"{interface} can't be put on {bridge}: {answer.stderr.strip()}")
 
 
 def wait_for(ready: Callable[[], bool], seconds: float, failure: Callable[[], str]) -> None:

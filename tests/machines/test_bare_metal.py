@@ -1,0 +1,117 @@
+"""An empty machine that boots over the network, from exactly what its boot server is given.
+
+Its firmware is no iPXE: it gets that by TFTP, from the lines that docs/workers.md has for dnsmasq.
+Ubuntu's kernel can't be had here: Debian's lies in its place, and the installer never runs.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from lab import machine_image
+from lab.machine import Hardware, Machine, Network
+from tests.e2e.conftest import CHECKOUT
+from tests.machines.course import Course
+from tests.unit.components.workers.test_hardware import make
+
+# As in tests/golden/hardware.yaml.
+NODE, MAC, RELEASE = "metal", "a0:36:9f:00:00:41", "ubuntu-24.04"
+BOOT_SERVER, WEB_ROOT = "192.168.10.4/24", "/srv/http/autojoin"
+STEP_SECONDS = 120
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """A link with the boot server on it, in a network namespace of its own."""
+    name = f"aj-boot-{os.getpid()}"
+    there = Network("br0", ("ip", "netns", "exec", name))
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        for words in (
+            ("link", "set", "lo", "up"),
+            ("link", "add", "br0", "type", "bridge"),
+            ("address", "add", BOOT_SERVER, "dev", "br0"),
+            ("link", "set", "br0", "up"),
+        ):
+            subprocess.run([*there.inside, "ip", *words], check=True)
+        yield there
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@contextmanager
+def boot_server(network: Network, folder: Path) -> Iterator[None]:
+    """Its dnsmasq and its web server, on what is delivered to it."""
+    web_root = folder / "http/autojoin"
+    hardware, emission = make(NODE)
+    for path, file in hardware.delivered_files(emission).items():
+        (web_root / path).parent.mkdir(parents=True, exist_ok=True)
+        (web_root / path).write_bytes(file.content)
+    put_kernel(web_root / RELEASE)
+    (folder / "tftp").mkdir()
+    (folder / "tftp/ipxe.efi").write_bytes(Path("/usr/lib/ipxe/ipxe.efi").read_bytes())
+    (folder / "dnsmasq.conf").write_text(documented(folder))
+    dnsmasq = ["dnsmasq", "--keep-in-foreground", f"--conf-file={folder}/dnsmasq.conf", "--port=0"]
+    dnsmasq += ["--log-facility=-", f"--dhcp-leasefile={folder}/leases", "--user=root"]
+    web = ["python3", "-m", "http.server", "--directory", str(folder / "http"), "80"]
+    with (folder / "log").open("wb") as log:
+        started = [
+            subprocess.Popen([*network.inside, *command], stdout=log, stderr=log)
+            for command in (dnsmasq, web)
+        ]
+        try:
+            yield
+        finally:
+            for process in started:
+                process.terminate()
+                process.wait()
+
+
+def has_served(folder: Path, path: str) -> bool:
+    """Whether the web server has given that file away."""
+    return f'{path} HTTP/1.1" 200' in (folder / "log").read_text()
+
+
+def put_kernel(target: Path) -> None:
+    """Debian's kernel where the installer's is to be put, from the image's boot partition."""
+    target.mkdir()
+    boot = f"{machine_image.disk()}@@{machine_image.EFI_START}M"
+    for name, there in (("vmlinuz", "vmlinuz"), ("initrd.img", "initrd")):
+        subprocess.run(["mcopy", "-i", boot, f"::{name}", str(target / there)], check=True)
+
+
+def documented(folder: Path) -> str:
+    """dnsmasq's configuration as docs/workers.md has it, with the folders that are here."""
+    document = (CHECKOUT / "docs/workers.md").read_text()
+    start = document.index("dhcp-range=")
+    text = document[start : document.index("```", start)]
+    here = {"/srv/tftp": f"{folder}/tftp", WEB_ROOT: f"{folder}/http/autojoin", "metal-1": NODE}
+    for value, instead in here.items():
+        assert value in text
+        text = text.replace(value, instead)
+    return text
+
+
+def test_an_empty_machine_starts_the_installers_kernel(network: Network, tmp_path: Path) -> None:
+    hardware = Hardware(2, "2G", "4G", MAC, disk_device="nvme", empty=True)
+    course = Course("bare-metal", Machine(NODE, tmp_path / "machine", hardware, network))
+    with boot_server(network, tmp_path):
+        course.power_on()
+        try:
+            for step, reached in (
+                ("PXE", partial(course.machine.wrote, "Start PXE over IPv4")),
+                ("iPXE", partial(course.machine.wrote, "iPXE initialising devices")),
+                ("its script", partial(has_served, tmp_path, "/boot.ipxe")),
+                ("the installer's kernel", partial(has_served, tmp_path, f"{RELEASE}/vmlinuz")),
+                ("first boot", partial(course.machine.wrote, "EFI stub: Loaded initrd from")),
+            ):
+                course.reach(step, reached, STEP_SECONDS)
+        finally:
+            course.machine.power_off()
