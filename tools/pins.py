@@ -376,6 +376,7 @@ TEST_PACKAGES = {
 MACHINE_PACKAGES = {
     "qemu-system-x86": "/usr/bin/qemu-system-x86_64",
     "ovmf": "/usr/share/OVMF/OVMF_CODE_4M.fd",
+    "cpio": "/bin/cpio",
     "dnsmasq-base": "/usr/sbin/dnsmasq",
     "ipxe": "/usr/lib/ipxe/ipxe.efi",
     **{name: TEST_PACKAGES[name] for name in ("dosfstools", "fdisk", "mtools")},

@@ -1,7 +1,8 @@
 """An empty machine that boots over the network, from exactly what its boot server is given.
 
 Its firmware is no iPXE: it gets that by TFTP, from the lines that docs/workers.md has for dnsmasq.
-Ubuntu's kernel can't be had here: Debian's lies in its place, and the installer never runs.
+Ubuntu's kernel can't be had here: Debian's lies in its place, and in the installer's a script that
+tells what it was started with.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lab import machine_image
 from lab.machine import Hardware, Machine, Network
@@ -25,6 +27,15 @@ from tests.unit.components.workers.test_hardware import make
 NODE, MAC, RELEASE = "metal", "a0:36:9f:00:00:41", "ubuntu-24.04"
 BOOT_SERVER, WEB_ROOT = "192.168.10.4/24", "/srv/http/autojoin"
 STEP_SECONDS = 120
+# In place of the installer: the kernel's command line, of which it takes its disc and its answers.
+INSTALLER = """\
+#!/bin/sh
+mkdir -p /dev /proc
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+echo "installer: $(cat /proc/cmdline) :" >/dev/ttyS0
+sleep 1000
+"""
 
 
 @pytest.fixture
@@ -80,11 +91,20 @@ def has_served(folder: Path, path: str) -> bool:
 
 
 def put_kernel(target: Path) -> None:
-    """Debian's kernel where the installer's is to be put, from the image's boot partition."""
+    """Debian's kernel where the installer's is to be put, from the image's boot partition.
+
+    Of what follows an initial RAM disk in one file, each file takes the place of one before.
+    """
     target.mkdir()
     boot = f"{machine_image.disk()}@@{machine_image.EFI_START}M"
     for name, there in (("vmlinuz", "vmlinuz"), ("initrd.img", "initrd")):
         subprocess.run(["mcopy", "-i", boot, f"::{name}", str(target / there)], check=True)
+    (target / "init").write_text(INSTALLER)
+    (target / "init").chmod(0o755)
+    archive = ["cpio", "--create", "--format=newc", "--quiet"]
+    made = subprocess.run(archive, input=b"init", cwd=target, capture_output=True, check=True)
+    with (target / "initrd").open("ab") as file:
+        file.write(made.stdout)
 
 
 def documented(folder: Path) -> str:
@@ -110,8 +130,15 @@ def test_an_empty_machine_starts_the_installers_kernel(network: Network, tmp_pat
                 ("iPXE", partial(course.machine.wrote, "iPXE initialising devices")),
                 ("its script", partial(has_served, tmp_path, "/boot.ipxe")),
                 ("the installer's kernel", partial(has_served, tmp_path, f"{RELEASE}/vmlinuz")),
-                ("first boot", partial(course.machine.wrote, "EFI stub: Loaded initrd from")),
+                ("first boot", partial(course.machine.wrote, " :\r\n")),
             ):
                 course.reach(step, reached, STEP_SECONDS)
+            told = course.machine.console.read_text(errors="replace")
+            line = told.partition("installer: ")[2].partition(" :\r\n")[0]
+            words = line.split()
+            assert "autoinstall" in words and "ip=dhcp" in words, line
+            url = next(word for word in words if word.startswith("ds=")).partition(";s=")[2]
+            answers = tmp_path / "http" / url.removeprefix("http://192.168.10.4/") / "user-data"
+            assert "autoinstall" in yaml.safe_load(answers.read_text())
         finally:
             course.machine.power_off()
