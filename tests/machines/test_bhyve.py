@@ -24,8 +24,9 @@ from lab import place as places
 from lab.machine import Hardware, Machine, file_of_hypervisor, of_lab, of_template, of_zone
 from lab.place import Place
 from tests.e2e.conftest import Lab, table
-from tests.e2e.test_carries_work import IMAGE, until
+from tests.e2e.test_carries_work import until
 from tests.machines.course import Course
+from tools.pins import CILIUM_VERSION
 
 NODE = "bhyve-1"
 NODES = "/var/lib/autojoin/nodes"
@@ -50,17 +51,19 @@ cat "$folder/.templates/{NODE}.conf"
 rm -r "$folder"
 """
 MEMORY_LIMIT = "48Mi"
+# On the node's own network and of an image that is there: what it shows is the limit.
 POD = {
     "apiVersion": "v1",
     "kind": "Pod",
     "metadata": {"name": "eater"},
     "spec": {
         "nodeSelector": {"kubernetes.io/hostname": NODE},
+        "hostNetwork": True,
         "restartPolicy": "Never",
         "containers": [
             {
                 "name": "eater",
-                "image": IMAGE,
+                "image": f"quay.io/cilium/cilium:v{CILIUM_VERSION}",
                 "command": ["tail", "/dev/zero"],
                 "resources": {"limits": {"memory": MEMORY_LIMIT}},
             }
