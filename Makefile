@@ -9,7 +9,7 @@ TOOLS = $(PYTHON) tools/install.py install
 AUTOJOIN_PLUGINS ?= $(if $(PLUGINS),$(abspath $(PLUGINS)))
 export AUTOJOIN_PLUGINS
 
-.PHONY: help up down ca-backup ca-restore drift graph new test preview check render move-lab tools env status lint golden bench conformance
+.PHONY: help up down ca-backup ca-restore drift graph new test machines preview check render move-lab tools env status lint golden bench conformance
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,10 @@ down: ## destroy the cluster and stop the lab; ALL=1 also what dead checkouts le
 test: ## every test, the end-to-end run on the lab included; PLUGINS=folder as for up
 	@$(TOOLS) test
 	@AUTOJOIN_FUZZ_SECONDS=$(FUZZ) $(IN_VENV) commands.lab test $(TESTS)
+
+machines: ## a virtual machine of each type, from power to its first pod: seconds for each step
+	@$(TOOLS) machines
+	@$(IN_VENV) pytest tests/machines --capture=no
 
 preview: ## what `pulumi up` of stack STACK would change, and a summary; JSON=1 for the summary alone
 	@$(TOOLS) engine

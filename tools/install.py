@@ -8,8 +8,9 @@ A set is one of
     test     and what the tests need besides
     bench    and what the benchmark is measured against
 
-or, beside `arm64`, `test` and `bench`,
+or, beside those,
     conformance  `all`, and Kubernetes' conformance suite with the images of its specs
+    machines     `all`, and what the lab's virtual machines need
 
 Everything but the Debian packages goes to a cache outside the checkout (see tools/pins.py), each
 thing under a temporary name first, so that an interrupted run goes on where it was. What waits
@@ -51,7 +52,7 @@ ENGINE_TOOLS = {
 }
 DEBIAN_STEP = "Debian packages"
 VENV_STEP = "Python packages"
-SETS = ("check", "engine", "all", "arm64", "test", "bench", "conformance")
+SETS = ("check", "engine", "all", "arm64", "test", "bench", "conformance", "machines")
 LAB_SETS = SETS[2:]
 ARM64_SETS = ("arm64", "test")
 
@@ -192,6 +193,7 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
         packages = dict(pins.DEBIAN_PACKAGES)
         packages |= pins.ARM64_PACKAGES if wanted in ARM64_SETS else {}
         packages |= pins.TEST_PACKAGES if wanted in ("test", "bench") else {}
+        packages |= pins.MACHINE_PACKAGES if wanted == "machines" else {}
         found.insert(0, debian_step(packages))
     go_tools = [go_tool_step(layout, tool) for tool in tools if isinstance(tool, GoTool)]
     found += [modules_step(go_tools), *go_tools]
@@ -206,6 +208,8 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
         found.append(module_step(layout, name, "lab.conformance_images", lane="go"))
     if wanted in ARM64_SETS:
         found.append(module_step(layout, "arm64 machine image", "lab.arm64_image"))
+    if wanted == "machines":
+        found.append(module_step(layout, "virtual machines' disk", "lab.machine_image"))
     if wanted == "test":
         found.append(module_step(layout, "plain machine image", "lab.plain_image", lane="go"))
     return found

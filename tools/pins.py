@@ -374,6 +374,17 @@ TEST_PACKAGES = {
 }
 
 
+# What runs the lab's virtual machines, and what lays out their disk.
+MACHINE_PACKAGES = {
+    "qemu-system-x86": "/usr/bin/qemu-system-x86_64",
+    "ovmf": "/usr/share/OVMF/OVMF_CODE_4M.fd",
+    "cpio": "/bin/cpio",
+    "dnsmasq-base": "/usr/sbin/dnsmasq",
+    "ipxe": "/usr/lib/ipxe/ipxe.efi",
+    **{name: TEST_PACKAGES[name] for name in ("dosfstools", "fdisk", "mtools")},
+}
+
+
 def cache() -> Path:
     """The folder outside the checkout in which everything that was built is kept."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")

@@ -102,6 +102,7 @@ class BareMetal(Hardware):
         script = f"{self.seed_url}{self.mac}/boot.ipxe"
         return (
             f"# {self.node}: include this from dnsmasq.conf (conf-file=), beside a dhcp-range\n"
+            "# and what gives machines iPXE whose firmware is none: see docs/workers.md\n"
             f"dhcp-host={self.mac},{tag},{addresses},{self.node}\n"
             "dhcp-userclass=set:ipxe,iPXE\n"
             f"dhcp-boot=tag:{self.node},tag:ipxe,{script}\n"

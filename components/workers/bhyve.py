@@ -104,9 +104,12 @@ class Bhyve(Hardware):
             "disk0_name": "disk0",
             "disk0_dev": "sparse-zvol",
             "disk0_size": guest.disk_size,
-            "disk1_type": "ahci-cd",
+            # As the root is: a guest that finds that one finds its seed, and in time. Debian's
+            # `genericcloud` has no driver for ahci-cd, others load theirs late.
+            "disk1_type": "virtio-blk",
             "disk1_name": self.seed_image,
             "disk1_dev": "custom",
+            "disk1_opts": "ro",
             "virt_random": "yes",
         }
         return "".join(f'{key}="{value}"\n' for key, value in values.items())

@@ -356,6 +356,7 @@ def test_bhyve_zone_and_template_agree_on_the_machine() -> None:
     assert mac.startswith("02:08:20:")
     assert zone["cdrom"] == ["/var/lib/autojoin/nodes/bhyve/seed.iso"]
     assert template["disk1_name"] == zone["cdrom"][0]
+    assert template["disk1_type"] == template["disk0_type"]  # which every guest has a driver for
     assert (zone["vcpus"], template["cpu"]) == ("4", "4")
     assert (zone["ram"], template["memory"]) == ("8G", "8G")
     assert zone["bootdisk"]["path"] == "rpool/zones/bhyve/root"
