@@ -438,7 +438,7 @@ def _own_pods(step: Step) -> list[str]:
     changed = step.op == "update" and any(
         step.old.get(key) != step.new.get(key) for key in ("values", "version")
     )
-    return ["Cilium's own pods restart where it reaches them; other pods run on"] if changed else []
+    return ["Cilium's pods that read it restart; other pods run on"] if changed else []
 
 
 def _pods(inputs: dict[str, Any], key: str) -> list[str]:

@@ -66,7 +66,8 @@ for unit in /etc/systemd/network/10-cloud-init-*.network; do
     if [ -e "$unit" ] && [ ! -e "$unit.d/autojoin.conf" ]; then
         mkdir -p "$unit.d"
         printf '[Network]\\nIPv6AcceptRA=no\\n' >"$unit.d/autojoin.conf"
-        networkctl reload
+        ip -6 address flush scope global dynamic
+        systemctl --no-block try-restart systemd-networkd
     fi
 done
 """
@@ -227,7 +228,7 @@ def _start_when_complete() -> list[str]:
 def _deaf_to_routers(cluster: Cluster, node: Node) -> list[list[str]]:
     """What `accept-ra` is to netplan, for networkd: cloud-init's own renderer passes it over.
 
-    networkd runs by then. Told again, it takes away an address that a router has brought already.
+    networkd runs by then, and D-Bus, by which it could be told to reload, does not.
     """
     gateways = map(cluster.gateway_of, node.addresses)
     return [["sh", "-c", DEAF_TO_ROUTERS]] if any(":" in (it or "") for it in gateways) else []
