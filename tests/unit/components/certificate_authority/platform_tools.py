@@ -143,10 +143,12 @@ run_rc_command() {
     esac
 }
 """
+# What an emulated program's command line begins with: with CFSSL_PROCESSOR there may be one.
+EMULATOR = "([^ ]*binfmt[^ ]* [^ ]* )?"
 # OpenBSD's finds a process by its whole command line, from its start.
 OPENBSD_SUBR = """
 pexp="$daemon${daemon_flags:+ $daemon_flags}"
-found() { pgrep -f "^$pexp"; }
+found() { pgrep -f "^EMULATOR$pexp"; }
 rc_cmd() {
     case $1 in
     start) found >/dev/null || {
@@ -158,7 +160,7 @@ rc_cmd() {
     check) found >/dev/null ;;
     esac
 }
-"""
+""".replace("EMULATOR", EMULATOR)
 RCCTL = """#!/bin/sh
 echo "rcctl $*" >>"$STATE/asked"
 [ "$1" != -f ] || shift

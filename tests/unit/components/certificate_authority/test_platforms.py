@@ -21,6 +21,7 @@ from components.certificate_authority.authority_host import FILES, AuthorityHost
 from components.certificate_authority.platforms import PLATFORMS, Service, smf
 from components.join_gate import installation as join_gate
 from tests.unit.components.certificate_authority.authority_machine import Machine, key_pem
+from tests.unit.components.certificate_authority.platform_tools import EMULATOR
 from tests.unit.components.certificate_authority.test_authority_scripts import (
     CA,
     CA_KEY,
@@ -114,7 +115,8 @@ def test_what_ended_is_started_again_by_cron(machine: Machine) -> None:
     """rc.d does not supervise there."""
     good(machine.install_authority())
     info = "curl -sS -d '{}' http://127.0.0.1:8888/api/v1/cfssl/info"
-    found = machine.run(f"pgrep -f '^{machine.platform.cfssl} serve.*{machine.root}'").stdout
+    serving = f"^{EMULATOR}{machine.platform.cfssl} serve.*{machine.root}"
+    found = machine.run(f"pgrep -f '{serving}'").stdout
     (pid,) = found.split()
     machine.run(f"kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.05; done")
     assert machine.run(info).returncode != 0
