@@ -59,23 +59,14 @@ def install() -> None:
 
 
 def build(native: Path) -> None:
-    building = pins.cache() / ".arm64-image-building"
-    log = pins.cache() / "arm64-image-build.log"
-    log.unlink(missing_ok=True)
-    image.remove_tree(building)
-    building.mkdir()
-    target = building / "root"
     started = time.monotonic()
-    try:
+    with image.built("arm64-image", folder()) as (building, log):
+        target = building / "root"
         unpack(native, target, log)
         take_over(native, target)
         take_attributes(native, target)
         settle(target)
         building.chmod(0o755)
-        building.rename(folder())
-    except BaseException:
-        image.remove_tree(building)
-        raise
     print(f"arm64 image: done in {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -156,29 +156,37 @@ def only_builder() -> Iterator[None]:
         yield
 
 
-def build() -> None:
-    building = pins.cache() / ".image-building"
-    log = pins.cache() / "image-build.log"
+@contextmanager
+def built(stem: str, target: Path) -> Iterator[tuple[Path, Path]]:
+    """An empty folder to build in, and a log; the folder becomes `target` when it is whole."""
+    building = pins.cache() / f".{stem}-building"
+    log = pins.cache() / f"{stem}-build.log"
     log.unlink(missing_ok=True)
     remove_tree(building)
-    target = building / "root"
-    target.mkdir(parents=True)
+    building.mkdir()
+    try:
+        yield building, log
+        building.rename(target)
+    except BaseException:
+        remove_tree(building)
+        raise
+
+
+def build() -> None:
     started = time.monotonic()
     steps: tuple[tuple[str, Callable[[Path, Path], None]], ...] = (
         ("base system", bootstrap),
         ("packages", add_packages),
         ("settings", settle),
     )
-    try:
+    with built("image", folder()) as (building, log):
+        target = building / "root"
+        target.mkdir()
         for number, (name, step) in enumerate(steps, 1):
             elapsed = time.monotonic() - started
             print(f"image: [{number}/{len(steps)}] {name} ({elapsed:.0f} s)", flush=True)
             step(target, log)
         building.chmod(0o755)
-        building.rename(folder())
-    except BaseException:
-        remove_tree(building)
-        raise
     print(f"image: done in {time.monotonic() - started:.0f} s", flush=True)
 
 

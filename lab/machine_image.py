@@ -83,36 +83,25 @@ def install() -> None:
     with image.only_builder():
         if is_done():
             return
-        building = pins.cache() / ".machine-image-building"
-        log = pins.cache() / "machine-image-build.log"
-        log.unlink(missing_ok=True)
-        image.remove_tree(building)
         started = time.monotonic()
-        try:
+        with image.built("machine-image", folder()) as (building, log):
             target = building / "root"
-            target.mkdir(parents=True)
+            target.mkdir()
             fill_root(target, log)
-            settle(target, log)
+            settle(target)
             write_disk(building, log)
             image.remove_tree(target)
-            building.rename(folder())
-        except BaseException:
-            image.remove_tree(building)
-            raise
         print(f"machine image: done in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def fill_root(target: Path, log: Path) -> None:
-    base = registry.base_archive()
-    if not base.exists():
-        registry.make_base(base, log)
-    image.logged(["tar", "--extract", f"--file={base}", f"--directory={target}"], log)
+    registry.unpack_base(target, log)
     image.in_root(target, TEMPLATE.format(packages=" ".join(PACKAGES)), log)
     shutil.copyfile(kubelet(), target / "usr/bin/kubelet")
     (target / "usr/bin/kubelet").chmod(0o755)
 
 
-def settle(target: Path, log: Path) -> None:
+def settle(target: Path) -> None:
     """Every machine its own, as cloud images are."""
     (target / "usr/sbin/policy-rc.d").unlink()
     (target / "etc/dpkg/dpkg.cfg.d/lab").unlink()

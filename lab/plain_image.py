@@ -83,25 +83,15 @@ def install() -> None:
     with image.only_builder():
         if is_done():
             return
-        building = pins.cache() / ".plain-image-building"
-        image.remove_tree(building)
-        try:
-            build(building, pins.cache() / "plain-image-build.log")
-            building.rename(folder())
-        except BaseException:
-            image.remove_tree(building)
-            raise
+        with image.built("plain-image", folder()) as (building, log):
+            build(building, log)
 
 
 def build(building: Path, log: Path) -> None:
-    log.unlink(missing_ok=True)
     target, repositories = building / "root", building / "packages"
     for path in (target, repositories / "debian", repositories / "kubernetes"):
         path.mkdir(parents=True)
-    base = registry.base_archive()
-    if not base.exists():
-        registry.make_base(base, log)
-    image.logged(["tar", "--extract", f"--file={base}", f"--directory={target}"], log)
+    registry.unpack_base(target, log)
     image.in_root(target, DOWNLOAD.format(bare=" ".join(BARE), debians=" ".join(DEBIANS)), log)
     for file in (target / "var/cache/apt/archives").glob("*.deb"):
         shutil.move(file, repositories / "debian")

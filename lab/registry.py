@@ -95,28 +95,19 @@ def served() -> Path:
 
 
 def build(images: Images) -> None:
-    building = pins.cache() / ".registry-building"
-    log = pins.cache() / "registry-build.log"
-    log.unlink(missing_ok=True)
-    image.remove_tree(building)
-    building.mkdir(parents=True)
     started = time.monotonic()
-    try:
-        with tempfile.TemporaryDirectory(prefix=".images-", dir=pins.cache()) as context:
-            fill_context(images, Path(context), log)
-            with serving(building, log) as address:
-                for number, name in enumerate((BASE, *images.names), 1):
-                    elapsed = f"{time.monotonic() - started:.0f} s"
-                    print(
-                        f"images: [{number}/{len(images.names) + 1}] {name} ({elapsed})", flush=True
-                    )
-                    make_image(name, Path(context), log)
-                    if name != BASE:
-                        push(name, f"{address}/{images.names[name]}", log)
-        building.rename(images.folder())
-    except BaseException:
-        image.remove_tree(building)
-        raise
+    with (
+        image.built("registry", images.folder()) as (building, log),
+        tempfile.TemporaryDirectory(prefix=".images-", dir=pins.cache()) as context,
+    ):
+        fill_context(images, Path(context), log)
+        with serving(building, log) as address:
+            for number, name in enumerate((BASE, *images.names), 1):
+                elapsed = f"{time.monotonic() - started:.0f} s"
+                print(f"images: [{number}/{len(images.names) + 1}] {name} ({elapsed})", flush=True)
+                make_image(name, Path(context), log)
+                if name != BASE:
+                    push(name, f"{address}/{images.names[name]}", log)
     print(f"images: done in {time.monotonic() - started:.0f} s", flush=True)
 
 
@@ -138,6 +129,14 @@ def fill_context(images: Images, context: Path, log: Path) -> None:
 def base_archive() -> Path:
     recipe = inspect.getsource(make_base) + inspect.getsource(image.prepare_apt)
     return pins.cache() / f"base-{pins.digest(image.SUITE, image.DPKG_OPTIONS, recipe)}.tar"
+
+
+def unpack_base(target: Path, log: Path) -> None:
+    """Into the folder `target`; made first where it is not there."""
+    base = base_archive()
+    if not base.exists():
+        make_base(base, log)
+    image.logged(["tar", "--extract", f"--file={base}", f"--directory={target}"], log)
 
 
 def make_base(target: Path, log: Path) -> None:

@@ -159,9 +159,9 @@ KUBERNETES_PLUGIN = GoTool(
     patch=_FITTED,
 )
 
-# For CA hosts of this machine's platform: the lab's, and those of the tests.
 # This machine's, as Go and Debian name it.
 ARCHITECTURE = {"aarch64": "arm64"}.get(os.uname().machine, "amd64")
+# For CA hosts of this machine's platform: the lab's, and those of the tests.
 CFSSL = cfssl("linux", ARCHITECTURE)
 
 GO_TOOLS = (
