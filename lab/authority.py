@@ -5,8 +5,6 @@ It is started from a seed by the same machine script that the graph uses for wor
 
 from __future__ import annotations
 
-import time
-
 import yaml
 
 from components.archive import File, text
@@ -15,7 +13,7 @@ from lab import hypervisor, pki
 from lab.facts import BRIDGE, IMAGE
 from lab.place import Place
 from lab.remote import remote
-from tools.errors import LabError
+from lab.waiting import wait_for
 
 NAME = "ca"
 FOLDER = "etc/kubernetes-ca"
@@ -73,12 +71,7 @@ def start(place: Place) -> None:
 def await_ready(place: Place) -> None:
     """Return once the CA host answers SSH with its pinned key."""
     address = str(place.authority_address)
-    deadline = time.monotonic() + READY_SECONDS
-    while not hypervisor.answers_ssh(address):
-        if time.monotonic() > deadline:
-            raise LabError(
-                f"the CA host does not answer SSH at {address} within {READY_SECONDS:.0f} s;"
-                f" its console: {place.state}/machines/{NAME}/console.log"
-            )
-        time.sleep(0.1)
+    failure = f"the CA host does not answer SSH at {address}"
+    console = f"its console: {place.state}/machines/{NAME}/console.log"
+    wait_for(lambda: hypervisor.answers_ssh(address), READY_SECONDS, failure, lambda: console)
     remote(place, "true", host=address, key="authority-host", what="logging in to the CA host")

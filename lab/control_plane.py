@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import http.client
 import ssl
-import time
 
 from lab import pki
 from lab.place import Place
 from lab.remote import remote
+from lab.waiting import wait_for
 from tools.errors import LabError
 
 READY_SECONDS = 120.0
@@ -45,17 +45,12 @@ def start(place: Place) -> None:
 
 def await_ready(place: Place) -> None:
     """Return once the API server is ready; LabError with the journals' ends where it is not."""
-    deadline = time.monotonic() + READY_SECONDS
-    while True:
-        done, answer = ready(place)
-        if done:
-            return
-        if time.monotonic() > deadline:
-            raise LabError(
-                f"the API server at {place.api_server} is not ready within {READY_SECONDS:.0f} s"
-                f" ({answer}):\n{journal(place)}"
-            )
-        time.sleep(0.1)
+
+    def details() -> str:
+        return f"{ready(place)[1]}\n{journal(place)}"
+
+    failure = f"the API server at {place.api_server} is not ready"
+    wait_for(lambda: ready(place)[0], READY_SECONDS, failure, details)
 
 
 def journal(place: Place, lines: int = 8) -> str:

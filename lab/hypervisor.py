@@ -13,7 +13,6 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from lab import arm64_image, cgroup, emulation, image, pki, plain_image, registry, router
 from lab.place import Addresses, Place, Process, start_time, with_process
+from lab.waiting import wait_for
 from tools.errors import LabError
 
 FILES = Path(__file__).resolve().parent / "files"
@@ -369,8 +369,9 @@ def raise_inotify_limit() -> None:
 def set_address(place: Place, process: subprocess.Popen[bytes]) -> None:
     """Give the host's side of the veth its address, as soon as systemd-nspawn has made it."""
     device = place.interface
-    wait_for(lambda: Path("/sys/class/net", device).exists(), place, process, VETH_SECONDS,
-             f"interface {device} of the hypervisor did not appear")  # fmt: skip
+    link = Path("/sys/class/net", device)
+    failure = f"interface {device} of the hypervisor does not appear"
+    wait_for(link.exists, VETH_SECONDS, failure, lambda: console_end(place), process)
     address = f"{place.host_address}/24"
     run(["ip", "address", "replace", address, "dev", device], "setting the host's address")
     run(["ip", "link", "set", device, "up"], "setting the host's link up")
@@ -380,8 +381,10 @@ def set_address(place: Place, process: subprocess.Popen[bytes]) -> None:
 
 def await_ssh(place: Place, process: subprocess.Popen[bytes]) -> None:
     address = str(place.hypervisor_address)
-    wait_for(lambda: answers_ssh(address), place, process, SSH_SECONDS,
-             f"the hypervisor does not answer SSH at {address}")  # fmt: skip
+    failure = f"the hypervisor does not answer SSH at {address}"
+    wait_for(
+        lambda: answers_ssh(address), SSH_SECONDS, failure, lambda: console_end(place), process
+    )
 
 
 def answers_ssh(address: str, port: int = 22) -> bool:
@@ -392,19 +395,6 @@ def answers_ssh(address: str, port: int = 22) -> bool:
             return connection.recv(4) == b"SSH-"
     except OSError:
         return False
-
-
-def wait_for(ready: object, place: Place, process: subprocess.Popen[bytes], seconds: float,
-             failure: str) -> None:  # fmt: skip
-    """Wait until `ready()`; LabError with the console's end on time-out or the machine's end."""
-    assert callable(ready)
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if process.poll() is not None:
-            raise LabError(f"the hypervisor ended ({process.returncode}):\n{console_end(place)}")
-        if time.monotonic() > deadline:
-            raise LabError(f"{failure} within {seconds:.0f} s:\n{console_end(place)}")
-        time.sleep(0.05)
 
 
 def console_end(place: Place, lines: int = 8) -> str:

@@ -14,7 +14,6 @@ import shlex
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 from lab import cgroup, machine_image
 from lab.facts import BRIDGE
 from lab.place import Place
+from lab.waiting import wait_for
 from tools.errors import LabError
 
 FIRMWARE = Path("/usr/share/OVMF")
@@ -82,7 +82,7 @@ class Machine:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
-        wait_for(self.answers, SOCKET_SECONDS, lambda: f"QEMU does not start: {self.failure()}")
+        wait_for(self.answers, SOCKET_SECONDS, "QEMU does not start", self.failure)
         plug_in(self.network, self.interface)
 
     @property
@@ -215,14 +215,6 @@ def plug_in(network: Network, interface: str) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, env=environment)
     if answer.returncode:
         raise LabError(f"{interface} can't be put on {bridge}: {answer.stderr.strip()}")
-
-
-def wait_for(ready: Callable[[], bool], seconds: float, failure: Callable[[], str]) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > deadline:
-            raise LabError(failure())
-        time.sleep(0.1)
 
 
 # --- what is emitted, read as the manager of the guest reads it ------------------------------

@@ -29,8 +29,8 @@ import yaml
 from lab import image
 from lab.facts import REGISTRY_PORT
 from lab.place import Place
+from lab.waiting import wait_for
 from tools import pins
-from tools.errors import LabError
 from tools.pins import CILIUM_VERSION, COREDNS_VERSION, IMAGE_TOOLS, GoFile, GoTool, Layout
 
 FILES = Path(__file__).resolve().parent / "images"
@@ -216,13 +216,14 @@ def lab_configuration(place: Place) -> str:
 
 def await_answer(address: str, process: subprocess.Popen[bytes]) -> None:
     host, _, port = address.partition(":")
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while True:
+
+    def answers() -> bool:
         with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-            return
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise LabError(f"docker-registry does not answer at {address}; see the log")
-        time.sleep(0.05)
+            return True
+        return False
+
+    failure = f"docker-registry does not answer at {address}, see the log,"
+    wait_for(answers, ANSWER_SECONDS, failure, process=process)
 
 
 if __name__ == "__main__":

@@ -173,6 +173,14 @@ def command_lines() -> Iterator[CommandLines]:
     watcher.join()
 
 
+def until(read: Any, seconds: float = 90) -> Any:
+    """The first true answer of `read` within `seconds`, or the last one."""
+    deadline = time.monotonic() + seconds
+    while not (found := read()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
 @contextmanager
 def own_lab(prepare: Callable[[Lab], None] = lambda lab: None) -> Iterator[Lab]:
     """A lab of its own that is up, after `prepare`; nothing is left of it afterwards."""

@@ -20,20 +20,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.e2e.conftest import Lab
+from tests.e2e.conftest import Lab, until
 
 IMAGE = "registry.k8s.io/e2e-test-images/agnhost:2.56"
 WORKERS = ("worker-1", "worker-2", "worker-3")
-SECONDS = 90.0
 HOLD_SECONDS = 9
-
-
-def until(read: Any, seconds: float = SECONDS) -> Any:
-    """The first true answer of `read` within `seconds`, or the last one."""
-    deadline = time.monotonic() + seconds
-    while not (found := read()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return found
 
 
 def pod(name: str, node: str | None = None, **labels: str) -> dict[str, Any]:

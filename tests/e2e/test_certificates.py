@@ -29,8 +29,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.conftest import Lab, own_lab
-from tests.e2e.test_carries_work import WORKERS, address_of, answer, ask, inside, start_pods, until
+from tests.e2e.conftest import Lab, own_lab, until
+from tests.e2e.test_carries_work import WORKERS, address_of, answer, ask, inside, start_pods
 from tests.e2e.test_first_light import WORKER_ROOT
 from tests.unit.components.workers.test_join_script import TOOLS
 from tools.pins import TEST_PACKAGES

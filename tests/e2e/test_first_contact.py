@@ -25,8 +25,8 @@ from lab import plain_image
 from lab.plain_image import PACKED
 from stack.models import Host
 from tests.e2e import first_lab
-from tests.e2e.conftest import Lab, own_lab, table
-from tests.e2e.test_carries_work import apply, inside, service, start_pods, until
+from tests.e2e.conftest import Lab, own_lab, table, until
+from tests.e2e.test_carries_work import apply, inside, service, start_pods
 from tests.e2e.test_first_light import WORKER_ROOT, WORKERS
 
 USER = "me"

@@ -9,13 +9,12 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import CommandLines, Lab, table
+from tests.e2e.conftest import CommandLines, Lab, table, until
 from tools.pins import Layout
 
 WORKERS = ("worker-1", "worker-2", "worker-3")
@@ -102,20 +101,12 @@ def test_the_authority_is_reachable_only_through_the_gate(lab: Lab) -> None:
     assert outside == {"22", "8443", "8889"}
 
 
-def until(seconds: float, read: Any) -> Any:
-    """The first true answer of `read` within `seconds`, or the last one."""
-    deadline = time.monotonic() + seconds
-    while not (found := read()) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return found
-
-
 def test_the_operator_configures_bgp_for_every_node(lab: Lab) -> None:
     def configured() -> bool:
         items = lab.kubectl("get", "ciliumbgpnodeconfigs")["items"]
         return {item["metadata"]["name"] for item in items} == set(WORKERS)
 
-    assert until(60, configured)
+    assert until(configured, 60)
 
 
 def test_a_load_balancer_service_gets_an_address_of_the_pool(lab: Lab) -> None:
@@ -128,7 +119,7 @@ def test_a_load_balancer_service_gets_an_address_of_the_pool(lab: Lab) -> None:
         ingress = lab.kubectl("get", "service", "probe")["status"]["loadBalancer"].get("ingress")
         return str(ingress[0]["ip"]) if ingress else None
 
-    given = until(60, address)
+    given = until(address, 60)
     lab.run("kubectl", "delete", "service", "probe")
     assert given, "no address after 60 s"
     network = ipaddress.ip_network(pool["cidrs"][0])
@@ -144,7 +135,7 @@ def test_status_tells_that_bgp_is_well(lab: Lab) -> None:
         )
         return any("in effect on" in line for line in lines) and "problem" not in lines[0]
 
-    assert until(60, well), lines
+    assert until(well, 60), lines
     assert f"CiliumBGPClusterConfig cilium-bgp: in effect on {', '.join(WORKERS)}" in lines
     assert "Service default/example: has" in lab.well()
 
@@ -164,7 +155,7 @@ def test_prerequisites_are_installed_and_a_mistake_is_told(lab: Lab) -> None:
     lab.run("pulumi", "up", "--yes", "--skip-preview", "--non-interactive")
     wanted = "problem: CiliumBGPClusterConfig cilium-bgp: no node matches its selector bgp=wroker"
     # The operator needs a moment to say so.
-    assert until(60, lambda: wanted in lab.run("make", "status", check=False))
+    assert until(lambda: wanted in lab.run("make", "status", check=False), 60)
     lab.make("status", expect=1)
 
     gateways = ("get", "crd", "gateways.gateway.networking.k8s.io")
@@ -207,7 +198,7 @@ def test_a_node_renews_its_certificate_at_the_gate(lab: Lab) -> None:
         said = lab.in_worker(node, "/usr/local/lib/autojoin/join renew --now")
         assert f"{node} renewal done: until " in said
         serials.append(serial(f"cat {pair}"))
-        assert until(30, lambda: served() == serials[-1]), "the kubelet serves with another one"
+        assert until(lambda: served() == serials[-1], 30), "the kubelet serves with another one"
     assert len(set(serials)) == 4
     database = lab.on_authority("find /var/lib -name certdb.sqlite").strip()
     query = f"select count(*) from certificates where common_name = 'system:node:{node}'"
@@ -221,7 +212,7 @@ def test_a_node_renews_its_certificate_at_the_gate(lab: Lab) -> None:
         return bool(lease["spec"]["renewTime"] > renewed and ready == ["True"])
 
     renewed = datetime.datetime.now(datetime.UTC).isoformat()
-    assert until(60, alive), "no sign of life after the renewals"
+    assert until(alive, 60), "no sign of life after the renewals"
     assert containers() == before != {}
 
 
@@ -389,7 +380,7 @@ def test_up_after_a_power_cut_in_the_middle(lab: Lab) -> None:
         if "worker-3: clock" in line:
             break
     os.killpg(process.pid, signal.SIGKILL)
-    until(5, lambda: kill_all(identifier) == 0)
+    until(lambda: kill_all(identifier) == 0, 5)
     process.stdout.close()
     process.wait()
     output = lab.make("up")
@@ -418,7 +409,7 @@ def test_down_leaves_nothing_behind(lab: Lab, again: bool) -> None:
     assert "all the same" not in output, "pulumi destroy failed"
     assert not state.exists()
     # Those that were ended a moment ago are zombies until the machine's init has seen to them.
-    until(5, lambda: not lab_processes(state.name))
+    until(lambda: not lab_processes(state.name), 5)
     assert lab_processes(state.name) == []
     assert state.name not in Path("/proc/self/mountinfo").read_text()
     links = subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout

@@ -23,8 +23,7 @@ import pytest
 from lab import place as places
 from lab.machine import Hardware, Machine, file_of_hypervisor, of_lab, of_template, of_zone
 from lab.place import Place
-from tests.e2e.conftest import Lab, table
-from tests.e2e.test_carries_work import until
+from tests.e2e.conftest import Lab, table, until
 from tests.machines.course import Course
 from tools.pins import CILIUM_VERSION
 
