@@ -126,6 +126,8 @@ def _initial(place: Place, kubelet_overrides: dict[str, Any]) -> list[dict[str, 
             "failSwapOn": False,
             "clusterDNS": ["10.30.0.10"],
             "containerRuntimeEndpoint": _RUNTIME,
+            # The image's containerd has it too, and kubelets that kubeadm sets nothing up for.
+            "cgroupDriver": "cgroupfs",
             **kubelet_overrides,
             # kubeadm drops the empty list that ours has, and the kubelet would take its default.
             "enforceNodeAllocatable": ["none"],
