@@ -38,6 +38,8 @@ def pod(name: str, node: str | None = None, **labels: str) -> dict[str, Any]:
                 "readinessProbe": {
                     "httpGet": {"path": "/healthz", "port": 8080},
                     "periodSeconds": 1,
+                    # One that a busy machine starves stays in its Services.
+                    "timeoutSeconds": 10,
                 },
             }
         ],
