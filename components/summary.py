@@ -450,7 +450,14 @@ def _pods(inputs: dict[str, Any], key: str) -> list[str]:
 
 def _plain(step: Step) -> Change:
     what = _WHAT.get(step.name, f"{step.name} ({step.type.rpartition(':')[2]})")
-    return Change(step.op, what, _values(step))
+    return Change(step.op, what, [*_values(step), *_rolled(step)])
+
+
+def _rolled(step: Step) -> list[str]:
+    """A Deployment makes its pods anew wherever their template changes."""
+    old, new = ((state.get("spec") or {}).get("template") for state in (step.old, step.new))
+    changed = step.op == "update" and step.type.endswith(":Deployment") and old != new
+    return ["its pods restart one after another; other pods run on"] if changed else []
 
 
 def _shared(step: Step) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ BARS = (
     "--field-selector=metadata.name=autojoin-barred-nodes",
     "--namespace=kube-system",
 )
-_PART_OF = "app.kubernetes.io/part-of"
+# The pods that the stack itself puts into the cluster: section, label and its value.
+_PARTS = {
+    "Cilium": ("app.kubernetes.io/part-of", "cilium"),
+    "Cluster DNS": ("k8s-app", "kube-dns"),
+}
 READY_SECONDS = 60
 # What each kind of change that a summary tells of does to a machine that the graph starts:
 # whether it is started anew, and whether it has another certificate afterwards.
@@ -42,14 +46,15 @@ State = dict[str, dict[str, Any]]
 class Machine:
     """One node: `boot` is another after each start, `serial` its certificate's, `uid` its Node's.
 
-    `pods` are the containers that run on it, by their identifiers; `cilium` are Cilium's own.
+    `pods` are the containers that run on it, by their identifiers; `parts` are those of what the
+    stack itself puts into the cluster, by the section of the summary that tells of it.
     """
 
     boot: str
     serial: str
     uid: str
     pods: frozenset[str] = frozenset()
-    cilium: frozenset[str] = frozenset()
+    parts: dict[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -167,15 +172,18 @@ class Cluster:
         nodes = {each["metadata"]["name"]: each for each in found}
         bars = self.lab.kubectl("get", *BARS)["items"]
         pods = self.lab.kubectl("get", "pods", "--all-namespaces")["items"]
-        own = [pod for pod in pods if pod["metadata"].get("labels", {}).get(_PART_OF) == "cilium"]
-        others = [pod for pod in pods if pod not in own]
+        parts = {
+            section: [pod for pod in pods if pod["metadata"].get("labels", {}).get(label) == value]
+            for section, (label, value) in _PARTS.items()
+        }
+        others = [pod for pod in pods if not any(pod in own for own in parts.values())]
         machines = {
             name: Machine(
                 machine["boot"],
                 machine["serial"],
                 nodes[name]["metadata"]["uid"] if name in nodes else "",
                 _containers(others, name),
-                _containers(own, name),
+                {section: _containers(own, name) for section, own in parts.items()},
             )
             for name, machine in hypervisor["machines"].items()
         }
@@ -410,7 +418,7 @@ def _foretold(summary: Summary, before: Seen, now: Seen) -> list[str]:
             if kind == "removed":
                 problems += [f"{name} was to be removed"] if is_ else []
             elif is_ is not None:
-                problems += _one_foretold(name, kind, was, is_, "Cilium" in summary.sections)
+                problems += _one_foretold(name, kind, was, is_, set(summary.sections))
             new = is_ is not None and (was is None or was.serial != is_.serial)
             gone = was is not None and (is_ is None or was.serial != is_.serial)
             if new != (name in issued) and is_ is not None:
@@ -421,7 +429,7 @@ def _foretold(summary: Summary, before: Seen, now: Seen) -> list[str]:
 
 
 def _one_foretold(
-    name: str, kind: str, was: Machine | None, is_: Machine, restarts_cilium: bool
+    name: str, kind: str, was: Machine | None, is_: Machine, sections: set[str]
 ) -> list[str]:
     if was is None:
         return [] if kind == "added" else [f"{name} is new, and was foretold as {kind}"]
@@ -434,8 +442,8 @@ def _one_foretold(
     if not starts and was.uid != is_.uid:
         problems.append(f"{name}: {kind}, but its Node is another")
     ended = was.pods - is_.pods
-    if not restarts_cilium:
-        ended |= was.cilium - is_.cilium
+    for section in was.parts.keys() - sections:
+        ended |= was.parts[section] - is_.parts[section]
     if not starts and ended:
         problems.append(f"{name}: {kind}, but containers ended: {sorted(ended)}")
     return problems

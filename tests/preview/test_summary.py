@@ -59,6 +59,10 @@ def label_a_worker(config: Config) -> None:
     config["autojoin:workers"]["node-2"]["labels"] = {"bgp": "worker", "rack": "b"}
 
 
+def taint_a_worker(config: Config) -> None:
+    config["autojoin:workers"]["node-2"]["taints"] = ["dedicated=database:NoSchedule"]
+
+
 def another_image(config: Config) -> None:
     config["autojoin:workers"]["node-2"]["image"] = "/srv/worker-2"
 
@@ -137,7 +141,7 @@ def add_and_remove_and_renew(config: Config) -> None:
 
 EDITS = [
     nothing, add_a_worker, remove_a_worker, rename_a_worker, raise_a_generation,
-    raise_every_generation, move_an_address, label_a_worker, another_image,
+    raise_every_generation, move_an_address, label_a_worker, taint_a_worker, another_image,
     wait_longer_for_a_join, another_resolver, another_kubelet, add_a_pool, grow_a_pool,
     remove_the_pool,
     add_a_peer, another_asn, advertise_less, without_bgp, set_a_chart_value,
