@@ -47,6 +47,10 @@ def happened(cluster: Cluster, edit: Edit, before: Seen) -> Seen:
         return before
     happens(cluster, edit)
     after = cluster.look()
+    for name, machine in after.machines.items():
+        if name in before.machines and machine.boot != before.machines[name].boot:
+            # What the API server knows of its containers is of the time before the accident.
+            after.machines[name] = replace(machine, pods=frozenset(), parts={})
     return replace(after, machines={**before.machines, **after.machines})
 
 
