@@ -187,8 +187,8 @@ def lint() -> None:
     run(["lint-imports", "--no-cache"])
 
 
-# Each has labs of its own. All edits of day two take longer than the rest: they run where EDITS says
-# how many. Virtual machines are slow where they are emulated: `make machines`.
+# Each has labs of its own. All edits of day two take longer than the rest: they run where EDITS
+# says how many. Virtual machines are slow where they are emulated: `make machines`.
 ON_LABS = ("tests/e2e", "tests/lifecycle", "tests/machines")
 FOUR_MINUTES_OF_EDITS = "tests/lifecycle/test_random_edits.py"
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -234,8 +235,11 @@ class Cluster:
         workers = self.lab.config["autojoin:workers"]
         return [name for name, worker in workers.items() if worker["hardware"] == "nspawn"]
 
-    def check(self, before: Seen, summary: Summary) -> Seen:
-        """The invariants, and that what was foretold is what happened. What there is now."""
+    def check(self, before: Seen, summary: Summary, restarts: Iterable[str] = ()) -> Seen:
+        """The invariants, and that what was foretold is what happened. What there is now.
+
+        `restarts` are sections whose own pods something else than the edit has started anew.
+        """
         self.settle()
         self.lab.run("pulumi", "preview", "--expect-no-changes", "--non-interactive")
         now, state = self.look(), self.state()
@@ -244,7 +248,7 @@ class Cluster:
             *self._of_the_machines(now, state),
             *self._of_the_files(now, state),
             *self._of_the_bars(now, state),
-            *_foretold(summary, before, now),
+            *_foretold(summary, before, now, {*summary.sections, *restarts}),
         ]
         assert not problems, "\n".join(problems)
         self.good = now
@@ -408,7 +412,7 @@ def _good_certificates(now: Seen, workers: set[str]) -> list[str]:
     ]
 
 
-def _foretold(summary: Summary, before: Seen, now: Seen) -> list[str]:
+def _foretold(summary: Summary, before: Seen, now: Seen, restarts: set[str]) -> list[str]:
     """What the summary said of each node that the graph starts, by starts and serial numbers."""
     problems = []
     issued, revoked = set(summary.issued), set(summary.revoked)
@@ -418,7 +422,7 @@ def _foretold(summary: Summary, before: Seen, now: Seen) -> list[str]:
             if kind == "removed":
                 problems += [f"{name} was to be removed"] if is_ else []
             elif is_ is not None:
-                problems += _one_foretold(name, kind, was, is_, set(summary.sections))
+                problems += _one_foretold(name, kind, was, is_, restarts)
             new = is_ is not None and (was is None or was.serial != is_.serial)
             gone = was is not None and (is_ is None or was.serial != is_.serial)
             if new != (name in issued) and is_ is not None:
@@ -429,7 +433,7 @@ def _foretold(summary: Summary, before: Seen, now: Seen) -> list[str]:
 
 
 def _one_foretold(
-    name: str, kind: str, was: Machine | None, is_: Machine, sections: set[str]
+    name: str, kind: str, was: Machine | None, is_: Machine, restarts: set[str]
 ) -> list[str]:
     if was is None:
         return [] if kind == "added" else [f"{name} is new, and was foretold as {kind}"]
@@ -442,7 +446,7 @@ def _one_foretold(
     if not starts and was.uid != is_.uid:
         problems.append(f"{name}: {kind}, but its Node is another")
     ended = was.pods - is_.pods
-    for section in was.parts.keys() - sections:
+    for section in was.parts.keys() - restarts:
         ended |= was.parts[section] - is_.parts[section]
     if not starts and ended:
         problems.append(f"{name}: {kind}, but containers ended: {sorted(ended)}")

@@ -12,6 +12,7 @@
     fails: [texts]                             what it prints where it fails
     then, then-on-authority: command           mends the accident, and `pulumi up` goes on; without
                                                it the accident is over before the edit begins
+    restarts: [sections]                       whose own pods the accident itself starts anew
     then-edit: {section: {key: value}}         and what is edited before it goes on
     short: true                                one of the few that a `make test` without EDITS tries
 
@@ -53,6 +54,7 @@ class Edit:
     fails: list[str] = field(default_factory=list)
     then: str = ""
     then_on_authority: str = ""
+    restarts: list[str] = field(default_factory=list)
     then_edit: dict[str, Any] = field(default_factory=dict)
     short: bool = False
 

@@ -38,7 +38,7 @@ def test_it_ends_as_its_preview_said(edit: Edit, cluster: Cluster) -> None:
         mend(cluster, edit)
         apply(cluster, edit.then_edit)
         cluster.up()
-    cluster.check(before, summary)
+    cluster.check(before, summary, edit.restarts)
 
 
 def happened(cluster: Cluster, edit: Edit, before: Seen) -> Seen:
