@@ -80,6 +80,7 @@ class Cluster:
     good: Seen | None = None
 
     def __post_init__(self) -> None:
+        self._hands_off()
         self.good = first = self.look()
         # Before any edit: the stack's programs and the lab's own, what differs by edits left out.
         self.authority_files = set(first.authority["files"])
@@ -158,10 +159,15 @@ class Cluster:
             # It fails where a worker is not Ready that a person would have to start.
             self.lab.run("make", "up", check=False)
             vars(self.lab).pop("_environment", None)
+            self._hands_off()
             self.settle()
             return self.look()
         good, self.good = self.good, None
         return good
+
+    def _hands_off(self) -> None:
+        """Nobody starts what a person would have to, at a moment that no edit knows."""
+        self.lab.on_hypervisor("systemctl stop autojoin-rack")
 
     # --- what there is ------------------------------------------------------------------
 
