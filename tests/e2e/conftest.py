@@ -103,7 +103,8 @@ class Lab:
 
     def ssh(self, host: dict[str, Any], command: str, stdin: str = "") -> str:
         """Run `command` as root on a host of the config, its key pinned."""
-        known = self.checkout / ".known_hosts"
+        # Threads ask side by side, and each writes.
+        known = self.checkout / f".known_hosts-{threading.get_ident()}"
         known.write_text(f"{host['address']} {(self.checkout / host['hostKey']).read_text()}")
         options = ["-F", "/dev/null", "-o", "BatchMode=yes", "-o", f"UserKnownHostsFile={known}",
                    "-o", "StrictHostKeyChecking=yes", "-i", host["privateKeyFile"]]  # fmt: skip
