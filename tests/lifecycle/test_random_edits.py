@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -66,6 +67,7 @@ class Course:
             raise self.failed from None
 
 
+@pytest.mark.timeout(300 * (EDITS or 3))
 def test_random_edits(cluster: Cluster) -> None:
     course = Course(cluster, cluster.known_good())
 
