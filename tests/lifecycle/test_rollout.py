@@ -88,7 +88,7 @@ def run_witness(cluster: Cluster, node: str) -> str:
     manifest = {
         "apiVersion": "apps/v1",
         "kind": "ReplicaSet",
-        "metadata": {"name": f"witness-{node}"},
+        "metadata": {"name": f"witness-{node}", "labels": labels},
         "spec": {
             "replicas": 1,
             "selector": {"matchLabels": labels},
@@ -118,7 +118,9 @@ def witness(cluster: Cluster) -> Iterator[tuple[Seen, str]]:
     cluster.known_good()
     uid = run_witness(cluster, "worker-1")
     yield cluster.look(), uid
-    cluster.kubectl("delete replicaset,poddisruptionbudget --all --ignore-not-found")
+    # The lab's own pods are left alone.
+    cluster.kubectl("delete replicaset --selector=witness")
+    cluster.kubectl("delete poddisruptionbudget --all")
 
 
 def test_pods_are_evicted_before_their_machine_goes(
@@ -179,7 +181,8 @@ def test_a_budget_keeps_a_worker_as_it_is(
 @pytest.fixture(scope="module")
 def full(cluster: Cluster) -> Cluster:
     """The lab with all of the workers, and no others."""
-    before = cluster.known_good()
+    cluster.known_good()
+    before = cluster.look()
 
     def grow(config: dict[str, Any]) -> None:
         workers = config["autojoin:workers"]
