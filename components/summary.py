@@ -455,8 +455,10 @@ def _plain(step: Step) -> Change:
 
 def _rolled(step: Step) -> list[str]:
     """A Deployment makes its pods anew wherever their template changes."""
-    old, new = ((state.get("spec") or {}).get("template") for state in (step.old, step.new))
-    changed = step.op == "update" and step.type.endswith(":Deployment") and old != new
+    if step.op != "update" or not step.type.endswith(":Deployment"):
+        return []
+    changes = _compared("spec", step.old.get("spec"), step.new.get("spec"))
+    changed = any(it.startswith("spec.template") for it in changes)
     return ["its pods restart one after another; other pods run on"] if changed else []
 
 
