@@ -222,8 +222,8 @@ def await_answer(address: str, process: subprocess.Popen[bytes]) -> None:
             return True
         return False
 
-    failure = f"docker-registry does not answer at {address}, see the log,"
-    wait_for(answers, ANSWER_SECONDS, failure, process=process)
+    failure = f"docker-registry does not answer at {address}"
+    wait_for(answers, ANSWER_SECONDS, failure, lambda: "see the log", process)
 
 
 if __name__ == "__main__":

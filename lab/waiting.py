@@ -24,7 +24,9 @@ def wait_for(
     deadline = time.monotonic() + seconds
     while not ready():
         if process is not None and process.poll() is not None:
-            raise LabError(f"{failure}: it ended ({process.returncode})\n{details()}".rstrip())
+            raise LabError(
+                f"{failure}: the process ended ({process.returncode})\n{details()}".rstrip()
+            )
         if time.monotonic() > deadline:
             raise LabError(f"{failure} within {seconds:.0f} s\n{details()}".rstrip())
         time.sleep(0.05)
