@@ -18,6 +18,7 @@ import pytest
 from lab import cgroup, control_plane, hypervisor, lab, pki, place
 from lab.place import Place
 from lab.remote import remote
+from tests.e2e.conftest import until
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +57,7 @@ def kill_everything(where: Place) -> None:
 
 
 def wait_until_dead(where: Place) -> None:
-    deadline = time.monotonic() + 10
-    while cgroup.processes(where.identifier):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert until(lambda: not cgroup.processes(where.identifier), 10)
 
 
 def test_a_second_up_leaves_it_alone(running: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,10 +101,8 @@ def test_aggregated_apis_are_told_whom_the_api_server_speaks_for(running: Place)
 
 
 def test_service_accounts_come_from_the_controller_manager(running: Place) -> None:
-    deadline = time.monotonic() + 20
-    while "default" not in kubectl(running, "get", "serviceaccounts", "--output", "name"):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    words = ("get", "serviceaccounts", "--output", "name")
+    assert until(lambda: "default" in kubectl(running, *words), 20)
 
 
 def test_what_stopped_inside_is_started_again(running: Place) -> None:
