@@ -47,15 +47,14 @@ State = dict[str, dict[str, Any]]
 class Machine:
     """One node: `boot` is another after each start, `serial` its certificate's, `uid` its Node's.
 
-    `pods` are the containers that run on it, by their identifiers; `parts` are those of what the
-    stack itself puts into the cluster, by the section of the summary that tells of it.
+    `pods` are the containers that run on it, by their identifiers: of what the stack itself puts
+    into the cluster by the section of the summary that tells of it, all others by "".
     """
 
     boot: str
     serial: str
     uid: str
-    pods: frozenset[str] = frozenset()
-    parts: dict[str, frozenset[str]] = field(default_factory=dict)
+    pods: dict[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -179,18 +178,12 @@ class Cluster:
         nodes = {each["metadata"]["name"]: each for each in found}
         bars = self.lab.kubectl("get", *BARS)["items"]
         pods = self.lab.kubectl("get", "pods", "--all-namespaces")["items"]
-        parts = {
-            section: [pod for pod in pods if pod["metadata"].get("labels", {}).get(label) == value]
-            for section, (label, value) in _PARTS.items()
-        }
-        others = [pod for pod in pods if not any(pod in own for own in parts.values())]
         machines = {
             name: Machine(
                 machine["boot"],
                 machine["serial"],
                 nodes[name]["metadata"]["uid"] if name in nodes else "",
-                _containers(others, name),
-                {section: _containers(own, name) for section, own in parts.items()},
+                _containers(pods, name),
             )
             for name, machine in hypervisor["machines"].items()
         }
@@ -352,15 +345,24 @@ class Cluster:
         return problems
 
 
-def _containers(pods: list[dict[str, Any]], node: str) -> frozenset[str]:
-    """Those of `pods` that run on `node`."""
-    return frozenset(
-        status["containerID"]
-        for pod in pods
-        if pod["spec"].get("nodeName") == node
-        for status in pod["status"].get("containerStatuses", [])
-        if "running" in status["state"]
-    )
+def _containers(pods: list[dict[str, Any]], node: str) -> dict[str, frozenset[str]]:
+    """Those of `pods` that run on `node`, by whose they are."""
+    found: dict[str, set[str]] = {section: set() for section in ("", *_PARTS)}
+    for pod in pods:
+        if pod["spec"].get("nodeName") == node:
+            found[_part_of(pod)] |= {
+                status["containerID"]
+                for status in pod["status"].get("containerStatuses", [])
+                if "running" in status["state"]
+            }
+    return {section: frozenset(containers) for section, containers in found.items()}
+
+
+def _part_of(pod: dict[str, Any]) -> str:
+    """The section of the summary that tells of a pod; "" where it is not the stack's own."""
+    labels = pod["metadata"].get("labels", {})
+    own = (section for section, (label, value) in _PARTS.items() if labels.get(label) == value)
+    return next(own, "")
 
 
 def _clear(values: dict[str, Any]) -> dict[str, Any]:
@@ -451,9 +453,8 @@ def _one_foretold(
         problems.append(f"{name}: {kind}, but another certificate: {was.serial != is_.serial}")
     if not starts and was.uid != is_.uid:
         problems.append(f"{name}: {kind}, but its Node is another")
-    ended = was.pods - is_.pods
-    for section in was.parts.keys() - restarts:
-        ended |= was.parts[section] - is_.parts[section]
+    stay = was.pods.keys() - restarts
+    ended = [it for section in stay for it in was.pods[section] - is_.pods[section]]
     if not starts and ended:
         problems.append(f"{name}: {kind}, but containers ended: {sorted(ended)}")
     return problems

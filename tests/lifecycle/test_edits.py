@@ -50,7 +50,7 @@ def happened(cluster: Cluster, edit: Edit, before: Seen) -> Seen:
     for name, machine in after.machines.items():
         if name in before.machines and machine.boot != before.machines[name].boot:
             # What the API server knows of its containers is of the time before the accident.
-            after.machines[name] = replace(machine, pods=frozenset(), parts={})
+            after.machines[name] = replace(machine, pods={})
     return replace(after, machines={**before.machines, **after.machines})
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from tests.e2e.conftest import until
 from tests.lifecycle.cluster import Cluster, Seen
 from tests.lifecycle.edits import EDITS
 
@@ -96,11 +96,9 @@ def run_witness(cluster: Cluster, node: str) -> str:
         },
     }
     cluster.lab.run("kubectl", "apply", "--filename=-", stdin=json.dumps(manifest))
-    deadline = time.monotonic() + 60
-    while not (found := witnesses(cluster, node)):
-        assert time.monotonic() < deadline, cluster.lab.kubectl("get", "pods")
-        time.sleep(0.3)
-    return found[0]
+    found = until(lambda: witnesses(cluster, node), 60)
+    assert found, cluster.lab.kubectl("get", "pods")
+    return str(found[0])
 
 
 def witnesses(cluster: Cluster, node: str) -> list[str]:
@@ -119,8 +117,11 @@ def witness(cluster: Cluster) -> Iterator[tuple[Seen, str]]:
     uid = run_witness(cluster, "worker-1")
     yield cluster.look(), uid
     # The lab's own pods are left alone.
-    cluster.kubectl("delete replicaset --selector=witness")
+    cluster.kubectl("delete replicaset --selector=witness --cascade=foreground")
     cluster.kubectl("delete poddisruptionbudget --all")
+    if cluster.good is not None:
+        # Without the pod.
+        cluster.good = cluster.look()
 
 
 def test_pods_are_evicted_before_their_machine_goes(
@@ -181,8 +182,7 @@ def test_a_budget_keeps_a_worker_as_it_is(
 @pytest.fixture(scope="module")
 def full(cluster: Cluster) -> Cluster:
     """The lab with all of the workers, and no others."""
-    cluster.known_good()
-    before = cluster.look()
+    before = cluster.known_good()
 
     def grow(config: dict[str, Any]) -> None:
         workers = config["autojoin:workers"]
