@@ -23,7 +23,7 @@ down: ## destroy the cluster and stop the lab; ALL=1 also what dead checkouts le
 	@$(IN_VENV) commands.lab down $(if $(ALL),--all)
 
 test: ## every test, the end-to-end run on the lab included; PLUGINS=folder as for up
-	@$(TOOLS) test
+	@$(TOOLS) $(if $(EDITS),edits,test)
 	@AUTOJOIN_FUZZ_SECONDS=$(FUZZ) $(IN_VENV) commands.lab test $(TESTS)
 
 machines: ## a virtual machine of each type, from power to its first pod: seconds for each step

@@ -27,8 +27,8 @@ FILES = Path(__file__).resolve().parent / "files"
 MACHINE_SCRIPT = FILES.parents[1] / "components/machine_host/on_host/machine.sh"
 ASSEMBLE_SCRIPT = MACHINE_SCRIPT.with_name("assemble.sh")
 SERVICES = ("coredns", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-LAYERS: dict[str, tuple[str, ...]] = {"worker": ("kubelet",)}
 ARM64_KUBELET = "kubelet-arm64"
+PREVIOUS_KUBELET = "kubelet-previous"
 # What an arm64 machine has of the other image: qemu-user knows neither what containerd's shim asks
 # of the kernel nor generic netlink, which systemd-networkd can't do without.
 NOT_EMULATED = (
@@ -79,9 +79,10 @@ class Binaries:
 def find_binaries() -> Binaries:
     """Every tool by its name on PATH; LabError names all that are missing at once.
 
-    The arm64 kubelet is among them where arm64 machines can be had (tool set `arm64`).
+    The arm64 kubelet is among them where arm64 machines can be had (tool set `arm64`), and that of
+    the minor release before where there is one (`edits`).
     """
-    names = (*SERVICES, *(name for group in LAYERS.values() for name in group))
+    names = (*SERVICES, "kubelet")
     found = {name: shutil.which(name) for name in names}
     missing = [name for name, path in found.items() if not path]
     commands = [name for name in HOST_COMMANDS if not which(name)]
@@ -92,6 +93,7 @@ def find_binaries() -> Binaries:
         raise LabError("\n".join(lines))
     if arm64_image.is_done() and emulation.RULE.exists():
         found[ARM64_KUBELET] = shutil.which(ARM64_KUBELET)
+    found[PREVIOUS_KUBELET] = shutil.which(PREVIOUS_KUBELET)
     return Binaries({name: Path(os.path.realpath(path)) for name, path in found.items() if path})
 
 
@@ -124,23 +126,27 @@ def fingerprint(place: Place, binaries: Binaries) -> str:
 
 
 def write_layers(place: Place, binaries: Binaries) -> Path:
-    """The thin folders that lie over an image: `worker`, `plain`, and `worker-arm64` where it can
-    be had. Made anew at every start."""
+    """The thin folders that lie over an image: `worker`, `plain`, and where they can be had
+    `worker-previous` and `worker-arm64`. Made anew at every start."""
     target = place.state / "layers"
     remove_tree(target)
-    for layer, names in LAYERS.items():
-        root = target / layer
-        root.mkdir(parents=True)
-        if (FILES / layer).is_dir():
-            shutil.copytree(FILES / layer, root, dirs_exist_ok=True)
-        (root / "usr/bin").mkdir(parents=True, exist_ok=True)
-        for name in names:
-            link_or_copy(binaries.paths[name], root / "usr/bin" / name)
-    settle_worker(target / "worker")
+    write_worker_layer(target / "worker", binaries.paths["kubelet"])
+    if PREVIOUS_KUBELET in binaries.paths:
+        write_worker_layer(target / "worker-previous", binaries.paths[PREVIOUS_KUBELET])
     write_plain_layer(target / "plain")
     if ARM64_KUBELET in binaries.paths:
         write_arm64_layer(target / "worker-arm64", binaries)
     return target
+
+
+def write_worker_layer(root: Path, kubelet: Path) -> None:
+    shutil.copytree(FILES / "worker", root)
+    (root / "usr/bin").mkdir()
+    link_or_copy(kubelet, root / "usr/bin/kubelet")
+    enable(root, "sysinit.target", "autojoin-shims.service")
+    link(root / "etc/systemd/system/multi-user.target.wants/containerd.service",
+         "/lib/systemd/system/containerd.service")  # fmt: skip
+    write_modules(root)
 
 
 def write_plain_layer(root: Path) -> None:
@@ -153,7 +159,7 @@ def write_plain_layer(root: Path) -> None:
 
 
 def write_arm64_layer(root: Path, binaries: Binaries) -> None:
-    shutil.copytree(FILES / "worker", root)
+    write_worker_layer(root, binaries.paths[ARM64_KUBELET])
     unit = "/usr/lib/systemd/system/containerd.service"
     for name in (*NOT_EMULATED, unit, LOADER, *libraries(NOT_EMULATED)):
         source = Path(os.path.realpath(image.root() / name.lstrip("/")))
@@ -161,8 +167,6 @@ def write_arm64_layer(root: Path, binaries: Binaries) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(source, target)
     link(root / "lib64", LIBRARIES)  # where these programs look for their loader
-    link_or_copy(binaries.paths[ARM64_KUBELET], root / "usr/bin/kubelet")
-    settle_worker(root)
 
 
 def libraries(programs: Sequence[str]) -> list[str]:
@@ -170,13 +174,6 @@ def libraries(programs: Sequence[str]) -> list[str]:
     answer = run(["chroot", str(image.root()), "ldd", *programs], "ldd")
     found = re.findall(r" => (?:/usr)?(/lib/\S+) ", answer)
     return sorted({f"/usr{path}" for path in found})
-
-
-def settle_worker(root: Path) -> None:
-    enable(root, "sysinit.target", "autojoin-shims.service")
-    link(root / "etc/systemd/system/multi-user.target.wants/containerd.service",
-         "/lib/systemd/system/containerd.service")  # fmt: skip
-    write_modules(root)
 
 
 def write_modules(root: Path) -> None:

@@ -1,7 +1,8 @@
 """What the lab's plain workers start from and install: a bare Debian, and two apt repositories.
 
 `python -m lab.plain_image is-done` (exit status 0 or 1) and `python -m lab.plain_image install`.
-Debian's packages are its own; kubelet and kubectl are packed here, of what is built here. Both
+Debian's packages are its own; kubelet and kubectl are packed here, of what is built here, those of
+the minor release before too where it is (tool set `edits`). Both
 repositories are signed with a key that nobody has any more.
 """
 
@@ -16,7 +17,13 @@ import yaml
 
 from lab import image, registry
 from tools import pins
-from tools.pins import GO_TOOLS, KUBERNETES_VERSION, Layout
+from tools.pins import (
+    GO_TOOLS,
+    KUBERNETES_VERSION,
+    PREVIOUS_KUBERNETES_VERSION,
+    PREVIOUS_TOOLS,
+    Layout,
+)
 
 # What of Debian's cloud images a node's start needs: no runtime, no kubelet, and no gpg.
 BARE = (
@@ -52,8 +59,12 @@ rm -r "$GNUPGHOME"
 """
 
 
-def binaries() -> dict[str, Path]:
-    return {tool.name: Layout().tool(tool) for tool in GO_TOOLS if tool.name in PACKED}
+def binaries() -> list[tuple[str, str, Path]]:
+    """Of each package its name, its version, and the program in it."""
+    tools = [(KUBERNETES_VERSION, tool) for tool in GO_TOOLS if tool.name in PACKED]
+    tools += [(PREVIOUS_KUBERNETES_VERSION, tool) for tool in PREVIOUS_TOOLS]
+    found = [(tool.name.removesuffix("-previous"), it, Layout().tool(tool)) for it, tool in tools]
+    return [each for each in found if each[1] == KUBERNETES_VERSION or each[2].exists()]
 
 
 def folder() -> Path:
@@ -97,9 +108,10 @@ def build(building: Path, log: Path) -> None:
         shutil.move(file, repositories / "debian")
     image.settle(target, log)
     keep_debians_modules(target)
-    for name, binary in binaries().items():
-        pack(name, binary, building / name, log)
-        shutil.move(building / f"{name}.deb", repositories / "kubernetes")
+    for name, version, binary in binaries():
+        tree = building / f"{name}-{version}"
+        pack(name, version, binary, tree, log)
+        shutil.move(f"{tree}.deb", repositories / "kubernetes")
     image.logged(["sh", "-euc", SIGN, "sh", str(repositories)], log)
 
 
@@ -111,11 +123,11 @@ def keep_debians_modules(target: Path) -> None:
     file.write_text(yaml.safe_dump(needed))
 
 
-def pack(name: str, binary: Path, tree: Path, log: Path) -> None:
+def pack(name: str, version: str, binary: Path, tree: Path, log: Path) -> None:
     """TREE.deb of a binary, as pkgs.k8s.io has it."""
     fields = {
         "Package": name,
-        "Version": f"{KUBERNETES_VERSION}-1.1",
+        "Version": f"{version}-1.1",
         "Architecture": pins.ARCHITECTURE,
         "Depends": PACKED[name],
         "Maintainer": "the lab",

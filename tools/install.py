@@ -6,6 +6,7 @@ A set is one of
     all      and Debian packages, the lab's binaries and its machine image
     arm64    and what the lab's stand-ins of arm64 boards need to be arm64 themselves
     test     and what the tests need besides
+    edits    and what all edits of day two need besides
     bench    and what the benchmark is measured against
 
 or, beside those,
@@ -52,9 +53,10 @@ ENGINE_TOOLS = {
 }
 DEBIAN_STEP = "Debian packages"
 VENV_STEP = "Python packages"
-SETS = ("check", "engine", "all", "arm64", "test", "bench", "conformance", "machines")
+SETS = ("check", "engine", "all", "arm64", "test", "edits", "bench", "conformance", "machines")
 LAB_SETS = SETS[2:]
-ARM64_SETS = ("arm64", "test")
+ARM64_SETS = ("arm64", "test", "edits")
+TEST_SETS = ("test", "edits", "bench")
 
 
 # --- steps ----------------------------------------------------------------------------------
@@ -186,13 +188,14 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
     tools = [tool for tool in everything if wanted in LAB_SETS or tool.name in ENGINE_TOOLS]
     tools += pins.IMAGE_TOOLS if wanted in LAB_SETS else []
     tools += pins.ARM64_TOOLS if wanted in ARM64_SETS else []
-    tools += pins.TEST_TOOLS if wanted in ("test", "bench") else []
+    tools += pins.TEST_TOOLS if wanted in TEST_SETS else []
+    tools += pins.PREVIOUS_TOOLS if wanted == "edits" else []
     tools += pins.BENCH_TOOLS if wanted == "bench" else []
     tools += pins.CONFORMANCE_TOOLS if wanted == "conformance" else []
     if wanted in LAB_SETS:
         packages = dict(pins.DEBIAN_PACKAGES)
         packages |= pins.ARM64_PACKAGES if wanted in ARM64_SETS else {}
-        packages |= pins.TEST_PACKAGES if wanted in ("test", "bench") else {}
+        packages |= pins.TEST_PACKAGES if wanted in TEST_SETS else {}
         packages |= pins.MACHINE_PACKAGES if wanted == "machines" else {}
         found.insert(0, debian_step(packages))
     go_tools = [go_tool_step(layout, tool) for tool in tools if isinstance(tool, GoTool)]
@@ -210,7 +213,7 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
         found.append(module_step(layout, "arm64 machine image", "lab.arm64_image"))
     if wanted == "machines":
         found.append(module_step(layout, "virtual machines' disk", "lab.machine_image"))
-    if wanted == "test":
+    if wanted in ("test", "edits"):
         found.append(module_step(layout, "plain machine image", "lab.plain_image", lane="go"))
     return found
 

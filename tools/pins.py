@@ -17,6 +17,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 MODULES = Path(__file__).resolve().parent / "go"
 
 KUBERNETES_VERSION = "1.34.2"
+# Of the minor release before, from which nodes are brought to the other one.
+PREVIOUS_KUBERNETES_VERSION = "1.33.13"
 CILIUM_VERSION = "1.18.4"
 PULUMI_VERSION = "3.276.0"
 PULUMI_KUBERNETES_VERSION = "4.25.0"
@@ -309,6 +311,17 @@ CONFORMANCE_TOOLS: tuple[GoTool | GoFile, ...] = (
     E2E,
     GoTool("ginkgo", "conformance", "github.com/onsi/ginkgo/v2/ginkgo"),
     *CONFORMANCE_IMAGE_TOOLS[1:],
+)
+
+# What a roll-out from one minor release to the next begins with.
+PREVIOUS_TOOLS = tuple(
+    GoTool(
+        f"{name}-previous",
+        "kubernetes-previous",
+        f"k8s.io/kubernetes/cmd/{name}",
+        _KUBERNETES_FLAGS.replace(KUBERNETES_VERSION, PREVIOUS_KUBERNETES_VERSION),
+    )
+    for name in ("kubelet", "kubectl")
 )
 
 # What the lab's arm64 machines need, which stand in for Turing Pi RK1 and CM4.

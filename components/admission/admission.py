@@ -20,6 +20,7 @@ import time
 
 EFFECTIVE_SECONDS = 30
 LOOK_SECONDS = 2
+NOT_DNS = "k8s-app!=kube-dns"
 
 
 class Failed(Exception):
@@ -151,6 +152,12 @@ def node(name):
     return json.loads(answer) if answer.strip() else None
 
 
+def is_last(name):
+    """Whether no other node is Ready: the cluster's DNS has nowhere to go."""
+    nodes = json.loads(kubectl(["get", "nodes", "--output", "json"]))["items"]
+    return not any(works(it) for it in nodes if it["metadata"]["name"] != name)
+
+
 def silent(name):
     """Whether the cluster has lost a node: nobody is there who ends its pods."""
     found = node(name)
@@ -165,6 +172,9 @@ def drain(name, seconds):
     if not seconds:
         return
     words = ["--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={seconds}s"]
+    if is_last(name):
+        # Nobody is left to ask it, and its budget would keep the node for ever.
+        words.append(f"--pod-selector={NOT_DNS}")
     try:
         kubectl(["drain", name, *words], unless=lambda: silent(name))
     except Failed as failure:

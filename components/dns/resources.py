@@ -53,7 +53,7 @@ def resources(settings: DnsSettings) -> list[Resource]:
             subjects=[account],
         ),
         _object("v1", "ConfigMap", NAME, data={"Corefile": configuration}),
-        _object("policy/v1", "PodDisruptionBudget", NAME, spec=_BUDGET),
+        _object("policy/v1", "PodDisruptionBudget", NAME, spec=_budget(settings.replicas)),
         _object("apps/v1", "Deployment", NAME, spec=_deployment(settings, configuration)),
         _object("v1", "Service", SERVICE, spec=_service(settings)),
     ]
@@ -73,7 +73,11 @@ _RULES = [
     },
 ]
 _SERVICE_LABELS = {"kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}
-_BUDGET = {"maxUnavailable": 1, "selector": {"matchLabels": LABELS}}
+
+
+def _budget(replicas: int) -> dict[str, Any]:
+    """Half of them may be away: of two nodes each has as many, and may be drained."""
+    return {"maxUnavailable": max(1, replicas // 2), "selector": {"matchLabels": LABELS}}
 
 
 def _object(version: str, kind: str, name: str, **rest: Any) -> Resource:

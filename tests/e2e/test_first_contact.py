@@ -21,10 +21,9 @@ import yaml
 from cryptography import x509
 
 from components.shell import ssh
-from lab import plain_image
 from lab.plain_image import PACKED
 from stack.models import Host
-from tests.e2e import first_lab
+from tests.e2e import first_lab, mirrors
 from tests.e2e.conftest import Lab, own_lab, table, until
 from tests.e2e.test_carries_work import apply, inside, service, start_pods
 from tests.e2e.test_first_light import WORKER_ROOT, WORKERS
@@ -35,8 +34,7 @@ PODS, SERVICES = IPv6Network("fd00:20::/104"), IPv6Network("fd00:30::/112")
 OUTSIDE = ""  # the router
 DEBIANS = Path("/usr/bin/cfssl")
 BROUGHT = "/usr/local/lib/autojoin/cfssl"
-PLAIN, PLAIN_IMAGE = "worker-3", "/var/lib/autojoin/image-plain"
-PACKAGES, MIRROR_PORT = "/var/lib/autojoin/packages", 8000
+PLAIN = "worker-3"
 WITH_SUDO = f"""
 set -eu
 useradd --create-home --shell /bin/sh --password '*' {USER}
@@ -86,8 +84,8 @@ def as_people_have_them(lab: Lab) -> None:
     program = base64.b64encode(DEBIANS.read_bytes()).decode()
     lab.on_authority(f"base64 -d >{DEBIANS} && chmod 755 {DEBIANS}", stdin=program)
     lab.edit(reached)
-    lab.on_hypervisor(f"systemd-run python3 -m http.server -b {jump} -d {PACKAGES} {MIRROR_PORT}")
-    lab.edit(with_a_plain_worker)
+    mirrors.serve(lab)
+    lab.edit(lambda config: mirrors.make_plain(config, PLAIN))
 
 
 def of_both_families(config: dict[str, Any]) -> None:
@@ -110,31 +108,6 @@ def reached(config: dict[str, Any]) -> None:
     authority["host"] |= {"user": USER, "port": SSH_PORT, "jump": dict(hypervisor)}
     authority["responderPort"] = RESPONDER_PORT
     config["autojoin:joinGate"] = {"port": GATE_PORT}
-
-
-def with_a_plain_worker(config: dict[str, Any]) -> None:
-    """From a bare image, which has its packages from mirrors: Debian's, and one of the nodes'."""
-    mirror = f"http://{config['autojoin:provisioning']['hypervisor']['address']}:{MIRROR_PORT}"
-    keyring = "/etc/apt/keyrings/mirror.asc"
-    keys = plain_image.packages()
-    config["autojoin:cluster"]["packages"] = {
-        "repository": f"{mirror}/kubernetes/",
-        "key": str(keys / "kubernetes/Release.key"),
-    }
-    config["autojoin:workers"][PLAIN] |= {
-        "imageKind": "plain",
-        "osRelease": "debian-12",
-        "image": f"/var/lib/autojoin/layers/plain:{PLAIN_IMAGE}",
-        "userData": {
-            "write_files": [
-                {"path": keyring, "content": (keys / "debian/Release.key").read_text()}
-            ],
-            "apt": {
-                "preserve_sources_list": False,
-                "sources_list": f"deb [signed-by={keyring}] {mirror}/debian ./\n",
-            },
-        },
-    }
 
 
 def test_every_worker_joins(lab: Lab) -> None:
@@ -223,7 +196,8 @@ def test_nodes_have_no_address_that_a_router_advertises(lab: Lab) -> None:
 
 
 def test_a_plain_worker_has_its_packages_from_the_mirrors(lab: Lab) -> None:
-    assert not {*PACKED, "containerd"} & set(lab.on_hypervisor(f"ls {PLAIN_IMAGE}/usr/bin").split())
+    bare = lab.on_hypervisor(f"ls {mirrors.IMAGE}/usr/bin").split()
+    assert not {*PACKED, "containerd"} & set(bare)
     assert f"{PLAIN}: packages done" in lab.first_output
     assert lab.in_worker(PLAIN, "apt-mark showhold").split() == ["kubectl", "kubelet"]
     mirror = lab.config["autojoin:cluster"]["packages"]["repository"].removesuffix("kubernetes/")

@@ -12,7 +12,7 @@ from tests.lifecycle import edits
 from tests.lifecycle.cluster import Cluster, Seen
 from tests.lifecycle.edits import Edit
 
-KINDS = ("settings", "workers", "accidents", "identity")
+KINDS = ("settings", "workers", "accidents", "identity", "few")
 EDITS = [edit for kind in KINDS for edit in edits.load(kind)]
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.e2e import mirrors
 from tests.e2e.conftest import until
 from tests.lifecycle.cluster import Cluster, Seen
 from tests.lifecycle.edits import EDITS
+from tools.pins import KUBERNETES_VERSION, PREVIOUS_KUBERNETES_VERSION
 
 # All of them with EDITS; as they all are alike, three tell the same in less time.
 ALL = tuple(f"worker-{number}" for number in range(1, 9 if EDITS else 4))
@@ -225,3 +227,78 @@ def test_a_node_that_does_not_come_back_stops_the_rest(full: Cluster) -> None:
 
 def workers(config: dict[str, Any]) -> list[dict[str, Any]]:
     return list(config["autojoin:workers"].values())
+
+
+# --- from one minor version of Kubernetes to the next -----------------------------------------
+
+IMAGES = {
+    PREVIOUS_KUBERNETES_VERSION: "/var/lib/autojoin/layers/worker-previous:/var/lib/autojoin/image",
+    KUBERNETES_VERSION: "/var/lib/autojoin/layers/worker:/var/lib/autojoin/image",
+}
+# The one that installs its kubelet follows by itself; of the others the image is named.
+THREE, FOLLOWS = ("worker-1", "worker-2", "worker-3"), "worker-3"
+
+
+def of_version(version: str) -> Any:
+    def change(config: dict[str, Any]) -> None:
+        config["autojoin:cluster"]["kubernetesVersion"] = version
+        for name, worker in config["autojoin:workers"].items():
+            if name != FOLLOWS:
+                worker["image"] = IMAGES[version]
+
+    return change
+
+
+@pytest.fixture
+def of_the_minor_before(cluster: Cluster) -> Iterator[Seen]:
+    """Three workers with kubelets of the minor release before, and a budget for the example."""
+    before = cluster.known_good()
+    mirrors.serve(cluster.lab)
+
+    def three(config: dict[str, Any]) -> None:
+        for name in set(config["autojoin:workers"]) - set(THREE):
+            del config["autojoin:workers"][name]
+        config["autojoin:rollout"] = {}
+        mirrors.make_plain(config, FOLLOWS)
+        of_version(PREVIOUS_KUBERNETES_VERSION)(config)
+
+    summary = edit(cluster, three)
+    cluster.up()
+    now = cluster.check(before, summary)
+    cluster.lab.run(
+        "kubectl", "create", "pdb", "example", "--selector=app=example", "--min-available=1"
+    )
+    yield now
+    cluster.kubectl("delete poddisruptionbudget example")
+
+
+@pytest.mark.skipif(not EDITS, reason="one of all edits of day two, which run with EDITS")
+def test_from_one_minor_version_to_the_next(cluster: Cluster, of_the_minor_before: Seen) -> None:
+    before = of_the_minor_before
+    assert kubelets(before) == {name: f"v{PREVIOUS_KUBERNETES_VERSION}" for name in THREE}
+    summary = edit(
+        cluster,
+        lambda config: config["autojoin:cluster"].update(kubernetesVersion=KUBERNETES_VERSION),
+    )
+    assert list(summary.nodes["re-provisioned"]) == [FOLLOWS]
+    assert sorted(summary.nodes["kubelet not changed"]) == ["worker-1", "worker-2"]
+    summary = edit(cluster, of_version(KUBERNETES_VERSION))
+    assert sorted(summary.nodes["re-provisioned"]) == list(THREE)
+    with watched(cluster, "nodes") as nodes, watched(cluster, "deployments") as deployments:
+        cluster.up()
+    assert most_down(nodes, THREE) == 1
+    assert fewest_available(deployments, "example") >= 1
+    now = cluster.check(before, summary)
+    assert kubelets(now) == {name: f"v{KUBERNETES_VERSION}" for name in THREE}
+
+
+def kubelets(seen: Seen) -> dict[str, str]:
+    """The version of each node's kubelet, as it tells it."""
+    return {name: it["status"]["nodeInfo"]["kubeletVersion"] for name, it in seen.nodes.items()}
+
+
+def fewest_available(events: list[Event], name: str) -> int:
+    """The fewest replicas of a Deployment that were available at one moment."""
+    seen = [each["object"] for each in events if each["object"]["metadata"]["name"] == name]
+    assert seen
+    return min(int(each["status"].get("availableReplicas", 0)) for each in seen)

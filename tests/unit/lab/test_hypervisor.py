@@ -26,10 +26,7 @@ def lab(tmp_path: Path) -> Place:
 
 @pytest.fixture
 def binaries(tmp_path: Path) -> Binaries:
-    names = (
-        *hypervisor.SERVICES,
-        *(name for group in hypervisor.LAYERS.values() for name in group),
-    )
+    names = (*hypervisor.SERVICES, "kubelet")
     paths = {name: tmp_path / "bin" / name for name in names}
     for name, path in paths.items():
         path.parent.mkdir(exist_ok=True)

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from components.admission import policy as admission
+from components.dns import resources as dns
 from tests.unit.tools.plugins.kubernetes_server import ApiServer
 from tools.pins import CHECKOUT
 
@@ -219,6 +220,21 @@ def test_what_a_budget_keeps_on_a_removed_worker_keeps_the_worker(cluster: Clust
     cluster.ready_node("full")
     good(cluster.bar({"full": 1}, before, action="remove"))
     assert cluster.get("node", "full") is None
+
+
+def test_the_cluster_dns_keeps_a_worker_only_while_there_are_others(cluster: Cluster) -> None:
+    """Found by random edits: the only worker of a cluster could not be provisioned anew."""
+    cluster.kubectl("delete", "nodes", "--all")
+    for name in ("last", "other"):
+        cluster.ready_node(name)
+    cluster.run_pod("coredns", "last", **dns.LABELS)
+    cluster.run_pod("files", "last")
+    cluster.keep("coredns")
+    assert "violate the pod's disruption budget" in cluster.leave("last", "new").stderr
+    cluster.kubectl("delete", "node", "other")
+    assert good(cluster.leave("last", "new")) == "left\n"
+    # Of all others the rules are as ever.
+    assert cluster.get("pod", "files") is None
 
 
 def test_a_worker_gets_no_certificate_from_the_api_servers_signer(cluster: Cluster) -> None:

@@ -264,7 +264,7 @@ class ApiServer:
         self.kubectl("apply", "--filename=-", stdin=manifest)
         self.say("node", name, {"conditions": [{"type": "Ready", "status": ready}]})
 
-    def run_pod(self, name: str, node: str) -> None:
+    def run_pod(self, name: str, node: str, **labels: str) -> None:
         """A pod of a controller that says it runs; no kubelet does, so it ends at once."""
         owner = {
             "apiVersion": "apps/v1",
@@ -276,7 +276,11 @@ class ApiServer:
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "labels": {"app": name}, "ownerReferences": [owner]},
+            "metadata": {
+                "name": name,
+                "labels": {"app": name, **labels},
+                "ownerReferences": [owner],
+            },
             "spec": {
                 "nodeName": node,
                 "terminationGracePeriodSeconds": 0,
