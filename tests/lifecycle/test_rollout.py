@@ -259,6 +259,8 @@ def of_the_minor_before(cluster: Cluster) -> Iterator[Seen]:
         for name in set(config["autojoin:workers"]) - set(THREE):
             del config["autojoin:workers"][name]
         config["autojoin:rollout"] = {}
+        for worker in workers(config):
+            worker.pop("joinTimeout", None)
         mirrors.make_plain(config, FOLLOWS)
         of_version(PREVIOUS_KUBERNETES_VERSION)(config)
 
