@@ -21,13 +21,34 @@ from hypothesis.stateful import (
 )
 
 from tests.lifecycle.cluster import Cluster, Seen
-from tests.lifecycle.edits import EDITS
+from tests.lifecycle.edits import EDITS, patched
 
 SECONDS = 240
 NAMES = st.sampled_from(("worker-1", "worker-2", "worker-3"))
 # Addresses that nothing else of the lab has.
 HOSTS = st.integers(20, 60)
 Config = dict[str, Any]
+
+
+def pools(third: int) -> list[Config]:
+    """The lab's own pool, and one more."""
+    second = {"name": "second", "cidrs": [f"192.168.{third}.0/24"]}
+    return [{"name": "ippool", "cidrs": ["POOL"]}, second]
+
+
+# Merge patches: what a worker has, and what all have.
+OF_A_WORKER = st.one_of(
+    st.sampled_from("abcdef").map(lambda rack: {"labels": {"rack": rack}}),
+    st.sampled_from([["dedicated=database:NoSchedule"], None]).map(lambda it: {"taints": it}),
+    st.integers(200, 400).map(lambda seconds: {"joinTimeout": seconds}),
+    st.integers(50, 60).map(lambda most: {"kubelet": {"maxPods": most}}),
+)
+OF_THE_CLUSTER = st.one_of(
+    st.integers(1, 4).map(lambda count: {"autojoin:dns": {"replicas": count}}),
+    st.integers(1, 3).map(lambda most: {"autojoin:rollout": {"maxUnavailable": most}}),
+    st.integers(12, 48).map(lambda hours: {"autojoin:joinGate": {"joinKeyHours": hours}}),
+    st.integers(50, 90).map(lambda third: {"autojoin:bgp": {"loadBalancerPools": pools(third)}}),
+)
 
 
 @dataclass
@@ -51,6 +72,11 @@ class Course:
     @property
     def workers(self) -> Config:
         return dict(self.cluster.lab.config["autojoin:workers"])
+
+    def merged(self, patch: Config) -> None:
+        """A merge patch as one edit."""
+        names = self.cluster.names
+        self.tried(str(patch), lambda config: config.update(patched(config, patch, names)))
 
     def tried(self, told: str, change: Callable[[Config], None]) -> None:
         """One edit from its preview to its end. What failed once stays so when it is replayed."""
@@ -92,6 +118,17 @@ def test_random_edits(cluster: Cluster) -> None:
 
             course.tried(f"{name} renewed", change)
 
+        @rule()
+        def renew_all(self) -> None:
+            if course.over:
+                return
+
+            def change(config: Config) -> None:
+                for worker in config["autojoin:workers"].values():
+                    worker["generation"] = worker.get("generation", 1) + 1
+
+            course.tried("all renewed", change)
+
         @rule(name=NAMES)
         def remove(self, name: str) -> None:
             if course.over or name not in course.workers or len(course.workers) == 1:
@@ -129,36 +166,17 @@ def test_random_edits(cluster: Cluster) -> None:
 
             course.tried(f"{name} moved to {address}", change)
 
-        @rule(name=NAMES, rack=st.sampled_from("abcdef"))
-        def label(self, name: str, rack: str) -> None:
+        @rule(name=NAMES, patch=OF_A_WORKER)
+        def set_of_a_worker(self, name: str, patch: Config) -> None:
             if course.over or name not in course.workers:
                 return
+            course.merged({"autojoin:workers": {name: patch}})
 
-            def change(config: Config) -> None:
-                config["autojoin:workers"][name]["labels"] = {"rack": rack}
-
-            course.tried(f"{name} labelled {rack}", change)
-
-        @rule(name=NAMES, seconds=st.integers(200, 400))
-        def wait(self, name: str, seconds: int) -> None:
-            if course.over or name not in course.workers:
-                return
-
-            def change(config: Config) -> None:
-                config["autojoin:workers"][name]["joinTimeout"] = seconds
-
-            course.tried(f"{name} waited for {seconds} s", change)
-
-        @rule(third=st.integers(50, 90))
-        def pool(self, third: int) -> None:
+        @rule(patch=OF_THE_CLUSTER)
+        def set_of_the_cluster(self, patch: Config) -> None:
             if course.over:
                 return
-
-            def change(config: Config) -> None:
-                second = {"name": "second", "cidrs": [f"192.168.{third}.0/24"]}
-                config["autojoin:bgp"]["loadBalancerPools"][1:] = [second]
-
-            course.tried(f"pool 192.168.{third}.0/24", change)
+            course.merged(patch)
 
     # Not shrunk: what an edit did to a lab can't be undone, so no example can be tried again.
     run_state_machine_as_test(
