@@ -481,6 +481,11 @@ class Worker(Section):
         default=None,
     )
     join_timeout: int = key("Seconds to wait for the node", 300, default=300, ge=1)
+    protect: bool = key(
+        "Refuse every edit that would remove the node, or provision its machine anew",
+        True,
+        default=False,
+    )
 
 
 class Board(Section):

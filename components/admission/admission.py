@@ -48,6 +48,8 @@ def state(given):
     workers = given["workers"] if sys.argv[1] == "apply" else {}
     earlier = before.get("workers", {})
     removed = sorted(set(earlier) - set(workers))
+    if sys.argv[1] == "apply":
+        keep_protected(removed, before)
     changed = {name for name in workers if is_another(name, earlier, workers[name])}
     barred = sorted({*removed, *before.get("barred", [])} - set(workers))
     rolling = {name: it["place"] for name, it in given["rolling"].items()}
@@ -56,7 +58,18 @@ def state(given):
     later = waiting(given, changed, at_once)
     bar(given, workers, barred, removed, sorted(at_once), later)
     if sys.argv[1] == "apply":
-        print(json.dumps({"workers": workers, "places": rolling, "barred": barred}))
+        kept = {"protected": given["protected"]} if "protected" in given else {}
+        print(json.dumps({"workers": workers, "places": rolling, "barred": barred, **kept}))
+
+
+def keep_protected(removed, before):
+    """`pulumi preview` refuses the same; this is for who does without."""
+    lost = sorted({*removed} & {*before.get("protected", [])})
+    if lost:
+        raise Failed(
+            f"{', '.join(lost)}: protected, so not removed. Put it back, `pulumi up` with its "
+            "protect: false, then remove it"
+        )
 
 
 def check_version(kubelets):

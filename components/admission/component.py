@@ -69,7 +69,12 @@ class Admission(pulumi.ComponentResource):
                 if node.restarts_by_itself
             }
             return render.command_input(
-                known[0], known[1], args.drain_seconds, args.kubernetes_version, rolling
+                known[0],
+                known[1],
+                args.drain_seconds,
+                args.kubernetes_version,
+                rolling,
+                [node.node for node in nodes if node.settings.protect],
             )
 
         self.ready = remote.run_here(

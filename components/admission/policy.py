@@ -13,7 +13,7 @@ stays so they may not ask the API server's signer, whose certificates nobody her
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NAMESPACE = "kube-system"
@@ -124,6 +124,7 @@ def command_input(
     drain_seconds: int,
     kubernetes_version: str,
     rolling: Mapping[str, tuple[str, str]] | None = None,
+    protected: Sequence[str] = (),
 ) -> str:
     """Standard input of `command`: the workers there are, and what the gate has revoked.
 
@@ -131,10 +132,12 @@ def command_input(
     printed, which holds no secret. A node that goes has `drain_seconds` to be drained; 0 leaves
     that away. `kubernetes_version` is the kubelets', which the API server's may not be older than.
     `rolling` are the workers whose machines are replaced where they are, each in its
-    turn: its new machine-id, and where it is.
+    turn: its new machine-id, and where it is. `protected` are not let go by the next edit.
     """
+    kept = {"protected": sorted(protected)} if protected else {}
     return json.dumps(
         {
+            **kept,
             "workers": dict(sorted(identities.items())),
             "rolling": {
                 name: {"machineId": machine_id, "place": place}

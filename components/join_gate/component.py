@@ -14,6 +14,7 @@ from components.join_gate import installation as render
 from components.shell import remote
 from components.workers.hardware import Hardware
 from components.workers.marks import Marks
+from components.workers.protection import Protection
 from stack.models import JoinGate as Settings
 
 _COMMON_NAME = "autojoin join gate"
@@ -51,6 +52,7 @@ class JoinGate(pulumi.ComponentResource):
     def __init__(self, name: str, args: JoinGateArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("autojoin:index:JoinGate", name, None, opts)
         self.marks = Marks(name)
+        self._protection = Protection(name)
         self.settings = args.settings
         self.authority = authority = args.authority
         self.host = authority.settings.host
@@ -93,7 +95,10 @@ class JoinGate(pulumi.ComponentResource):
                 )
             ),
             quiet=True,
-            hooks=self.marks.of(name, type(node)),
+            protect=node.settings.protect,
+            hooks=pulumi.ResourceHookBinding.merge(
+                self.marks.of(name, type(node)), self._protection.of(node.settings.protect)
+            ),
             parent=self,
             depends_on=[self.ready],
         )

@@ -114,13 +114,22 @@ class Deployed:
         return [step["op"] for step in about if step["urn"] == urn]
 
     def preview(self, change: Change) -> str:
+        events = self.folder / f"events-{change.__name__}"
+        answer = self._previewed(change, "--event-log", str(events))
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return events.read_text()
+
+    def refused_preview(self, change: Change) -> str:
+        """What the engine prints in a preview that fails."""
+        answer = self._previewed(change)
+        assert answer.returncode, answer.stdout
+        return answer.stdout
+
+    def _previewed(self, change: Change, *words: str) -> subprocess.CompletedProcess[str]:
         config = copy.deepcopy(self.config)
         change(config)
         file = self._write(f"Pulumi.changed-{change.__name__}.yaml", config)
-        events = self.folder / f"events-{change.__name__}"
-        words = ["preview", "--event-log", str(events), "--config-file", str(file)]
-        self._pulumi(*words)
-        return events.read_text()
+        return self._run("preview", "--config-file", str(file), *words)
 
     def _write(self, name: str, config: Config) -> Path:
         path = self.folder / name
