@@ -1,9 +1,9 @@
 """What the lab's plain workers start from and install: a bare Debian, and two apt repositories.
 
 `python -m lab.plain_image is-done` (exit status 0 or 1) and `python -m lab.plain_image install`.
-Debian's packages are its own; kubelet and kubectl are packed here, of what is built here, those of
-the minor release before too where it is (tool set `edits`). Both
-repositories are signed with a key that nobody has any more.
+Debian's packages are its own; kubelet and kubectl are packed here, of what is built here: those of
+the minor release before too, where they are (tool set `edits`). Both repositories are signed with
+a key that nobody has any more.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ rm -r "$GNUPGHOME"
 def binaries() -> list[tuple[str, str, Path]]:
     """Of each package its name, its version, and the program in it."""
     tools = [(KUBERNETES_VERSION, tool) for tool in GO_TOOLS if tool.name in PACKED]
-    tools += [(PREVIOUS_KUBERNETES_VERSION, tool) for tool in PREVIOUS_TOOLS]
-    found = [(tool.name.removesuffix("-previous"), it, Layout().tool(tool)) for it, tool in tools]
-    return [each for each in found if each[1] == KUBERNETES_VERSION or each[2].exists()]
+    there = [tool for tool in PREVIOUS_TOOLS if Layout().tool(tool).exists()]
+    tools += [(PREVIOUS_KUBERNETES_VERSION, tool) for tool in there]
+    return [(tool.name.removesuffix("-previous"), it, Layout().tool(tool)) for it, tool in tools]
 
 
 def folder() -> Path:

@@ -42,14 +42,13 @@ def main():
 
 def state(given):
     """The whole truth, of all workers."""
+    before = json.loads(os.environ.get("PULUMI_COMMAND_STDOUT") or "{}")
     if sys.argv[1] == "apply":
         check_version(given["kubernetesVersion"])
-    before = json.loads(os.environ.get("PULUMI_COMMAND_STDOUT") or "{}")
+        keep_protected(given["workers"], before.get("protected", []))
     workers = given["workers"] if sys.argv[1] == "apply" else {}
     earlier = before.get("workers", {})
     removed = sorted(set(earlier) - set(workers))
-    if sys.argv[1] == "apply":
-        keep_protected(removed, before)
     changed = {name for name in workers if is_another(name, earlier, workers[name])}
     barred = sorted({*removed, *before.get("barred", [])} - set(workers))
     rolling = {name: it["place"] for name, it in given["rolling"].items()}
@@ -62,9 +61,9 @@ def state(given):
         print(json.dumps({"workers": workers, "places": rolling, "barred": barred, **kept}))
 
 
-def keep_protected(removed, before):
+def keep_protected(workers, protected):
     """`pulumi preview` refuses the same; this is for who does without."""
-    lost = sorted({*removed} & {*before.get("protected", [])})
+    lost = sorted(set(protected) - set(workers))
     if lost:
         raise Failed(
             f"{', '.join(lost)}: protected, so not removed. Put it back, `pulumi up` with its "
@@ -105,8 +104,7 @@ def waiting(given, changed, at_once):
     concerned = ({*changed, *superseded} & set(machines)) - at_once
     if not concerned:
         return set()
-    nodes = json.loads(kubectl(["get", "nodes", "--output", "json"]))["items"]
-    found = {node["metadata"]["name"]: node for node in nodes}
+    found = all_nodes()
     return {name for name in concerned if works(found.get(name), machines[name])}
 
 
@@ -165,10 +163,15 @@ def node(name):
     return json.loads(answer) if answer.strip() else None
 
 
+def all_nodes():
+    """Every Node by its name."""
+    nodes = json.loads(kubectl(["get", "nodes", "--output", "json"]))["items"]
+    return {node["metadata"]["name"]: node for node in nodes}
+
+
 def is_last(name):
     """Whether no other node is Ready: the cluster's DNS has nowhere to go."""
-    nodes = json.loads(kubectl(["get", "nodes", "--output", "json"]))["items"]
-    return not any(works(it) for it in nodes if it["metadata"]["name"] != name)
+    return not any(works(found) for other, found in all_nodes().items() if other != name)
 
 
 def silent(name):

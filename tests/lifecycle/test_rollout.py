@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lab import facts
 from tests.e2e import mirrors
 from tests.e2e.conftest import until
 from tests.lifecycle.cluster import Cluster, Seen
@@ -232,8 +233,8 @@ def workers(config: dict[str, Any]) -> list[dict[str, Any]]:
 # --- from one minor version of Kubernetes to the next -----------------------------------------
 
 IMAGES = {
-    PREVIOUS_KUBERNETES_VERSION: "/var/lib/autojoin/layers/worker-previous:/var/lib/autojoin/image",
-    KUBERNETES_VERSION: "/var/lib/autojoin/layers/worker:/var/lib/autojoin/image",
+    PREVIOUS_KUBERNETES_VERSION: f"/var/lib/autojoin/layers/worker-previous:{facts.IMAGE}",
+    KUBERNETES_VERSION: facts.WORKER_IMAGE,
 }
 # The one that installs its kubelet follows by itself; of the others the image is named.
 THREE, FOLLOWS = ("worker-1", "worker-2", "worker-3"), "worker-3"
