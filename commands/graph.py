@@ -85,12 +85,8 @@ def _holder(lab: Lab, worker: Worker) -> str:
     if worker.bmc:
         board = lab.boards.get(worker.bmc)
         return f"{worker.bmc}, {board.address}" if board else worker.bmc
-    host = (
-        lab.provisioner(worker)
-        if worker.provisioner or HARDWARE[worker.hardware].restarts_by_itself
-        else None
-    )
-    if host is None:
+    host = lab.provisioner(worker)
+    if host is None or not (worker.provisioner or HARDWARE[worker.hardware].is_started(host)):
         return ""
     name = next(name for name, each in lab.provisioning.items() if each is host)
     return f"{name}, {host.address}"

@@ -275,7 +275,7 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
         why = "the authority's certificate is asked for anew"
         return "known only after the CA host ran", why
     kind = effect(
-        _restarts((new or old).get("hardware")),
+        _is_started(new or old),
         anew,
         _top(registration) if registration is not None else set(),
         {name for step in rest for name in _inputs(step)},
@@ -303,10 +303,11 @@ def _is_anew(step: Step) -> bool:
     return None not in (old, new) and old != new
 
 
-def _restarts(hardware: object) -> bool:
-    """Whether the graph itself restarts machines of a type."""
-    kind = HARDWARE.get(str(hardware))
-    return kind is not None and kind.restarts_by_itself
+def _is_started(node: dict[str, Any]) -> bool:
+    """Whether the graph itself starts the machine of a node."""
+    kind = HARDWARE.get(str(node.get("hardware")))
+    # Outputs of before guests were started say nothing of it.
+    return bool(node.get("startedByUp", kind is not None and kind.is_started(None)))
 
 
 def _inputs(step: Step) -> set[str]:

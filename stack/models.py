@@ -234,6 +234,12 @@ class ProvisioningHost(Host):
         "http://192.168.10.4/autojoin/",
         default=None,
     )
+    manager: Literal["zadm", "vm-bhyve", "libvirt"] | None = key(
+        "What `pulumi up` itself makes, starts and removes its bhyve guests with; "
+        "without it a person runs guest.sh",
+        "zadm",
+        default=None,
+    )
 
 
 class AlsoTrusted(Section):
@@ -406,7 +412,7 @@ class Guest(Section):
     )
     image: str | None = key(
         "What its disk is made from: for zadm a UUID, path or URL; for vm-bhyve a file of "
-        "`vm img`. Else guest.sh asks for it",
+        "`vm img`; for libvirt a path. Else guest.sh asks for it",
         "debian-12-generic-amd64.qcow2",
         default=None,
         min_length=1,
@@ -474,7 +480,9 @@ class Worker(Section):
         "/var/lib/machines/worker",
         default=None,
     )
-    bridge: str = key("Bridge of an nspawn machine", "br0", default="br0", min_length=1)
+    bridge: str = key(
+        "Bridge of an nspawn machine or of a guest of libvirt", "br0", default="br0", min_length=1
+    )
     await_join: bool | None = key(
         "Whether `pulumi up` waits until the node is Ready; by default where it starts the machine",
         True,

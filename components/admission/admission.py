@@ -147,9 +147,15 @@ def works(found, machine_id=None):
     """Whether a Node is Ready; with `machine_id`, on a machine that is not that one."""
     if found is None:
         return False
-    if machine_id and found["status"].get("nodeInfo", {}).get("machineID") == machine_id:
+    if machine_id and machine_id in machine_ids(found):
         return False
     return ready(found) == "True"
+
+
+def machine_ids(found):
+    """What a Node tells of its machine: its machine-id, and its provider's ID."""
+    yield found["status"].get("nodeInfo", {}).get("machineID")
+    yield found.get("spec", {}).get("providerID")
 
 
 def ready(found):

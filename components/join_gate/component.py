@@ -97,7 +97,7 @@ class JoinGate(pulumi.ComponentResource):
             quiet=True,
             protect=node.settings.protect,
             hooks=pulumi.ResourceHookBinding.merge(
-                self.marks.of(name, type(node)), self._protection.of(node.settings.protect)
+                self.marks.of(name, node), self._protection.of(node.settings.protect)
             ),
             parent=self,
             depends_on=[self.ready],

@@ -1,17 +1,26 @@
-"""A worker that is a bhyve guest: a zone of OmniOS, or a virtual machine of vm-bhyve on FreeBSD."""
+"""A worker that is a bhyve guest: a zone of OmniOS, or a virtual machine of vm-bhyve on FreeBSD.
+
+Or, on Linux, one of QEMU that libvirt keeps.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from components.archive import File, text
 from components.machine_host import delivery
+from components.workers import libvirt
 from components.workers.hardware import Emission, Hardware
+from components.workers.seed import Node
 from components.workers.worker import Worker
+from stack import models
+from stack.models import ProvisioningHost
+from stack.problem import Problem
 
 GUEST_SCRIPT = Path(delivery.__file__).parent / "on_host" / "guest.sh"
 NO_DIRECTORY = "SEED_DIRECTORY"
@@ -20,13 +29,45 @@ MOST_LINK_CHARACTERS = 31
 
 
 class Bhyve(Hardware):
-    """The seed is attached as a disc. Neither zadm nor vm-bhyve is started by the graph."""
+    """The seed is attached as a disc. Where its host has a `manager`, the graph makes the guest by
+    that; elsewhere a person does, by guest.sh.
+    """
 
     name = "bhyve"
     starts_from_disc = True
     # zones(7)
     reserved_names: ClassVar = {"global": "OmniOS calls its own zone so"}
     own = ("guest",)
+
+    @classmethod
+    def is_started(cls, host: ProvisioningHost | None) -> bool:
+        return host is not None and host.manager is not None
+
+    @classmethod
+    def problems(
+        cls, key: str, settings: models.Worker, host: ProvisioningHost | None
+    ) -> Iterator[Problem]:
+        if host is None or host.manager is None:
+            return
+        wrong = f"is required, as `pulumi up` makes the guest by {host.manager}"
+        if not settings.guest.image:
+            hint = "it becomes the guest's disk; without a manager guest.sh asks for it"
+            yield Problem(f"{key}.guest.image", wrong, hint=hint)
+        if host.manager == "zadm" and settings.guest.link in (None, "auto"):
+            hint = "name the link that the VNIC is made over (dladm show-link)"
+            yield Problem(f"{key}.guest.link", wrong, settings.guest.link or "", hint)
+
+    def reaches_machine(self) -> list[Any]:
+        host = self.site.host
+        guest = self.settings.guest.model_dump()
+        return [host.manager if host else None, guest, self.settings.bridge, self.mac]
+
+    def machine_id(self, identity: str) -> str:
+        return f"autojoin://{self.site.cluster.name}/{identity}"
+
+    def kubelet_overrides(self, node: Node) -> dict[str, Any]:
+        known = {"providerID": self.machine_id(node.identity)} if self.restarts_by_itself else {}
+        return super().kubelet_overrides(node) | known
 
     @property
     def mac(self) -> str:
@@ -41,12 +82,17 @@ class Bhyve(Hardware):
         return f"{directory or NO_DIRECTORY}/{self.node}/seed.iso"
 
     def own_files(self, emission: Emission) -> dict[str, File]:
-        return {
+        files = {
             "guest.env": text(self.environment(), 0o644),
             "guest.sh": File(GUEST_SCRIPT.read_bytes(), 0o755),
             "zadm.json": text(json.dumps(self.zone(), indent=2) + "\n", 0o644),
             "vm-bhyve.conf": text(self.template(), 0o644),
         }
+        if self.site.host and self.site.host.manager == "libvirt":
+            guest = self.settings.guest
+            made_of = (guest.cpus, guest.memory, self.settings.bridge, self.mac)
+            files["libvirt.xml"] = text(libvirt.domain(self.node, *made_of), 0o644)
+        return files
 
     def zone(self) -> dict[str, Any]:
         """The zone, as guest.sh gives it to zadm; without a link that is one to be asked for.
@@ -87,7 +133,10 @@ class Bhyve(Hardware):
 
     def environment(self) -> str:
         """guest.env: shell assignments."""
-        values = {"NODE": self.node, "IMAGE": self.settings.guest.image or "", "LINK": self.link}
+        guest, host = self.settings.guest, self.site.host
+        values = {"NODE": self.node, "IMAGE": guest.image or "", "LINK": self.link}
+        if host and host.manager:
+            values |= {"MANAGER": host.manager, "DISK_SIZE": guest.disk_size}
         return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
 
     def template(self) -> str:
@@ -126,7 +175,7 @@ def vnic(node: str) -> str:
 
 
 class BhyveWorker(Worker):
-    """A bhyve guest: its files are delivered; a person makes it from them."""
+    """A bhyve guest: its files are delivered; its host's manager or a person makes it from them."""
 
     token = "autojoin:workers:BhyveWorker"
     hardware = Bhyve

@@ -30,7 +30,7 @@ def problems(lab: Lab, taken: dict[str, str]) -> Iterator[Problem]:
     yield from _unique(lab)
     yield from _boards(lab)
     for name, worker in lab.workers.items():
-        yield from _hardware(name, worker)
+        yield from _hardware(lab, name, worker)
         yield from _provisioner(lab, name, worker)
         yield from _system(name, worker)
 
@@ -121,7 +121,7 @@ def _boards(lab: Lab) -> Iterator[Problem]:
             yield Problem(key, "is no board of autojoin:boards", worker.bmc, hint)
 
 
-def _hardware(name: str, worker: Worker) -> Iterator[Problem]:
+def _hardware(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
     key = f"autojoin:workers.{name}"
     kind = HARDWARE[worker.hardware]
     for attribute in kind.required:
@@ -139,7 +139,7 @@ def _hardware(name: str, worker: Worker) -> Iterator[Problem]:
         wrong = f"can't be with hardware: {kind.name}"
         hint = f"it is {kind.architecture}"
         yield Problem(f"{key}.architecture", wrong, worker.architecture, hint)
-    yield from kind.problems(key, worker)
+    yield from kind.problems(key, worker, lab.provisioner(worker))
 
 
 def _provisioner(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
@@ -150,7 +150,7 @@ def _provisioner(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
         yield Problem(f"{key}.provisioner", "is no provisioning host", worker.provisioner, hint)
     elif lab.provisioner(worker) is None:
         hint = "name one host in autojoin:provisioning, or the worker's provisioner"
-        if HARDWARE[worker.hardware].restarts_by_itself:
+        if HARDWARE[worker.hardware].is_started(None):
             wrong = f"is required with hardware: {worker.hardware}"
             yield Problem(f"{key}.provisioner", wrong, hint=hint)
         elif worker.await_join:

@@ -99,10 +99,6 @@ class Hardware:
     starts_from_disc: ClassVar[bool] = False
     # Whether the root file system is smaller than its disk at first.
     grow_root: ClassVar[bool] = True
-    # Whether the graph starts the machine. Where it does, whatever reaches the machine is a new
-    # identity (new join key, old certificate revoked); elsewhere only generation, address and
-    # hardware are, so that editing a label never revokes a node that still runs from its old seed.
-    restarts_by_itself: ClassVar[bool] = False
     # The program that takes the files on the provisioning host, and its name there.
     program: ClassVar[str] = "deliver"
     program_file: ClassVar[Path] = delivery.DELIVER_SCRIPT
@@ -134,7 +130,7 @@ class Hardware:
 
     # --- what a hardware type states ------------------------------------------------------
 
-    def kubelet_overrides(self) -> dict[str, Any]:
+    def kubelet_overrides(self, node: Node) -> dict[str, Any]:
         """What of the KubeletConfiguration the hardware and its system need otherwise."""
         return {"cgroupDriver": "systemd"}
 
@@ -153,11 +149,28 @@ class Hardware:
         return settings.labels | own
 
     @classmethod
-    def problems(cls, key: str, settings: Settings) -> Iterator[Problem]:
-        """What is wrong with settings of a worker that only this type can tell."""
+    def is_started(cls, host: ProvisioningHost | None) -> bool:
+        """Whether the graph starts machines of this type that are at `host`.
+
+        Where it does, whatever reaches the machine is a new identity (new join key, old certificate
+        revoked); elsewhere only generation, address and hardware are, so that editing a label never
+        revokes a node that still runs from its old seed.
+        """
+        return False
+
+    @classmethod
+    def problems(
+        cls, key: str, settings: Settings, host: ProvisioningHost | None
+    ) -> Iterator[Problem]:
+        """What is wrong with settings of a worker at `host` that only this type can tell."""
         if cls.ubuntu_alone and not settings.os_release.startswith("ubuntu-"):
             hint = f"{cls.ubuntu_alone}; choose ubuntu-22.04 or ubuntu-24.04"
             yield Problem(f"{key}.osRelease", "can't be installed", settings.os_release, hint)
+
+    @property
+    def restarts_by_itself(self) -> bool:
+        """Whether the graph starts the machine."""
+        return self.is_started(self.site.host)
 
     def own_files(self, emission: Emission) -> dict[str, File]:
         """The type's files beside the seed, by path relative to the node's folder."""
@@ -198,7 +211,8 @@ class Hardware:
         return [self.name, self.site.cluster.name, *where]
 
     def machine_id(self, identity: str) -> str:
-        """The machine-id of its machine of that identity, which its Node tells; empty: unknown."""
+        """What its Node tells of its machine of that identity, as machine-id or as the provider's
+        ID; empty where that is not known."""
         return ""
 
     def reaches_machine(self) -> list[Any]:
@@ -379,5 +393,5 @@ class Hardware:
             authority_pem=authority_pem,
             gate_url=self.site.gate_url,
             join_key=join_key,
-            kubelet_overrides=kubelet.merged(self.kubelet_overrides(), self.settings.kubelet),
+            kubelet_overrides=kubelet.merged(self.kubelet_overrides(node), self.settings.kubelet),
         )

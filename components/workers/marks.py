@@ -21,19 +21,19 @@ class Marks:
 
     def __init__(self, name: str) -> None:
         self._name = f"{name}: what an edit means for a machine"
-        self._kinds: dict[str, type[Hardware]] = {}
+        self._started: dict[str, bool] = {}
         self._workers: dict[str, pulumi.Resource] = {}
         self._marked: set[str] = set()
         self._hook: pulumi.ResourceHook | None = None
 
-    def of(self, name: str, kind: type[Hardware]) -> pulumi.ResourceHookBinding | None:
+    def of(self, name: str, node: Hardware) -> pulumi.ResourceHookBinding | None:
         """The hooks for the commands of one worker, to run before an update; none but in preview.
 
         The commands are named NAME-registration and NAME-machine.
         """
         if not pulumi.runtime.is_dry_run():
             return None
-        self._kinds[name] = kind
+        self._started[name] = node.restarts_by_itself
         if self._hook is None:
             options = pulumi.ResourceHookOptions(on_dry_run=True, ignore_errors=True)
             self._hook = pulumi.ResourceHook(self._name, self._mark, options)
@@ -52,7 +52,7 @@ class Marks:
             return  # known only after the CA host ran
         changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
         parts = (changed, set()) if part == "registration" else (set(), changed)
-        kind = effect(self._kinds[name].restarts_by_itself, anew, *parts)
+        kind = effect(self._started[name], anew, *parts)
         if kind not in EFFECTS or name in self._marked:
             return
         self._marked.add(name)

@@ -17,8 +17,9 @@ from components.certificate_authority.authority_host import installed_command
 from components.machine_host import delivery
 from components.machine_host.recipe import Book, recipe
 from components.workers.hardware import Delivery, Emission, Hardware
-from components.workers.seed import Seed
+from components.workers.seed import Node, Seed
 from components.workers.worker import Worker
+from stack.models import ProvisioningHost
 
 # A machine shares its host's control groups, swap and memory: the kubelet has nothing to enforce,
 # and does not put itself before the host's own services. Where it may not, it would sleep 0.2 s.
@@ -43,7 +44,6 @@ class Nspawn(Hardware):
 
     name = "nspawn"
     interface = "host0"
-    restarts_by_itself = True
     grow_root = False
     one_architecture = False
     program = "machine"
@@ -53,7 +53,11 @@ class Nspawn(Hardware):
     hints: ClassVar = {"image": "the root folder of its machines on the provisioning host"}
     example: ClassVar = {"image": "/image"}
 
-    def kubelet_overrides(self) -> dict[str, Any]:
+    @classmethod
+    def is_started(cls, host: ProvisioningHost | None) -> bool:
+        return True
+
+    def kubelet_overrides(self, node: Node) -> dict[str, Any]:
         return KUBELET_OVERRIDES
 
     def delivery(self, identity: str, marks: Iterable[str] = ()) -> Delivery:

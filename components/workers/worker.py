@@ -57,6 +57,7 @@ class Worker(pulumi.ComponentResource):
             "addresses": list(node.settings.addresses),
             "generation": node.settings.generation,
             "kubernetesVersion": node.site.cluster.kubernetes_version,
+            "startedByUp": node.restarts_by_itself,
             "identity": self.identity,
             # A hash over the join key's 256 random bits tells nothing of it.
             "userDataSha256": shown.apply(lambda values: node.emission(values).user_data_sha256),
@@ -98,7 +99,7 @@ class Worker(pulumi.ComponentResource):
             delete=self.identity.apply(lambda identity: commands(identity).delete),
             # The old machine goes, where it is, before one comes elsewhere with its address.
             triggers=node.place(),
-            hooks=pulumi.ResourceHookBinding.merge(gate.marks.of(name, type(node)), turns),
+            hooks=pulumi.ResourceHookBinding.merge(gate.marks.of(name, node), turns),
             parent=self,
             # Not of its registration, which stands before `needs` anyway: where a host is dead, the
             # registration's removal must not wait for the machine's.

@@ -7,7 +7,8 @@
 #   deliver keep DIRECTORY               stdin: names; remove the files of every other node
 #
 # The recipe has a folder files/, whose entries (folders of this node alone) go to DIRECTORY, and the
-# node's identity. Records lie in nodes/ beside this script, in DIRECTORY/.autojoin/CLUSTER with
+# node's identity. Of files that name a manager of guests, this host makes the node's machine too.
+# Records lie in nodes/ beside this script, in DIRECTORY/.autojoin/CLUSTER with
 # assemble and its books. A record lists what NODE has in DIRECTORY; it is written last, so that who
 # watches the records sees whole nodes only.
 set -eu
@@ -33,6 +34,40 @@ owned() {
     cat "$RECORD" "$CLAIM" 2>/dev/null | grep -qxF "$1"
 }
 
+guest() {
+    sh "$DIRECTORY/$NODE/guest.sh" "$@"
+}
+
+guest_is_there() {
+    guest --is-there && return 0
+    [ $? = 1 ] || exit 1
+    return 1
+}
+
+# A guest that stands in GUEST is ours: by its identity once it is whole, and from before it is made.
+make_guest() {
+    grep -q '^MANAGER=' "$DIRECTORY/$NODE/guest.env" 2>/dev/null || return 0
+    if [ -e "$GUEST" ] && cmp -s "$GUEST" "$IDENTITY"; then
+        guest_is_there || die "the guest $NODE is gone from this host; raise the generation of the node, so that a new one may join"
+        guest --start
+        return 0
+    fi
+    if [ -e "$GUEST" ]; then
+        guest --remove
+    elif guest_is_there; then
+        die "a guest $NODE is on this host already, and autojoin did not make it; remove it, or give the node another name, then run this again"
+    fi
+    echo making >"$GUEST"
+    guest
+    cp "$IDENTITY" "$GUEST"
+}
+
+remove_guest() {
+    [ -e "$GUEST" ] || return 0
+    guest --remove
+    rm -f "$GUEST"
+}
+
 apply() {
     chmod 755 "$DIRECTORY"
     mkdir -p "$RECORDS/nodes"
@@ -53,8 +88,11 @@ apply() {
     cp "$work/identity" "$RECORDS/nodes/.$NODE.identity"
     if [ -f "$RECORD" ] && cmp -s "$work/sum" "$SUM"; then
         mv "$RECORDS/nodes/.$NODE.identity" "$IDENTITY"
+        make_guest
         return 0 # the very same files are there
     fi
+    # By the program that made it.
+    cmp -s "$work/identity" "$IDENTITY" || remove_guest
     rm -f "$SUM"
     remove_listed
     cat "$work/list" >"$CLAIM"
@@ -62,6 +100,7 @@ apply() {
     cp "$work/sum" "$SUM"
     mv "$RECORDS/nodes/.$NODE.identity" "$IDENTITY"
     mv "$CLAIM" "$RECORD"
+    make_guest
 }
 
 use_node() {
@@ -70,6 +109,7 @@ use_node() {
     SUM=$RECORDS/nodes/$NODE.sum
     IDENTITY=$RECORDS/nodes/$NODE.identity
     CLAIM=$RECORDS/nodes/.$NODE.claim
+    GUEST=$RECORDS/nodes/$NODE.guest
 }
 
 # remove IDENTITY
@@ -83,6 +123,7 @@ remove() {
 }
 
 take_away() {
+    remove_guest
     remove_listed
     rm -rf "$RECORD" "$SUM" "$CLAIM" "$IDENTITY" "$RECORDS/nodes/.$NODE.identity"
 }

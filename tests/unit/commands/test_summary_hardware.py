@@ -45,3 +45,9 @@ def test_a_new_generation_is_for_a_person_to_provision() -> None:
 def test_a_second_address_is_told() -> None:
     found = shown(True, generation=2, addresses=["10.0.0.1", "fd00::1"], userDataSha256="b" * 64)
     assert "address 10.0.0.1 → 10.0.0.1 and fd00::1" in found
+
+
+def test_a_guest_that_its_host_makes_is_for_nobody_to_provision() -> None:
+    found = shown(True, generation=2, userDataSha256="b" * 64, startedByUp=True)
+    assert "guest: re-provisioned (generation 1 → 2" in found
+    assert "by hand" not in found
