@@ -389,6 +389,10 @@ TEST_PACKAGES = {
 
 # What runs the lab's virtual machines, and what lays out their disk.
 MACHINE_PACKAGES = {
+    "libvirt-clients": "/usr/bin/virsh",
+    "libvirt-daemon-driver-qemu": "/usr/bin/virt-qemu-run",
+    "libvirt-daemon-system": "/etc/libvirt/qemu.conf",
+    "qemu-utils": "/usr/bin/qemu-img",
     "qemu-system-x86": "/usr/bin/qemu-system-x86_64",
     "ovmf": "/usr/share/OVMF/OVMF_CODE_4M.fd",
     "cpio": "/bin/cpio",

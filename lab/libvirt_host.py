@@ -1,0 +1,86 @@
+"""A Linux hypervisor on the lab's network, whose guests libvirt keeps: this machine, set apart.
+
+sshd and libvirtd as Debian packages them, with mounts and processes of their own, in the network of
+the lab's hypervisor and in its control group: they end with the lab.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lab import pki
+from lab.machine import of_lab
+from lab.place import Place
+from lab.waiting import wait_for
+
+PORT = 2222
+START_SECONDS = 30.0
+# What it has of its own, each a folder of FOLDER.
+_OWN = ("/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt", "/var/lib/autojoin")
+# The lab's control groups are not for libvirt to share out, and AppArmor is not there.
+_QEMU = 'cgroup_controllers = []\nsecurity_driver = "none"\nnamespaces = []\n'
+_SSHD = """\
+Port {port}
+ListenAddress {address}
+HostKey {folder}/host-key
+AuthorizedKeysFile {folder}/authorized-keys
+PidFile none
+UsePAM no
+"""
+# $1 is FOLDER, the others are what it has of its own.
+_START = """\
+folder=$1
+shift
+mount --make-rprivate /
+mount -t tmpfs run /run
+mkdir -p /run/sshd /run/libvirt
+for own in /etc/libvirt "$@"; do
+    mkdir -p "$folder$own"
+    mount --bind "$folder$own" "$own"
+done
+mkdir -p /var/lib/libvirt/images /var/lib/libvirt/qemu
+virtlogd --daemon
+libvirtd --daemon
+exec /usr/sbin/sshd -D -e -f "$folder/sshd_config"
+"""
+
+
+@contextlib.contextmanager
+def hypervisor(place: Place, folder: Path) -> Iterator[dict[str, Any]]:
+    """That host, with what it keeps in `folder`; its section of `autojoin:provisioning`."""
+    folder.mkdir(parents=True)
+    key = folder / "host-key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    (folder / "authorized-keys").write_text(pki.ssh_public_key(place, "client") + "\n")
+    settings = {"folder": folder, "port": PORT, "address": place.hypervisor_address}
+    (folder / "sshd_config").write_text(_SSHD.format(**settings))
+    shutil.copytree("/etc/libvirt", folder / "etc/libvirt")
+    (folder / "etc/libvirt/qemu.conf").write_text(_QEMU)
+    inside = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    script = ["sh", "-euc", _START, "sh", str(folder), *_OWN]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*of_lab(place).inside, *inside, *script], stdout=log, stderr=log
+        )
+
+    def said() -> str:
+        return (folder / "log").read_text(errors="replace")
+
+    try:
+        listening = lambda: "Server listening" in said()  # noqa: E731
+        wait_for(listening, START_SECONDS, "the hypervisor does not start", said, process)
+        yield {
+            "address": str(place.hypervisor_address),
+            "port": PORT,
+            "hostKey": key.with_suffix(".pub").read_text().strip(),
+            "privateKeyFile": ".lab/pki/ssh-client",
+            "manager": "libvirt",
+        }
+    finally:
+        process.terminate()
+        process.wait()
