@@ -14,7 +14,7 @@ from typing import Any
 EFFECTS = {
     "added": ("create", "joins"),
     "removed": ("delete", "drained, certificate revoked, name barred, Node deleted"),
-    "re-provisioned": ("update", "drained, starts and joins anew"),
+    "re-provisioned": ("update", "drained, its DISK IS ERASED, starts and joins anew"),
     "to be provisioned anew": (
         "update",
         "its certificate is revoked; start it from its new seed, by hand",

@@ -193,9 +193,22 @@ def test_no_secret_is_in_what_is_read_or_shown(previews: dict[str, str]) -> None
     [
         (
             raise_a_generation,
-            {"node-2": ("warning", "re-provisioned: drained, starts and joins anew")},
+            {
+                "node-2": (
+                    "warning",
+                    "re-provisioned: drained, its DISK IS ERASED, starts and joins anew",
+                )
+            },
         ),
-        (another_image, {"node-2": ("warning", "re-provisioned: drained, starts and joins anew")}),
+        (
+            another_image,
+            {
+                "node-2": (
+                    "warning",
+                    "re-provisioned: drained, its DISK IS ERASED, starts and joins anew",
+                )
+            },
+        ),
         (wait_longer_for_a_join, {}),
         (add_a_worker, {}),
         (nothing, {}),
