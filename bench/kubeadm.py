@@ -181,6 +181,8 @@ def _seed(place: Place, name: str, address: str) -> Seed:
                 "match": {"name": "host0"},
                 "dhcp4": False,
                 "addresses": [f"{address}/{place.network.prefixlen}"],
+                # Cilium's agent takes no veth for a device that has no default route.
+                "routes": [{"to": "0.0.0.0/0", "via": str(place.hypervisor_address)}],
             }
         },
     }
