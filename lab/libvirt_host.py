@@ -21,7 +21,7 @@ from lab.waiting import wait_for
 PORT = 2222
 START_SECONDS = 30.0
 # What it has of its own, each a folder of FOLDER.
-_OWN = ("/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt", "/var/lib/autojoin")
+_OWN = ("/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt", "/usr/local/lib")
 # The lab's control groups are not for libvirt to share out, and AppArmor is not there.
 _QEMU = 'cgroup_controllers = []\nsecurity_driver = "none"\nnamespaces = []\n'
 _SSHD = """\
@@ -79,6 +79,7 @@ def hypervisor(place: Place, folder: Path) -> Iterator[dict[str, Any]]:
             "port": PORT,
             "hostKey": key.with_suffix(".pub").read_text().strip(),
             "privateKeyFile": ".lab/pki/ssh-client",
+            "directory": str(folder / "nodes"),
             "manager": "libvirt",
         }
     finally:
