@@ -112,7 +112,7 @@ libvirt_is_there() {
 libvirt_make() {
     [ ! -e "$DISKS/$NODE.qcow2" ] || die "$DISKS/$NODE.qcow2 is there already; move it away, then run this again"
     qemu-img convert -O qcow2 "$IMAGE" "$DISKS/$NODE.qcow2"
-    qemu-img resize --quiet "$DISKS/$NODE.qcow2" "$DISK_SIZE"
+    qemu-img resize -q "$DISKS/$NODE.qcow2" "$DISK_SIZE"
     # The seed holds the join key. QEMU's user is given both files by libvirt.
     (umask 077 && cp "$HERE/seed.iso" "$DISKS/$NODE-seed.iso")
     kind=kvm
