@@ -44,6 +44,9 @@ for own in /etc/libvirt "$@"; do
     mount --bind "$folder$own" "$own"
 done
 mkdir -p /var/lib/libvirt/images /var/lib/libvirt/qemu
+# A machine that is one itself may have it and run no guest by it: it is emulated everywhere.
+: >"$folder/no-kvm"
+[ ! -e /dev/kvm ] || mount --bind "$folder/no-kvm" /dev/kvm
 virtlogd --daemon
 libvirtd --daemon
 exec /usr/sbin/sshd -D -e -f "$folder/sshd_config"

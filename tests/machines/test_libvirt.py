@@ -57,6 +57,14 @@ def linux(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
         lab.edit(add)
         yield folder
+        # Before it ends, whatever is left at it goes.
+        lab.edit(without)
+        lab.make("up")
+
+
+def without(config: dict[str, Any]) -> None:
+    config["autojoin:workers"].pop(NODE, None)
+    config["autojoin:provisioning"].pop(HOST, None)
 
 
 def guests(folder: Path) -> list[str]:
@@ -120,5 +128,3 @@ def test_one_that_is_removed_leaves_nothing(lab: Lab, linux: Path) -> None:
     assert NODE not in up(lab, "drained and removed")
     assert guests(linux) == []
     assert domain(linux, "list", "--all", "--name") == ""
-    lab.edit(lambda config: config["autojoin:provisioning"].pop(HOST))
-    up(lab, "and its host")
