@@ -144,7 +144,8 @@ class CommandLines(threading.Thread):
     def run(self) -> None:
         looks: dict[str, int] = {}
         while not self.ended.wait(0.03):
-            looks = {it: looks.get(it, 0) + 1 for it in os.listdir("/proc") if it.isdigit()}
+            there = [it.name for it in Path("/proc").iterdir() if it.name.isdigit()]
+            looks = {process: looks.get(process, 0) + 1 for process in there}
             for process, number in looks.items():
                 if number > YOUNG_LOOKS and number % YOUNG_LOOKS:
                     continue

@@ -78,7 +78,9 @@ class Awaited:
     def _failed(self, event: Event) -> None:
         text = f"phase {event.phase}: {event.message or 'no message'}"
         self.earlier = text
-        if event.at > self.told:
+        # What joined becomes Ready once its images are there: that takes what its link takes, and
+        # the node goes on trying.
+        if event.at > self.told and event.phase != "ready":
             self.cause = f"{text}; {_ADVICE.get(event.phase, _LOOK)}"
 
     def run_out(self) -> None:

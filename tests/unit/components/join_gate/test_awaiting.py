@@ -112,6 +112,26 @@ def test_a_failure_that_was_told_does_not_decide_the_next_wait(shared_host: Host
     assert summary(result)[node.name]["readySeconds"] > 0
 
 
+def test_one_that_is_not_ready_in_its_own_time_is_waited_for_in_ours(shared_host: Host) -> None:
+    """Its images took longer than the 300 seconds of its script, and joinTimeout was more."""
+    node, other = registered(shared_host), registered(shared_host)
+
+    def later() -> None:
+        for each in (node, other):
+            say(shared_host, each, "ready", "failed", "no network plugin")
+        say(shared_host, node, "ready", "done")
+
+    for each in (node, other):
+        start(shared_host, each)
+    result = wait(shared_host, node, other, meanwhile=later, seconds=3)
+    assert result.stderr.splitlines() == [
+        "gate await: 1 of 2 nodes failed",
+        f"{other.name} did not join: phase ready: nothing more was heard within 3 s; what it said "
+        "before: phase ready: no network plugin; check the CNI configuration on the machine and "
+        "the conditions of its Node",
+    ]
+
+
 def test_a_failure_of_an_attempt_before_the_last_start_counts_no_more(shared_host: Host) -> None:
     node = registered(shared_host)
     say(shared_host, node, "certificate", "failed", "yesterday")
