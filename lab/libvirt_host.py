@@ -86,5 +86,6 @@ def hypervisor(place: Place, folder: Path) -> Iterator[dict[str, Any]]:
             "manager": "libvirt",
         }
     finally:
-        process.terminate()
+        # unshare waits for its child, whatever it is told; that one goes with it.
+        process.kill()
         process.wait()
