@@ -33,6 +33,7 @@ from lab import cgroup, facts, place
 from lab.example import MANIFEST
 from lab.place import Place
 from lab.remote import remote
+from lab.waiting import wait_for
 from tests.e2e.conftest import COPIES, Lab, copy_checkout
 
 _LONGEST_SECONDS = 180.0
@@ -119,7 +120,12 @@ class PodWatch(Watch):
         metadata = found["metadata"]
         subject = metadata.get("labels", {}).get("k8s-app")
         node = found["spec"].get("nodeName")
-        if subject not in (AGENT, ANSWERING) or not node or metadata.get("deletionTimestamp"):
+        if subject not in (AGENT, ANSWERING) or not node:
+            return
+        if event == "DELETED" and self._pods.get((node, subject)) == metadata["uid"]:
+            # A node of the same name comes later, and waits for pods of its own.
+            self.times.pop((node, subject), None)
+        if event == "DELETED" or metadata.get("deletionTimestamp"):
             return
         times = self.times.setdefault((node, subject), {})
         if self._pods.get((node, subject)) != metadata["uid"]:
@@ -201,6 +207,8 @@ class Bed:
         for name in names:
             here = ["--all-namespaces", f"--field-selector=spec.nodeName={name}"]
             self.lab.run("kubectl", "delete", "pods", *here, "--force", "--grace-period=0")
+        # Watches hear of it a moment later than who deletes.
+        wait_for(lambda: not any(node in names for node, _ in self.pods.times), 10, "pods stay")
 
 
 @contextlib.contextmanager
