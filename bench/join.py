@@ -122,10 +122,12 @@ class PodWatch(Watch):
         node = found["spec"].get("nodeName")
         if subject not in (AGENT, ANSWERING) or not node:
             return
-        if event == "DELETED" and self._pods.get((node, subject)) == metadata["uid"]:
+        if event == "DELETED":
             # A node of the same name comes later, and waits for pods of its own.
-            self.times.pop((node, subject), None)
-        if event == "DELETED" or metadata.get("deletionTimestamp"):
+            if self._pods.get((node, subject)) == metadata["uid"]:
+                self.times.pop((node, subject), None)
+            return
+        if metadata.get("deletionTimestamp"):
             return
         times = self.times.setdefault((node, subject), {})
         if self._pods.get((node, subject)) != metadata["uid"]:

@@ -27,7 +27,7 @@ _QEMU = 'cgroup_controllers = []\nsecurity_driver = "none"\nnamespaces = []\n'
 _SSHD = """\
 Port {port}
 ListenAddress {address}
-HostKey {folder}/host-key
+HostKey {folder}/ssh-host
 AuthorizedKeysFile {folder}/authorized-keys
 PidFile none
 UsePAM no
@@ -57,8 +57,7 @@ exec /usr/sbin/sshd -D -e -f "$folder/sshd_config"
 def hypervisor(place: Place, folder: Path) -> Iterator[dict[str, Any]]:
     """That host, with what it keeps in `folder`; its section of `autojoin:provisioning`."""
     folder.mkdir(parents=True)
-    key = folder / "host-key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    pki.ensure_ssh_key(folder, "host")
     (folder / "authorized-keys").write_text(pki.ssh_public_key(place, "client") + "\n")
     settings = {"folder": folder, "port": PORT, "address": place.hypervisor_address}
     (folder / "sshd_config").write_text(_SSHD.format(**settings))
@@ -80,7 +79,7 @@ def hypervisor(place: Place, folder: Path) -> Iterator[dict[str, Any]]:
         yield {
             "address": str(place.hypervisor_address),
             "port": PORT,
-            "hostKey": key.with_suffix(".pub").read_text().strip(),
+            "hostKey": (folder / "ssh-host.pub").read_text().strip(),
             "privateKeyFile": ".lab/pki/ssh-client",
             "directory": str(folder / "nodes"),
             "manager": "libvirt",

@@ -57,10 +57,14 @@ class Bhyve(Hardware):
             hint = "name the link that the VNIC is made over (dladm show-link)"
             yield Problem(f"{key}.guest.link", wrong, settings.guest.link or "", hint)
 
+    @property
+    def manager(self) -> str | None:
+        """What the graph makes the guest by; None where a person does."""
+        return self.site.host.manager if self.site.host else None
+
     def reaches_machine(self) -> list[Any]:
-        host = self.site.host
         guest = self.settings.guest.model_dump()
-        return [host.manager if host else None, guest, self.settings.bridge, self.mac]
+        return [self.manager, guest, self.settings.bridge, self.mac]
 
     def machine_id(self, identity: str) -> str:
         return f"autojoin://{self.site.cluster.name}/{identity}"
@@ -88,7 +92,7 @@ class Bhyve(Hardware):
             "zadm.json": text(json.dumps(self.zone(), indent=2) + "\n", 0o644),
             "vm-bhyve.conf": text(self.template(), 0o644),
         }
-        if self.site.host and self.site.host.manager == "libvirt":
+        if self.manager == "libvirt":
             guest = self.settings.guest
             made_of = (guest.cpus, guest.memory, self.settings.bridge, self.mac)
             files["libvirt.xml"] = text(libvirt.domain(self.node, *made_of), 0o644)
@@ -133,10 +137,10 @@ class Bhyve(Hardware):
 
     def environment(self) -> str:
         """guest.env: shell assignments."""
-        guest, host = self.settings.guest, self.site.host
+        guest = self.settings.guest
         values = {"NODE": self.node, "IMAGE": guest.image or "", "LINK": self.link}
-        if host and host.manager:
-            values |= {"MANAGER": host.manager, "DISK_SIZE": guest.disk_size}
+        if self.manager:
+            values |= {"MANAGER": self.manager, "DISK_SIZE": guest.disk_size}
         return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
 
     def template(self) -> str:

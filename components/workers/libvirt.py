@@ -7,18 +7,17 @@ from xml.etree.ElementTree import Element, SubElement
 
 # Where guest.sh puts its disk and a copy of its seed: QEMU's user may read nothing of the nodes'.
 DISKS = "/var/lib/libvirt/images"
-_UNITS = {"K": "KiB", "M": "MiB", "G": "GiB", "T": "TiB"}
 
 
 def domain(node: str, cpus: int, memory: str, bridge: str, mac: str) -> str:
     """Its firmware is UEFI, disk and card are virtio's, and its seed is a disc.
 
-    `memory` is a number with K, M, G or T behind it. guest.sh has the processor emulated where
+    `memory` is a number with M, G or T behind it. guest.sh has the processor emulated where
     there is no KVM.
     """
     root = Element("domain", type="kvm")
     SubElement(root, "name").text = node
-    SubElement(root, "memory", unit=_UNITS[memory[-1]]).text = memory[:-1]
+    SubElement(root, "memory", unit=f"{memory[-1]}iB").text = memory[:-1]
     SubElement(root, "vcpu").text = str(cpus)
     system = SubElement(root, "os", firmware="efi")
     SubElement(system, "type", machine="q35").text = "hvm"

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope="module")
-def linux(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def linux(lab: Lab) -> Iterator[Path]:
     """The hypervisor's folder. It is in the stack, and one guest at it."""
     place = places.find(lab.checkout)
     assert place

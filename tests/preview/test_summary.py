@@ -188,27 +188,14 @@ def test_no_secret_is_in_what_is_read_or_shown(previews: dict[str, str]) -> None
         assert "[secret]" not in data
 
 
+ANEW = "re-provisioned: drained, its DISK IS ERASED, starts and joins anew"
+
+
 @pytest.mark.parametrize(
     ("edit", "marks"),
     [
-        (
-            raise_a_generation,
-            {
-                "node-2": (
-                    "warning",
-                    "re-provisioned: drained, its DISK IS ERASED, starts and joins anew",
-                )
-            },
-        ),
-        (
-            another_image,
-            {
-                "node-2": (
-                    "warning",
-                    "re-provisioned: drained, its DISK IS ERASED, starts and joins anew",
-                )
-            },
-        ),
+        (raise_a_generation, {"node-2": ("warning", ANEW)}),
+        (another_image, {"node-2": ("warning", ANEW)}),
         (wait_longer_for_a_join, {}),
         (add_a_worker, {}),
         (nothing, {}),

@@ -47,13 +47,13 @@ guest_is_there() {
 # A guest that stands in GUEST is ours: by its identity once it is whole, and from before it is made.
 make_guest() {
     grep -q '^MANAGER=' "$DIRECTORY/$NODE/guest.env" 2>/dev/null || return 0
-    if [ -e "$GUEST" ] && cmp -s "$GUEST" "$IDENTITY"; then
+    if cmp -s "$GUEST" "$IDENTITY"; then
         guest_is_there || die "the guest $NODE is gone from this host; raise the generation of the node, so that a new one may join"
         guest --start
         return 0
     fi
     if [ -e "$GUEST" ]; then
-        guest --remove
+        remove_guest
     elif guest_is_there; then
         die "a guest $NODE is on this host already, and autojoin did not make it; remove it, or give the node another name, then run this again"
     fi

@@ -10,23 +10,28 @@ from __future__ import annotations
 import copy
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.load import from_values
-from components.machine_host import delivery
 from components.workers import libvirt
 from components.workers.hardware_types import Emission, Hardware, of
 from stack.problem import ConfigError
 from tests.unit.components.examples import AUTHORITY_PEM
-from tests.unit.components.machine_host.test_deliver_script import install
+from tests.unit.components.machine_host.test_deliver_script import (
+    applying,
+    given,
+    install,
+    removing,
+)
 from tests.unit.components.workers.test_hardware import SECRET, VALUES
 
 MANAGERS = ["zadm", "vm-bhyve", "libvirt"]
 NODE = "bhyve"
+DISKS = libvirt.DISKS.encode()
 # What each is told to change is a line of $STATE/log. The step number CUT ends as by a power cut:
 # before it is done, or with AFTER=1 behind it.
 DOING = """\
@@ -114,9 +119,8 @@ OFF = {"zadm": "installed", "vm-bhyve": "stopped", "libvirt": "shut off"}
 
 def values(manager: str, generation: int = 1, **guest: Any) -> dict[str, Any]:
     found = copy.deepcopy(VALUES)
-    (host,) = [found["provisioning"][found["workers"][NODE]["provisioner"]]]
-    host["manager"] = manager
     worker = found["workers"][NODE]
+    found["provisioning"][worker["provisioner"]]["manager"] = manager
     worker["guest"] |= {"image": "/images/debian.qcow2", **guest}
     worker["generation"] = generation
     return found
@@ -163,19 +167,14 @@ class Host:
     def apply(self, generation: int = 1, **environment: str) -> tuple[int, str]:
         node, emission = self.node(generation)
         files = {
-            path: type(file)(
-                file.content.replace(libvirt.DISKS.encode(), str(self.state).encode()), file.mode
-            )
+            path: replace(file, content=file.content.replace(DISKS, str(self.state).encode()))
             for path, file in node.delivered_files(emission).items()
         }
-        stdin = delivery.apply_input(delivery.parcel(files, emission.identity))
-        where = delivery.records(str(self.nodes), "home")
-        return self.run(delivery.apply_command(NODE, str(self.nodes), where), stdin, **environment)
+        stdin = given(files, emission.identity)
+        return self.run(applying(NODE, self.nodes), stdin, **environment)
 
     def remove(self, generation: int = 1) -> tuple[int, str]:
-        where = delivery.records(str(self.nodes), "home")
-        identity = self.node(generation)[1].identity
-        return self.run(delivery.remove_command(NODE, str(self.nodes), where, identity))
+        return self.run(removing(NODE, self.nodes, self.node(generation)[1].identity))
 
     def is_running(self, generation: int) -> bool:
         """Whether the guest runs, with the seed of that generation."""
@@ -228,21 +227,16 @@ def test_a_power_cut_at_any_step_ends_in_one_whole_guest(host: Host, after: str)
     assert host.apply(2) == (0, "")
     replacing = len(host.log()) - making
     assert host.remove(2) == (0, "")
-    for step in range(1, making + 1):
-        (host.state / "log").unlink()
-        assert host.apply(1, CUT=str(step), AFTER=after)[0] != 0, step
-        assert host.apply(1) == (0, ""), step
-        assert host.is_running(1), step
-        assert host.remove(1) == (0, ""), step
-        assert host.left() == [], step
-    for step in range(1, replacing + 1):
-        assert host.apply(1) == (0, "")
-        (host.state / "log").unlink()
-        assert host.apply(2, CUT=str(step), AFTER=after)[0] != 0, step
-        assert host.apply(2) == (0, ""), step
-        assert host.is_running(2), step
-        assert host.remove(2) == (0, ""), step
-        assert host.left() == [], step
+    for generation, steps in ((1, making), (2, replacing)):
+        for step in range(1, steps + 1):
+            if generation == 2:
+                assert host.apply(1) == (0, "")
+            (host.state / "log").unlink()
+            assert host.apply(generation, CUT=str(step), AFTER=after)[0] != 0, step
+            assert host.apply(generation) == (0, ""), step
+            assert host.is_running(generation), step
+            assert host.remove(generation) == (0, ""), step
+            assert host.left() == [], step
 
 
 def test_another_ones_guest_of_that_name_is_left_alone(host: Host) -> None:
