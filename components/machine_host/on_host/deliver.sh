@@ -58,7 +58,11 @@ make_guest() {
         die "a guest $NODE is on this host already, and autojoin did not make it; remove it, or give the node another name, then run this again"
     fi
     echo making >"$GUEST"
-    guest
+    guest || {
+        # With 2 it was refused, and nothing was made: what is there is somebody else's.
+        [ $? != 2 ] || rm -f "$GUEST"
+        exit 1
+    }
     cp "$IDENTITY" "$GUEST"
 }
 

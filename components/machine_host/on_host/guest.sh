@@ -21,7 +21,7 @@ STOP_SECONDS=60
 
 die() {
     printf 'guest.sh: %s\n' "$*" >&2
-    exit 2 # and 1 says of --is-there that it is not
+    exit 2 # nothing was made; and 1 says of --is-there that it is not
 }
 
 # Where no provisioning host is known, the seed is looked for beside this script.

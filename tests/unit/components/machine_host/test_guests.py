@@ -255,6 +255,19 @@ def test_another_ones_guest_of_that_name_is_left_alone(host: Host) -> None:
     assert host.is_running(1)
 
 
+def test_another_ones_disk_is_left_alone(tmp_path: Path) -> None:
+    """The first refusal had claimed it, and the next `up` removed it."""
+    host = Host(tmp_path, "libvirt")
+    disk = host.state / f"{NODE}.qcow2"
+    disk.write_text("somebody else's")
+    for _ in range(2):
+        status, said = host.apply()
+        assert status == 1
+        assert said == f"guest.sh: {disk} is there already; move it away, then run this again\n"
+    assert host.remove()[0] == 0
+    assert disk.read_text() == "somebody else's"
+
+
 def test_one_that_is_gone_is_told(host: Host) -> None:
     assert host.apply() == (0, "")
     (host.state / f"{NODE}.state").unlink()
