@@ -22,7 +22,7 @@ down: ## destroy the cluster and stop the lab; ALL=1 also what dead checkouts le
 	@$(TOOLS) engine
 	@$(IN_VENV) commands.lab down $(if $(ALL),--all)
 
-test: ## every test, the end-to-end run on the lab included; PLUGINS=folder as for up
+test: ## unit tests, and a cluster from up to down; FULL=1 every accident too, as CI; PLUGINS=folder as for up
 	@$(TOOLS) $(if $(EDITS),edits,test)
 	@AUTOJOIN_FUZZ_SECONDS=$(FUZZ) $(IN_VENV) commands.lab test $(TESTS)
 

@@ -33,6 +33,8 @@ from tests.unit.components.join_gate import attacks, connection_attacks, renewal
 from tests.unit.components.join_gate.attacks import ATTACKS, Cast
 from tests.unit.components.join_gate.gate_host import ADDRESS, Gate, Shown, TestNode, pem
 
+pytestmark = pytest.mark.full
+
 GATE = "/usr/local/lib/autojoin/gate"
 DISK = "/var/lib/autojoin/machines/dev/{}/disk/root"
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.e2e.conftest import Lab
 
+pytestmark = pytest.mark.full
+
 SERVICES = ("cfssl", "ocsp-responder", "join-gate", "join-gate-renew", "revocation-refresh")
 SCRIPT = "/usr/local/lib/autojoin/certificate-authority.sh"
 CERTDB = "/var/lib/cfssl/certdb.sqlite"

@@ -35,6 +35,8 @@ from tests.e2e.test_first_light import WORKER_ROOT
 from tests.unit.components.workers.test_join_script import TOOLS
 from tools.pins import TEST_PACKAGES
 
+pytestmark = pytest.mark.full
+
 FOLDER = "/etc/kubernetes-ca"
 OLD = {"certificate": f"{FOLDER}/ca.pem", "key": f"{FOLDER}/ca-key.pem"}
 NEW = {"certificate": f"{FOLDER}/next.pem", "key": f"{FOLDER}/next-key.pem"}

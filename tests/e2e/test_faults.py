@@ -18,6 +18,8 @@ import pytest
 
 from tests.e2e.conftest import Lab, table
 
+pytestmark = pytest.mark.full
+
 WAIT_SECONDS = 6
 MACHINES = "/var/lib/autojoin/machines/dev"
 API_DOWN_SECONDS = 10

@@ -28,6 +28,8 @@ from tests.e2e.conftest import Lab, own_lab, table, until
 from tests.e2e.test_carries_work import apply, inside, service, start_pods
 from tests.e2e.test_first_light import WORKER_ROOT, WORKERS
 
+pytestmark = pytest.mark.full
+
 USER = "me"
 SSH_PORT, GATE_PORT, RESPONDER_PORT = 2222, 9443, 9889
 PODS, SERVICES = IPv6Network("fd00:20::/104"), IPv6Network("fd00:30::/112")

@@ -16,6 +16,8 @@ import pytest
 
 from tests.e2e.conftest import Lab, table
 
+pytestmark = pytest.mark.full
+
 # The stand-ins are containers of Debian: no control groups of their own, no resolver of Ubuntu's.
 CONTAINER = {
     "cgroupsPerQOS": False,

@@ -24,6 +24,8 @@ from hypothesis.stateful import (
 from tests.lifecycle.cluster import Cluster, Seen
 from tests.lifecycle.edits import EDITS, patched
 
+pytestmark = pytest.mark.full
+
 SECONDS = 240
 NAMES = st.sampled_from(("worker-1", "worker-2", "worker-3"))
 # Addresses that nothing else of the lab has.

@@ -6,8 +6,12 @@ import subprocess
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import pytest
+
 from lab import arm64_image, emulation, hypervisor, image
 from lab.place import Place, usual
+
+pytestmark = pytest.mark.full
 
 SHOW = """\
 handlers=/proc/sys/fs/binfmt_misc

@@ -30,6 +30,8 @@ from tests.unit.tools.plugins.kubernetes_server import ApiServer
 from tests.unit.tools.plugins.plugin_engine import Project
 from tools.pins import CHECKOUT, Layout
 
+pytestmark = pytest.mark.full
+
 CHARTS = {"1.17.0": "1.17", "1.18.4": "1.18", "1.20.2": "1.20"}
 FINALIZER = "example.org/not-yet"
 PROGRAM = """

@@ -23,6 +23,8 @@ from tests.unit.components.certificate_authority.test_authority_scripts import C
 from tests.unit.tools.plugins.plugin_engine import Project
 from tests.unit.tools.plugins.ssh_server import SshServer, generate_key
 
+pytestmark = pytest.mark.full
+
 OTHER_KEY = ec.generate_private_key(ec.SECP256R1())
 
 

@@ -26,6 +26,8 @@ from tests.unit.tools.plugins.plugin_engine import Project
 from tests.unit.tools.plugins.ssh_server import SshServer
 from tools import install, pins
 
+pytestmark = pytest.mark.full
+
 DEBIANS = "/usr/bin/cfssl"  # 1.2.0, of 2016
 
 

@@ -192,6 +192,7 @@ def test_trouble_with_the_jump_host_is_told_as_its_own(place: Place) -> None:
     assert told.startswith(f"{JUMP.removesuffix('.jump')}: 127.0.0.1 port {behind.port} can't be")
 
 
+@pytest.mark.full
 def test_up_and_destroy_go_the_same_way(place: Place, tmp_path: Path) -> None:
     (tmp_path / "project").mkdir()
     project = Project(tmp_path / "project")

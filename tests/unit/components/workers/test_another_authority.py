@@ -35,6 +35,8 @@ from tests.unit.components.workers.test_join_script import await_end
 from tests.unit.components.workers.test_renew_script import Joined
 from tests.unit.tools.plugins.kubernetes_server import ApiServer, Authority
 
+pytestmark = pytest.mark.full
+
 HOST = "192.0.2.2"
 LISTENER = listener()
 NETWORK = f"""

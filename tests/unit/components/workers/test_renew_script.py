@@ -213,6 +213,7 @@ def test_seconds_of_openssls_dates(moment: str) -> None:
         assert result.stdout == str(int(at.timestamp())), result.stderr
 
 
+@pytest.mark.full
 def test_a_power_cut_at_any_command_burns_no_node(machine: Joined) -> None:
     """Kills everything at the n-th command throughout a renewal, then lets the timer come again."""
     assert machine.renew("--now").returncode == 0

@@ -18,6 +18,8 @@ from tests.unit.tools.plugins.kubernetes_server import ApiServer, running
 from tests.unit.tools.plugins.plugin_engine import Project
 from tools.pins import CHECKOUT
 
+pytestmark = pytest.mark.full
+
 PROGRAM = """
 import asyncio
 import json

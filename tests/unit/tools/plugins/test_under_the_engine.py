@@ -15,6 +15,8 @@ from tests.unit.tools.plugins.plugin_engine import Project, secret
 from tests.unit.tools.plugins.ssh_server import SshServer
 from tools.pins import CHECKOUT
 
+pytestmark = pytest.mark.full
+
 LOCAL = """
 import pulumi
 from pulumi_command import local
