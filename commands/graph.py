@@ -86,7 +86,8 @@ def _holder(lab: Lab, worker: Worker) -> str:
         board = lab.boards.get(worker.bmc)
         return f"{worker.bmc}, {board.address}" if board else worker.bmc
     host = lab.provisioner(worker)
-    if host is None or not (worker.provisioner or HARDWARE[worker.hardware].is_started(host)):
+    kind = HARDWARE[worker.hardware]
+    if host is None or not (worker.provisioner or kind.is_started(worker, host)):
         return ""
     name = next(name for name, each in lab.provisioning.items() if each is host)
     return f"{name}, {host.address}"

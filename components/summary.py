@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components.cilium import versions as cilium_versions
-from components.workers.effects import ANEW, DRAINED, EFFECTS, effect, identity
+from components.workers.effects import ANEW, DRAINED, EFFECTS, OVER, effect, identity
 from components.workers.hardware_types import HARDWARE
 from stack import wording
 
@@ -261,10 +261,11 @@ def _nodes(preview: Preview) -> dict[str, tuple[str, str]]:
 def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str]:
     components = [step for step in steps if _is_worker(step.type)]
     ops = {step.op for step in components}
+    over = OVER if _is_started(new or old) and not _follows_seed(new or old) else {}
     if "create" in ops:
-        return "added", _described(new)
+        return over.get("added", "added"), _described(new)
     if "delete" in ops:
-        return "removed", _described(old)
+        return over.get("removed", "removed"), _described(old)
     changed = {step.name: step for step in steps if step.changes}
     registration = next(
         (step for name, step in changed.items() if name.endswith(_REGISTRATION)), None
@@ -276,6 +277,7 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
         return "known only after the CA host ran", why
     kind = effect(
         _is_started(new or old),
+        _follows_seed(new or old),
         anew,
         _top(registration) if registration is not None else set(),
         {name for step in rest for name in _inputs(step)},
@@ -307,7 +309,12 @@ def _is_started(node: dict[str, Any]) -> bool:
     """Whether the graph itself starts the machine of a node."""
     kind = HARDWARE.get(str(node.get("hardware")))
     # Outputs of before guests were started say nothing of it.
-    return bool(node.get("startedByUp", kind is not None and kind.is_started(None)))
+    return bool(node.get("startedByUp", kind is not None and kind.is_started(None, None)))
+
+
+def _follows_seed(node: dict[str, Any]) -> bool:
+    kind = HARDWARE.get(str(node.get("hardware")))
+    return kind is None or kind.follows_seed
 
 
 def _inputs(step: Step) -> set[str]:

@@ -442,7 +442,12 @@ class Worker(Section):
         "/dev/nvme0n1",
         default=None,
     )
-    bmc: str | None = key("Board that holds the module", "turing-1", default=None)
+    bmc: str | None = key(
+        "Entry of autojoin:boards: the board that holds the module, or the controller by which "
+        "`pulumi up` has bare metal installed, and switches it",
+        "turing-1",
+        default=None,
+    )
     slot: int | None = key("Slot of the board, from 1", 1, default=None, ge=1, le=4)
     labels: dict[LabelKey, LabelValue] = key(
         "Node labels", {"bgp": "worker"}, default={"bgp": "worker"}
@@ -476,7 +481,8 @@ class Worker(Section):
         default=None,
     )
     image: str | None = key(
-        "Root of an nspawn machine: folders on its host, topmost first, with colons between",
+        "Root of an nspawn machine: folders on its host, topmost first, with colons between; of a "
+        "module the image on its provisioning host, unpacked, that `pulumi up` flashes it with",
         "/var/lib/machines/worker",
         default=None,
     )
@@ -488,7 +494,12 @@ class Worker(Section):
         True,
         default=None,
     )
-    join_timeout: int = key("Seconds to wait for the node", 300, default=300, ge=1)
+    join_timeout: int | None = key(
+        "Seconds to wait for the node; by default 300, or 3600 where it is flashed or installed",
+        600,
+        default=None,
+        ge=1,
+    )
     protect: bool = key(
         "Refuse every edit that would remove the node, or provision its machine anew",
         True,
@@ -497,9 +508,23 @@ class Worker(Section):
 
 
 class Board(Section):
-    """A board's management controller."""
+    """A management controller (BMC): a board's, or that of a machine of bare metal."""
 
-    address: HostText = key("Address of the BMC", "192.168.10.30")
+    protocol: Literal["turing-pi", "redfish", "ipmi", "wake-on-lan"] = key(
+        "What it speaks; bare metal has one of the last three", "redfish", default="turing-pi"
+    )
+    address: HostText = key(
+        "Address of the BMC; with wake-on-lan that of the broadcast", "192.168.10.30"
+    )
+    port: int | None = key(
+        "Port of the BMC, where it is another than usual", 8443, default=None, ge=1, le=65535
+    )
+    system: str | None = key(
+        "Which of a Redfish service's systems the machine is, where there are several",
+        "437XR1138R2",
+        default=None,
+        pattern="^[A-Za-z0-9._~-]+$",
+    )
     user: str = key("User of the BMC", "root", default="root")
     public_key: PublicKeyPin | None = key(
         "SHA-256 of its TLS public key, pinned, as curl's --pinnedpubkey takes it",

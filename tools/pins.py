@@ -371,6 +371,7 @@ TEST_PACKAGES = {
     "fdisk": "/usr/sbin/sfdisk",
     "gpg": "/usr/bin/gpg",
     "gpg-agent": "/usr/bin/gpg-agent",
+    "ipmitool": "/usr/bin/ipmitool",
     "mtools": "/usr/bin/mcopy",
     "openssh-server": "/usr/sbin/sshd",
     "python3-cryptography": "/usr/lib/python3/dist-packages/cryptography/__init__.py",
@@ -379,6 +380,7 @@ TEST_PACKAGES = {
     "doas": "/usr/bin/doas",
     "libxml2-utils": "/usr/bin/xmllint",  # validates SMF manifests
     "sqlite3": "/usr/bin/sqlite3",
+    "wakeonlan": "/usr/bin/wakeonlan",
     # BGP routers, which the tests run in network namespaces. Where systemd runs, Debian starts
     # them too.
     "frr": "/usr/lib/frr/bgpd",

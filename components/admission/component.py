@@ -66,7 +66,7 @@ class Admission(pulumi.ComponentResource):
             rolling = {
                 node.node: (node.machine_id(known[0][node.node]), _digest(node.place()))
                 for node in nodes
-                if node.restarts_by_itself
+                if node.starts_by_itself
             }
             return render.command_input(
                 known[0],

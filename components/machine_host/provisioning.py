@@ -65,8 +65,9 @@ class Provisioning:
         self.cluster = cluster
         self.owner = owner
         self.nodes = nodes
-        # One node of each type that it feeds, by the type's name.
-        self.kinds = {node.name: node for node in sorted(nodes, key=lambda it: it.name)}
+        # One node of each type that it feeds, by the type's name; with a controller, if one has it.
+        known = sorted(nodes, key=lambda it: (it.name, it.site.board is not None))
+        self.kinds = {node.name: node for node in known}
         self._books: dict[tuple[str, str], Book] = {}
 
     def book(self, kind: str, authority_pem: str) -> Book:
@@ -116,5 +117,5 @@ class Provisioning:
             "address": str(network[min(1, network.num_addresses - 1)]),
             **made.example,
         }
-        here = replace(site, host=self.host, board=None)
+        here = replace(site, host=self.host)
         return made("node", Worker.model_validate(values), here)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, ClassVar
 
 from components.archive import File, text
+from components.machine_host import delivery
 from components.workers import cloud_init
 from components.workers.hardware import Emission, Hardware
 from components.workers.seed import Cluster, Node
 from components.workers.worker import Worker
+from stack import models
+from stack.models import ProvisioningHost
 
+POWER_SCRIPT = Path(delivery.__file__).parent / "on_host" / "power.sh"
 GUARD_SCRIPT = Path(__file__).parent / "on_node" / "install-guard.sh"
 # Where iPXE was booted from; its own setting, filled in by the machine.
 BOOT_SERVER = "http://${next-server}/autojoin/"
@@ -29,8 +34,15 @@ class BareMetal(Hardware):
     one_architecture = False
     ubuntu_alone = "the installer is Ubuntu's"
     required = ("mac", "disk")
-    own = ("disk",)
+    own = ("disk", "bmc")
     example: ClassVar = {"disk": "/dev/disk", "mac": "02:00:00:00:00:01"}
+    protocols = ("redfish", "ipmi", "wake-on-lan")
+    follows_seed = False
+    usual_join = 3600
+
+    @classmethod
+    def is_started(cls, settings: models.Worker | None, host: ProvisioningHost | None) -> bool:
+        return bool(settings and settings.bmc and host)
 
     @property
     def seed_url(self) -> str:
@@ -41,6 +53,7 @@ class BareMetal(Hardware):
     def own_files(self, emission: Emission) -> dict[str, File]:
         return {
             "dnsmasq.conf": text(self.dnsmasq(), 0o644),
+            **self.power_files(emission),
             **{f"http/{path}": file for path, file in self.web_files(emission).items()},
         }
 
@@ -50,6 +63,29 @@ class BareMetal(Hardware):
             **self.web_files(emission),
             f"{self.node}/dnsmasq.conf": text(self.dnsmasq(), 0o644),
             f"{self.node}/node.json": text(self.description(emission), 0o644),
+            **{f"{self.node}/{name}": file for name, file in self.power_files(emission).items()},
+        }
+
+    def power_files(self, emission: Emission) -> dict[str, File]:
+        """What has its controller boot it from the network; nothing where it has none."""
+        board = self.site.board
+        if not board:
+            return {}
+        values = {
+            "NODE": self.node,
+            "MAC": self.mac or "",
+            "MANAGER": board.protocol,
+            "BMC": board.address,
+            "BMC_PORT": str(board.port or ""),
+            "BMC_USER": board.user,
+            "BMC_PUBLIC_KEY": board.public_key or "",
+            "SYSTEM": board.system or "",
+        }
+        settings = "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
+        return {
+            "power.sh": File(POWER_SCRIPT.read_bytes(), 0o755),
+            "power.env": text(settings, 0o644),
+            **self.bmc_password(emission),
         }
 
     def web_files(self, emission: Emission) -> dict[str, File]:
@@ -110,7 +146,8 @@ class BareMetal(Hardware):
 
 
 class BareMetalWorker(Worker):
-    """A worker on bare metal: its web root is filled; a person lets it boot from there."""
+    """A worker on bare metal: its web root is filled; its controller lets it boot from there, or,
+    where none is named, a person."""
 
     token = "autojoin:workers:BareMetalWorker"
     hardware = BareMetal

@@ -16,7 +16,6 @@ from components.archive import File, text
 from components.machine_host import delivery
 from components.workers import libvirt
 from components.workers.hardware import Emission, Hardware
-from components.workers.seed import Node
 from components.workers.worker import Worker
 from stack import models
 from stack.models import ProvisioningHost
@@ -40,7 +39,7 @@ class Bhyve(Hardware):
     own = ("guest",)
 
     @classmethod
-    def is_started(cls, host: ProvisioningHost | None) -> bool:
+    def is_started(cls, settings: models.Worker | None, host: ProvisioningHost | None) -> bool:
         return host is not None and host.manager is not None
 
     @classmethod
@@ -65,13 +64,6 @@ class Bhyve(Hardware):
     def reaches_machine(self) -> list[Any]:
         guest = self.settings.guest.model_dump()
         return [self.manager, guest, self.settings.bridge, self.mac]
-
-    def machine_id(self, identity: str) -> str:
-        return f"autojoin://{self.site.cluster.name}/{identity}"
-
-    def kubelet_overrides(self, node: Node) -> dict[str, Any]:
-        known = {"providerID": self.machine_id(node.identity)} if self.restarts_by_itself else {}
-        return super().kubelet_overrides(node) | known
 
     @property
     def mac(self) -> str:

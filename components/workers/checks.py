@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from pydantic.alias_generators import to_camel
+
 from components.cilium.version_checks import minor, written
 from components.workers.hardware_types import HARDWARE
 from components.workers.releases import CONTAINERD, NEEDED_CONTAINERD
@@ -95,6 +97,20 @@ def _unique(lab: Lab) -> Iterator[Problem]:
             _slot(lab.workers[names[second]]),
             "one module a slot",
         )
+    controllers = [_own_controller(lab, worker) for worker in lab.workers.values()]
+    for first, second in twins(controllers):
+        yield Problem(
+            f"autojoin:workers.{names[second]}.bmc",
+            f"is that of autojoin:workers.{names[first]} too",
+            controllers[second] or "",
+            "each machine has its own; of one controller's several systems give each an entry",
+        )
+
+
+def _own_controller(lab: Lab, worker: Worker) -> str | None:
+    """The entry of a controller that is of one machine alone."""
+    board = lab.boards.get(worker.bmc or "")
+    return worker.bmc if board and board.protocol in ("redfish", "ipmi") else None
 
 
 def _slot(worker: Worker) -> str:
@@ -119,6 +135,30 @@ def _boards(lab: Lab) -> Iterator[Problem]:
             hint = f"boards of autojoin:boards are: {', '.join(lab.boards)}"
             key = f"autojoin:workers.{name}.bmc"
             yield Problem(key, "is no board of autojoin:boards", worker.bmc, hint)
+        yield from _controller(lab, name, worker)
+
+
+def _controller(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
+    """What the controller of a machine that the graph starts must be, and what it must have."""
+    kind, board = HARDWARE[worker.hardware], lab.boards.get(worker.bmc or "")
+    if worker.bmc is None or not kind.protocols:
+        return
+    key = f"autojoin:boards.{worker.bmc}"
+    started = kind.is_started(worker, lab.provisioner(worker))
+    if board is None:
+        if started:
+            hint = f"`pulumi up` starts {name} by it: say its address and its password"
+            yield Problem(key, "is required", hint=hint)
+        return
+    if board.protocol not in kind.protocols:
+        hint = f"{name} is {kind.name}: say {' or '.join(kind.protocols)}"
+        yield Problem(f"{key}.protocol", "does not fit its worker", board.protocol, hint)
+    elif started and board.protocol != "wake-on-lan":
+        needed = ("password",) if board.protocol == "ipmi" else ("password", "public_key")
+        for attribute in needed:
+            if getattr(board, attribute) is None:
+                wrong = f"is required, as `pulumi up` starts {name} by it"
+                yield Problem(f"{key}.{to_camel(attribute)}", wrong)
 
 
 def _hardware(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
@@ -150,7 +190,7 @@ def _provisioner(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
         yield Problem(f"{key}.provisioner", "is no provisioning host", worker.provisioner, hint)
     elif lab.provisioner(worker) is None:
         hint = "name one host in autojoin:provisioning, or the worker's provisioner"
-        if HARDWARE[worker.hardware].is_started(None):
+        if HARDWARE[worker.hardware].is_started(worker, None):
             wrong = f"is required with hardware: {worker.hardware}"
             yield Problem(f"{key}.provisioner", wrong, hint=hint)
         elif worker.await_join:

@@ -13,8 +13,17 @@ from typing import Any
 # What happens -> what the engine's sign for it is, and what becomes of the machine.
 EFFECTS = {
     "added": ("create", "joins"),
+    "installed": ("create", "switched on, its DISK IS WRITTEN OVER, joins"),
     "removed": ("delete", "drained, certificate revoked, name barred, Node deleted"),
+    "switched off": (
+        "delete",
+        "drained, SWITCHED OFF, certificate revoked, name barred, Node deleted",
+    ),
     "re-provisioned": ("update", "drained, its DISK IS ERASED, starts and joins anew"),
+    "re-installed": (
+        "update",
+        "drained, SWITCHED OFF, its DISK IS WRITTEN OVER, joins anew",
+    ),
     "to be provisioned anew": (
         "update",
         "its certificate is revoked; start it from its new seed, by hand",
@@ -37,8 +46,10 @@ EFFECTS = {
         "keeps running; where another CA is to be trusted, the gate tells it",
     ),
 }
-ANEW = ("re-provisioned", "to be provisioned anew")
-DRAINED = ("removed", "re-provisioned")
+ANEW = ("re-provisioned", "re-installed", "to be provisioned anew")
+DRAINED = ("removed", "switched off", "re-provisioned", "re-installed")
+# What it is called where the graph writes the disk of a machine that was there before it.
+OVER = {"added": "installed", "removed": "switched off", "re-provisioned": "re-installed"}
 HARMLESS = ("registered again", "settings changed")
 
 
@@ -50,17 +61,25 @@ def identity(inputs: Mapping[str, Any]) -> str | None:
     return words[-1] if words else None
 
 
-def effect(started_here: bool, anew: bool, registration: set[str], delivery: set[str]) -> str:
+def effect(
+    started_here: bool,
+    follows_seed: bool,
+    anew: bool,
+    registration: set[str],
+    delivery: set[str],
+) -> str:
     """What an edit of a worker means for its machine, one of EFFECTS or "untouched".
 
-    `started_here` where the graph itself restarts the machine, `anew` where its identity changes;
-    then the inputs that change of its registration and of its delivery.
+    `started_here` where the graph itself restarts the machine, `follows_seed` where whatever
+    reaches that makes it another one, `anew` where its identity changes; then the inputs that
+    change of its registration and of its delivery.
     """
     if anew:
-        return "re-provisioned" if started_here else "to be provisioned anew"
+        kind = "re-provisioned" if started_here else "to be provisioned anew"
+        return kind if follows_seed else OVER.get(kind, kind)
     if started_here and "triggers" in delivery:
         return "made anew without a key"
-    if not started_here and {"stdin", "triggers"} & delivery:
+    if not (started_here and follows_seed) and {"stdin", "triggers"} & delivery:
         return "seed delivered anew"
     if registration:
         return "registered again"

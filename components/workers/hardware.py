@@ -115,6 +115,12 @@ class Hardware:
     ubuntu_alone: ClassVar[str] = ""
     # Whether there is no other architecture than `architecture`.
     one_architecture: ClassVar[bool] = True
+    # What the controllers of its machines speak (autojoin:boards), and whether a machine that the
+    # graph starts is another one by whatever reaches it; else by generation and address alone.
+    protocols: ClassVar[tuple[str, ...]] = ()
+    follows_seed: ClassVar[bool] = True
+    # Seconds from its start, by the graph, to its join.
+    usual_join: ClassVar[int] = 300
 
     def __init__(self, node: str, settings: Settings, site: Site):
         self.node = node
@@ -132,7 +138,8 @@ class Hardware:
 
     def kubelet_overrides(self, node: Node) -> dict[str, Any]:
         """What of the KubeletConfiguration the hardware and its system need otherwise."""
-        return {"cgroupDriver": "systemd"}
+        known = {"providerID": self.machine_id(node.identity)} if self.starts_by_itself else {}
+        return {"cgroupDriver": "systemd"} | known
 
     @classmethod
     def installs(cls, settings: Settings) -> bool:
@@ -149,12 +156,12 @@ class Hardware:
         return settings.labels | own
 
     @classmethod
-    def is_started(cls, host: ProvisioningHost | None) -> bool:
-        """Whether the graph starts machines of this type that are at `host`.
+    def is_started(cls, settings: Settings | None, host: ProvisioningHost | None) -> bool:
+        """Whether the graph starts a machine of this type that is at `host`.
 
         Where it does, whatever reaches the machine is a new identity (new join key, old certificate
-        revoked); elsewhere only generation, address and hardware are, so that editing a label never
-        revokes a node that still runs from its old seed.
+        revoked), if it `follows_seed`; elsewhere only generation, address and hardware are, so that
+        editing a label never revokes a node that still runs from its old seed.
         """
         return False
 
@@ -168,9 +175,15 @@ class Hardware:
             yield Problem(f"{key}.osRelease", "can't be installed", settings.os_release, hint)
 
     @property
-    def restarts_by_itself(self) -> bool:
+    def starts_by_itself(self) -> bool:
         """Whether the graph starts the machine."""
-        return self.is_started(self.site.host)
+        return self.is_started(self.settings, self.site.host)
+
+    @property
+    def join_timeout(self) -> int:
+        """Seconds within which the node must have joined."""
+        usual = self.usual_join if self.starts_by_itself else Hardware.usual_join
+        return self.settings.join_timeout or usual
 
     def own_files(self, emission: Emission) -> dict[str, File]:
         """The type's files beside the seed, by path relative to the node's folder."""
@@ -211,9 +224,9 @@ class Hardware:
         return [self.name, self.site.cluster.name, *where]
 
     def machine_id(self, identity: str) -> str:
-        """What its Node tells of its machine of that identity, as machine-id or as the provider's
-        ID; empty where that is not known."""
-        return ""
+        """What its Node tells of its machine of that identity, where the graph starts it: as the
+        provider's ID, or as its machine-id."""
+        return f"autojoin://{self.site.cluster.name}/{identity}"
 
     def reaches_machine(self) -> list[Any]:
         """What of the worker reaches its machine beside its seed, where the graph starts it."""
@@ -243,7 +256,7 @@ class Hardware:
         """Whether `pulumi up` waits until the node is Ready."""
         wish = self.settings.await_join
         there = self.site.host is not None
-        return there and (self.restarts_by_itself if wish is None else wish)
+        return there and (self.starts_by_itself if wish is None else wish)
 
     def undelivered(self) -> dict[str, Any]:
         """Where the files are, for the stack's outputs, where nobody waited for the node."""
@@ -300,6 +313,15 @@ class Hardware:
             found["seed.iso"] = File(image)
         return found
 
+    def bmc_password(self, emission: Emission) -> dict[str, File]:
+        """The file with its controller's password, where that is known."""
+        board = self.site.board
+        if not board or not board.password:
+            return {}
+        shown = emission.keys.join_key != REDACTED
+        password = board.password.get_secret_value() if shown else REDACTED
+        return {"bmc-password": text(f"{password}\n")}
+
     def description(self, emission: Emission) -> str:
         """node.json: what the folder it lies in is, for programs and people on that host."""
         facts = {
@@ -339,7 +361,7 @@ class Hardware:
         Whom it trusts is no part of that: a node that runs is told of another CA by the gate.
         """
         facts: list[Any] = [self.name]
-        if self.restarts_by_itself:
+        if self.starts_by_itself and self.follows_seed:
             cluster, node = self.cluster(), self._node("")
             facts += [
                 self.user_data(cluster, node, cloud_init.UNKNOWN_AUTHORITY, ""),

@@ -50,7 +50,7 @@ class Joins(pulumi.ComponentResource):
     def _wait(self, name: str, gate: JoinGate, workers: list[Worker]) -> Any:
         def nodes(pem: str) -> str:
             wanted = {
-                each.node.node: (each.node.named(pem).identity, each.node.settings.join_timeout)
+                each.node.node: (each.node.named(pem).identity, each.node.join_timeout)
                 for each in workers
             }
             return join_gate.await_input(wanted)
@@ -72,7 +72,7 @@ def back(gate: JoinGate, nodes: Mapping[str, Hardware]) -> Callable[[str, str], 
     """
 
     async def wait(node: str, identity: str) -> None:
-        seconds = nodes[node].settings.join_timeout
+        seconds = nodes[node].join_timeout
         given = join_gate.await_input({node: (identity, seconds)}).encode()
         command = join_gate.await_command(gate.authority.host)
         try:

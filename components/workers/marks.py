@@ -21,23 +21,28 @@ class Marks:
 
     def __init__(self, name: str) -> None:
         self._name = f"{name}: what an edit means for a machine"
-        self._started: dict[str, bool] = {}
+        self._started: dict[str, tuple[bool, bool]] = {}
         self._workers: dict[str, pulumi.Resource] = {}
         self._marked: set[str] = set()
         self._hook: pulumi.ResourceHook | None = None
 
     def of(self, name: str, node: Hardware) -> pulumi.ResourceHookBinding | None:
-        """The hooks for the commands of one worker, to run before an update; none but in preview.
+        """The hooks for the commands of one worker, to run before an update, or before a machine
+        that is there already is first written over; none but in preview.
 
         The commands are named NAME-registration and NAME-machine.
         """
         if not pulumi.runtime.is_dry_run():
             return None
-        self._started[name] = node.restarts_by_itself
+        self._started[name] = node.starts_by_itself, node.follows_seed
         if self._hook is None:
             options = pulumi.ResourceHookOptions(on_dry_run=True, ignore_errors=True)
             self._hook = pulumi.ResourceHook(self._name, self._mark, options)
             self._hook.__name__ = self._name
+        if node.starts_by_itself and not node.follows_seed:
+            return pulumi.ResourceHookBinding(
+                before_create=[self._hook], before_update=[self._hook]
+            )
         return pulumi.ResourceHookBinding(before_update=[self._hook])
 
     def tell_at(self, name: str, worker: pulumi.Resource) -> None:
@@ -52,7 +57,7 @@ class Marks:
             return  # known only after the CA host ran
         changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
         parts = (changed, set()) if part == "registration" else (set(), changed)
-        kind = effect(self._started[name], anew, *parts)
+        kind = effect(*self._started[name], anew, *parts) if old else "installed"
         if kind not in EFFECTS or name in self._marked:
             return
         self._marked.add(name)

@@ -19,6 +19,7 @@ from components.machine_host.recipe import Book, recipe
 from components.workers.hardware import Delivery, Emission, Hardware
 from components.workers.seed import Node, Seed
 from components.workers.worker import Worker
+from stack import models
 from stack.models import ProvisioningHost
 
 # A machine shares its host's control groups, swap and memory: the kubelet has nothing to enforce,
@@ -54,7 +55,7 @@ class Nspawn(Hardware):
     example: ClassVar = {"image": "/image"}
 
     @classmethod
-    def is_started(cls, host: ProvisioningHost | None) -> bool:
+    def is_started(cls, settings: models.Worker | None, host: ProvisioningHost | None) -> bool:
         return True
 
     def kubelet_overrides(self, node: Node) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Worker(pulumi.ComponentResource):
             "addresses": list(node.settings.addresses),
             "generation": node.settings.generation,
             "kubernetesVersion": node.site.cluster.kubernetes_version,
-            "startedByUp": node.restarts_by_itself,
+            "startedByUp": node.starts_by_itself,
             "identity": self.identity,
             # A hash over the join key's 256 random bits tells nothing of it.
             "userDataSha256": shown.apply(lambda values: node.emission(values).user_data_sha256),
@@ -89,7 +89,7 @@ class Worker(pulumi.ComponentResource):
             )
 
         command, turns = f"{name}-machine", None
-        if args.rollout and node.restarts_by_itself:
+        if args.rollout and node.starts_by_itself:
             turns = args.rollout.hooks(command, node.node)
         machine: pulumi.Resource = remote.run(
             command,

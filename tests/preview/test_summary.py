@@ -34,6 +34,17 @@ def add_a_worker(config: Config) -> None:
     }
 
 
+def add_bare_metal(config: Config) -> None:
+    config["autojoin:boards"] = {"bmc": {"protocol": "wake-on-lan", "address": "203.0.113.255"}}
+    config["autojoin:workers"]["metal"] = {
+        "hardware": "bare-metal",
+        "address": "203.0.113.15",
+        "mac": "02:00:00:00:00:15",
+        "disk": "/dev/sda",
+        "bmc": "bmc",
+    }
+
+
 def remove_a_worker(config: Config) -> None:
     del config["autojoin:workers"]["node-3"]
 
@@ -140,7 +151,7 @@ def add_and_remove_and_renew(config: Config) -> None:
 
 
 EDITS = [
-    nothing, add_a_worker, remove_a_worker, rename_a_worker, raise_a_generation,
+    nothing, add_a_worker, add_bare_metal, remove_a_worker, rename_a_worker, raise_a_generation,
     raise_every_generation, move_an_address, label_a_worker, taint_a_worker, another_image,
     wait_longer_for_a_join, another_resolver, another_kubelet, add_a_pool, grow_a_pool,
     remove_the_pool,
@@ -190,6 +201,8 @@ def test_no_secret_is_in_what_is_read_or_shown(previews: dict[str, str]) -> None
 
 ANEW = "re-provisioned: drained, its DISK IS ERASED, starts and joins anew"
 
+OVER = "installed: switched on, its DISK IS WRITTEN OVER, joins"
+
 
 @pytest.mark.parametrize(
     ("edit", "marks"),
@@ -198,6 +211,7 @@ ANEW = "re-provisioned: drained, its DISK IS ERASED, starts and joins anew"
         (another_image, {"node-2": ("warning", ANEW)}),
         (wait_longer_for_a_join, {}),
         (add_a_worker, {}),
+        (add_bare_metal, {"metal": ("warning", OVER)}),
         (nothing, {}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -7,6 +7,7 @@
 #   ./board.sh flash-local F   flash from a file that lies on the BMC already, such as /mnt/sdcard/x.img
 #   ./board.sh msd             show the module's disk to the BMC as mass storage (CM4: through rpiboot)
 #   ./board.sh power on|off|cycle
+#   ./board.sh --may-be-made | --make | --start | --remove    for `deliver`, where `pulumi up` flashes
 #
 # In this order: seed, flash, power cycle. The BMC counts modules from 0 when it flashes and from 1
 # for their power; what the settings call SLOT is printed on the board, from 1. Its password is read
@@ -23,7 +24,7 @@ die() {
 
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=/dev/null
-. "$here/board.env" # NODE HARDWARE SLOT BMC BMC_USER BMC_PUBLIC_KEY VOLUME CMDLINE
+. "$here/board.env" # NODE HARDWARE SLOT BMC BMC_PORT BMC_USER BMC_PUBLIC_KEY VOLUME CMDLINE IMAGE
 
 need() {
     for tool in "$@"; do
@@ -68,7 +69,7 @@ seed_image() {
     done
     [ -n "$CMDLINE" ] || return 0
     work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
+    trap 'rm -rf "$work" ${copy:+"$copy"}' EXIT
     mcopy -i "$1@@$offset" ::cmdline.txt "$work/before" || die "$1 has no cmdline.txt on $VOLUME"
     edit_command_line <"$work/before" >"$work/after"
     cmp -s "$work/before" "$work/after" || mcopy -o -i "$1@@$offset" "$work/after" ::cmdline.txt
@@ -123,7 +124,7 @@ bmc() {
     path=$1
     shift
     answer=$(printf 'user = "%s"\ninsecure\n%s\n' "$escaped" "$pin" |
-        curl --config - --silent --show-error --write-out '\n%{http_code}' "$@" "https://$BMC/api/bmc$path" 2>&1) ||
+        curl --config - --silent --show-error --write-out '\n%{http_code}' "$@" "https://$BMC${BMC_PORT:+:$BMC_PORT}/api/bmc$path" 2>&1) ||
         die "the board at $BMC: ${answer%%"
 "*}"
     status=${answer##*"
@@ -209,7 +210,31 @@ msd() {
     printf '%s: the disk of slot %s is mass storage; seed it where it appears\n' "$NODE" "$SLOT"
 }
 
+# --- for `deliver` ----------------------------------------------------------------------------------
+
+may_be_made() {
+    need mcopy sfdisk blkid
+    [ -f "$IMAGE" ] || die "there is no image $IMAGE on the provisioning host; put it there, unpacked, then run this again"
+    use_bmc
+    flash_status
+}
+
+# The image itself stays without a seed: other modules are made of it too.
+make() {
+    copy=$here/$NODE.img
+    trap 'rm -f "$copy"' EXIT
+    cp "$IMAGE" "$copy"
+    seed_image "$copy"
+    power off
+    flash "$copy"
+    power on
+}
+
 case ${1:-}:$# in
+    --may-be-made:1) may_be_made ;;
+    --make:1) make ;;
+    --start:1) ;; # what it runs by now is its own affair
+    --remove:1) power off ;;
     seed:2) seed "$2" ;;
     flash:2) flash "$2" ;;
     flash-local:2) flash_local "$2" ;;

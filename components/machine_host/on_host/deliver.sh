@@ -7,7 +7,9 @@
 #   deliver keep DIRECTORY               stdin: names; remove the files of every other node
 #
 # The recipe has a folder files/, whose entries (folders of this node alone) go to DIRECTORY, and the
-# node's identity. Of files that name a manager of guests, this host makes the node's machine too.
+# node's identity. Of files that name what their machine is kept by, in guest.env, power.env or
+# board.env, this host keeps it too, by the script of that name: --may-be-made, nothing, --start and
+# --remove.
 # Records lie in nodes/ beside this script, in DIRECTORY/.autojoin/CLUSTER with
 # assemble and its books. A record lists what NODE has in DIRECTORY; it is written last, so that who
 # watches the records sees whole nodes only.
@@ -34,42 +36,48 @@ owned() {
     cat "$RECORD" "$CLAIM" 2>/dev/null | grep -qxF "$1"
 }
 
-guest() {
-    sh "$DIRECTORY/$NODE/guest.sh" "$@"
+keeper() {
+    for script in guest power board; do
+        ! grep -q '^MANAGER=.' "$DIRECTORY/$NODE/$script.env" 2>/dev/null || printf '%s\n' "$script"
+    done
 }
 
-guest_is_there() {
-    guest --is-there && return 0
-    [ $? = 1 ] || exit 1
-    return 1
+keep_machine() {
+    sh "$DIRECTORY/$NODE/$(keeper).sh" "$@"
 }
 
-# A guest that stands in GUEST is ours: by its identity once it is whole, and from before it is made.
-make_guest() {
-    grep -q '^MANAGER=' "$DIRECTORY/$NODE/guest.env" 2>/dev/null || return 0
-    if cmp -s "$GUEST" "$IDENTITY"; then
-        guest_is_there || die "the guest $NODE is gone from this host; raise the generation of the node, so that a new one may join"
-        guest --start
+# MACHINE says how far it is: new, making, or the identity of the one that is there. Of an identity
+# that was here before it had a keeper, the machine is a person's: it is left as it is.
+make_machine() {
+    if [ -z "$(keeper)" ]; then
+        rm -f "$MACHINE"
         return 0
     fi
-    if [ -e "$GUEST" ]; then
-        remove_guest
-    elif guest_is_there; then
-        die "a guest $NODE is on this host already, and autojoin did not make it; remove it, or give the node another name, then run this again"
-    fi
-    echo making >"$GUEST"
-    guest || {
+    case $(cat "$MACHINE" 2>/dev/null) in
+        new) ;;
+        making) keep_machine --remove || exit 1 ;;
+        "$(cat "$IDENTITY")")
+            keep_machine --start || exit 1
+            return 0
+            ;;
+        *)
+            cp "$IDENTITY" "$MACHINE"
+            return 0
+            ;;
+    esac
+    keep_machine --may-be-made || exit 1
+    echo making >"$MACHINE"
+    keep_machine --make || {
         # With 2 it was refused, and nothing was made: what is there is somebody else's.
-        [ $? != 2 ] || rm -f "$GUEST"
+        [ $? != 2 ] || echo new >"$MACHINE"
         exit 1
     }
-    cp "$IDENTITY" "$GUEST"
+    cp "$IDENTITY" "$MACHINE"
 }
 
-remove_guest() {
-    [ -e "$GUEST" ] || return 0
-    guest --remove
-    rm -f "$GUEST"
+remove_machine() {
+    [ ! -e "$MACHINE" ] || grep -qx new "$MACHINE" || keep_machine --remove
+    rm -f "$MACHINE"
 }
 
 apply() {
@@ -92,11 +100,13 @@ apply() {
     cp "$work/identity" "$RECORDS/nodes/.$NODE.identity"
     if [ -f "$RECORD" ] && cmp -s "$work/sum" "$SUM"; then
         mv "$RECORDS/nodes/.$NODE.identity" "$IDENTITY"
-        make_guest
+        make_machine
         return 0 # the very same files are there
     fi
-    # By the program that made it.
-    cmp -s "$work/identity" "$IDENTITY" || remove_guest
+    cmp -s "$work/identity" "$IDENTITY" || {
+        remove_machine # by the program that made it
+        echo new >"$MACHINE"
+    }
     rm -f "$SUM"
     remove_listed
     cat "$work/list" >"$CLAIM"
@@ -104,7 +114,7 @@ apply() {
     cp "$work/sum" "$SUM"
     mv "$RECORDS/nodes/.$NODE.identity" "$IDENTITY"
     mv "$CLAIM" "$RECORD"
-    make_guest
+    make_machine
 }
 
 use_node() {
@@ -113,7 +123,7 @@ use_node() {
     SUM=$RECORDS/nodes/$NODE.sum
     IDENTITY=$RECORDS/nodes/$NODE.identity
     CLAIM=$RECORDS/nodes/.$NODE.claim
-    GUEST=$RECORDS/nodes/$NODE.guest
+    MACHINE=$RECORDS/nodes/$NODE.machine
 }
 
 # remove IDENTITY
@@ -127,7 +137,7 @@ remove() {
 }
 
 take_away() {
-    remove_guest
+    remove_machine
     remove_listed
     rm -rf "$RECORD" "$SUM" "$CLAIM" "$IDENTITY" "$RECORDS/nodes/.$NODE.identity"
 }

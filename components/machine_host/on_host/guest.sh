@@ -3,7 +3,7 @@
 # the host's `manager` is that, a guest of libvirt.
 #
 #   guest.sh [IMAGE [LINK]]
-#   guest.sh --is-there | --start | --remove    for `deliver`, where `pulumi up` keeps the guest
+#   guest.sh --may-be-made | --make | --start | --remove    for `deliver`, where `pulumi up` keeps it
 #
 # IMAGE becomes its disk: for zadm a UUID, a path or a URL; for vm-bhyve the name of a file that
 # `vm img URL` has fetched; for libvirt a path. LINK is what zadm makes the VNIC over. The worker's
@@ -21,7 +21,7 @@ STOP_SECONDS=60
 
 die() {
     printf 'guest.sh: %s\n' "$*" >&2
-    exit 2 # nothing was made; and 1 says of --is-there that it is not
+    exit 2 # nothing was made
 }
 
 # Where no provisioning host is known, the seed is looked for beside this script.
@@ -154,14 +154,26 @@ case $MANAGER in
         ! command -v zadm >/dev/null || manager=zadm
         ;;
 esac
+is_there() {
+    "${manager}_is_there"
+}
+
+make() {
+    [ -n "$IMAGE" ] || die "which image becomes the disk? Set guest.image of $NODE, or give it: guest.sh IMAGE"
+    [ -n "$manager" ] || die "there is neither zadm nor vm-bhyve on this machine"
+    "${manager}_make"
+}
+
 case ${1:-} in
-    --is-there) "${manager}_is_there" ;;
-    --start) "${manager}_start" ;;
+    --may-be-made) ! is_there || die "a guest $NODE is on this host already, and autojoin did not make it; remove it, or give the node another name, then run this again" ;;
+    --make) make ;;
+    --start)
+        is_there || die "the guest $NODE is gone from this host; raise the generation of the node, so that a new one may join"
+        "${manager}_start"
+        ;;
     --remove) "${manager}_remove" ;;
     *)
         IMAGE=${1:-$IMAGE} LINK=${2:-$LINK}
-        [ -n "$IMAGE" ] || die "which image becomes the disk? Set guest.image of $NODE, or give it: guest.sh IMAGE"
-        [ -n "$manager" ] || die "there is neither zadm nor vm-bhyve on this machine"
-        "${manager}_make"
+        make
         ;;
 esac

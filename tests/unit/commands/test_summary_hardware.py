@@ -10,9 +10,9 @@ PARENT = "urn:pulumi:x::autojoin::autojoin:workers:Bhyve::guest"
 COMMAND = f"{PARENT.rpartition('::')[0]}$command:remote:Command::guest"
 
 
-def shown(anew: bool, **changes: Any) -> str:
+def shown(anew: bool, hardware: str = "bhyve", **changes: Any) -> str:
     """The summary where the delivery's input changes, and with `anew` the identity."""
-    old = {"hardware": "bhyve", "address": "10.0.0.1", "generation": 1, "userDataSha256": "a" * 64}
+    old = {"hardware": hardware, "address": "10.0.0.1", "generation": 1, "userDataSha256": "a" * 64}
     steps = [
         Step("same", PARENT),
         Step("update", f"{COMMAND}-machine", parent=PARENT, diffs=("stdin",)),
@@ -51,3 +51,17 @@ def test_a_guest_that_its_host_makes_is_for_nobody_to_provision() -> None:
     found = shown(True, generation=2, userDataSha256="b" * 64, startedByUp=True)
     assert "guest: re-provisioned (generation 1 → 2" in found
     assert "by hand" not in found
+
+
+def test_what_the_graph_installs_says_what_becomes_of_its_disk() -> None:
+    found = shown(True, "bare-metal", generation=2, startedByUp=True)
+    assert "guest: re-installed (generation 1 → 2): drained, SWITCHED OFF, its DISK IS" in found
+    found = shown(False, "bare-metal", userDataSha256="b" * 64, startedByUp=True)
+    assert "guest: seed delivered anew" in found
+    assert "keeps running" in found
+    machine = {"hardware": "bare-metal", "address": "10.0.0.1", "startedByUp": True}
+    for op, kind in (("create", "installed"), ("delete", "switched off")):
+        nodes = {"nodes": {"guest": machine}}
+        outputs = ({}, nodes) if op == "create" else (nodes, {})
+        told = text(summarise(Preview([Step(op, PARENT)], *outputs)))
+        assert f"guest: {kind} (bare-metal, 10.0.0.1): " in told

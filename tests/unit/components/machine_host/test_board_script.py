@@ -140,7 +140,7 @@ class Board(BaseHTTPRequestHandler):
     """A controller: an old Done stands until a transfer begins, then states follow each other."""
 
     calls: ClassVar[list[str]] = []
-    sent: ClassVar[list[int]] = []
+    sent: ClassVar[list[bytes]] = []
     states: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
@@ -156,7 +156,7 @@ class Board(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.calls.append(self.path)
-        self.sent.append(len(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.sent.append(self.rfile.read(int(self.headers["Content-Length"])))
         self.answer(200, {})
 
     def answer(self, status: int, data: object) -> None:
@@ -190,6 +190,12 @@ def board(folder: Path) -> Iterator[type[Board]]:
     server.server_close()
 
 
+def bmc(folder: Path) -> dict[str, str]:
+    """The setting of the board's address, as it is."""
+    lines = dict(line.split("=", 1) for line in (folder / "board.env").read_text().splitlines())
+    return {"BMC": lines["BMC"].strip("'")}
+
+
 FAST = {"FLASH_PAUSE": "0.01", "POWER_PAUSE": "0", "FLASH_TRIES": "20"}
 
 
@@ -205,7 +211,7 @@ def test_flash_counts_from_0_and_an_old_done_is_no_success(
         "opt=set&type=flash&file=cm4-1.img&length=5000&node=1",
         "/api/bmc/upload/77",
     ]
-    assert board.sent[0] > 5000
+    assert len(board.sent[0]) > 5000
     assert board.states == ['{"Done": [{"secs": 7}, 5]}']
 
 
@@ -224,6 +230,44 @@ def test_flash_error_is_named(folder: Path, board: type[Board]) -> None:
     assert done.returncode == 1
     assert "flashing failed" in done.stderr and "no USB device" in done.stderr
     assert board.calls == ["opt=set&type=flash&local&file=/mnt/sdcard/cm4.img&node=1"]
+
+
+def test_up_flashes_a_seeded_copy_of_the_image(
+    folder: Path, tmp_path: Path, board: type[Board]
+) -> None:
+    image = make_image(tmp_path / "cm4.img", "system-boot", "console=tty1\n")
+    plain = image.read_bytes()
+    settings(folder, **bmc(folder), IMAGE=str(image), MANAGER="turing-pi")
+    assert run(folder, "--may-be-made", **FAST).returncode == 0
+    assert board.calls == []
+    board.states[:] = [OLD, OLD, '{"Flashing": {"id": 1}}', '{"Done": [{"secs": 7}, 5]}']
+    done = run(folder, "--make", **FAST)
+    assert done.returncode == 0, done.stderr
+    assert board.calls == [
+        "opt=set&type=power&node2=0",
+        f"opt=set&type=flash&file=cm4-1.img&length={len(plain)}&node=1",
+        "/api/bmc/upload/77",
+        "opt=set&type=power&node2=1",
+    ]
+    assert SEED["user-data"].encode() in board.sent[0]
+    assert image.read_bytes() == plain
+    assert not list(folder.glob("*.img"))
+    assert run(folder, "--start", **FAST).returncode == 0
+    assert run(folder, "--remove", **FAST).returncode == 0
+    assert board.calls[4:] == ["opt=set&type=power&node2=0"]
+
+
+def test_up_says_what_keeps_it_from_flashing(
+    folder: Path, tmp_path: Path, board: type[Board]
+) -> None:
+    settings(folder, **bmc(folder), IMAGE="/nowhere.img", MANAGER="turing-pi")
+    said = run(folder, "--may-be-made", **FAST).stderr
+    assert "there is no image /nowhere.img on the provisioning host" in said
+    image = make_image(tmp_path / "cm4.img", "system-boot", "console=tty1\n")
+    settings(folder, **bmc(folder), IMAGE=str(image), MANAGER="turing-pi")
+    (folder / "bmc-password").write_text("wrong\n")
+    assert "refused the password of root" in run(folder, "--may-be-made", **FAST).stderr
+    assert board.calls == []
 
 
 def test_power_counts_from_1(folder: Path, board: type[Board]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -241,14 +242,14 @@ def test_a_power_cut_at_any_step_ends_in_one_whole_guest(host: Host, after: str)
 
 def test_another_ones_guest_of_that_name_is_left_alone(host: Host) -> None:
     assert host.apply() == (0, "")
-    record = next(host.nodes.rglob(f"{NODE}.guest"))
-    record.unlink()
+    shutil.rmtree(host.nodes)
+    install(host.nodes)
     done = host.log()
     status, said = host.apply()
     assert status == 1
     assert said == (
-        f"a guest {NODE} is on this host already, and autojoin did not make it; remove it, or give"
-        " the node another name, then run this again\n"
+        f"guest.sh: a guest {NODE} is on this host already, and autojoin did not make it; remove"
+        " it, or give the node another name, then run this again\n"
     )
     assert host.remove()[0] == 0
     assert host.log() == done
@@ -276,8 +277,8 @@ def test_one_that_is_gone_is_told(host: Host) -> None:
     status, said = host.apply()
     assert status == 1
     assert said == (
-        f"the guest {NODE} is gone from this host; raise the generation of the node, so that a new"
-        " one may join\n"
+        f"guest.sh: the guest {NODE} is gone from this host; raise the generation of the node, so"
+        " that a new one may join\n"
     )
 
 

@@ -22,25 +22,34 @@ def test_the_docs_say_what_it_means(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("started_here", "anew", "registration", "delivery", "kind"),
+    ("started_here", "anew", "registration", "delivery", "kind", "follows_seed"),
     [
-        (True, True, {"stdin", "delete"}, NOTHING, "re-provisioned"),
-        (True, True, NOTHING, {"stdin", "triggers"}, "re-provisioned"),
-        (False, True, {"stdin", "delete"}, {"stdin"}, "to be provisioned anew"),
-        (True, False, {"stdin"}, NOTHING, "registered again"),
-        (True, False, {"stdin"}, {"stdin"}, "registered again"),
-        (True, False, NOTHING, {"stdin"}, "settings changed"),
-        (True, False, NOTHING, {"triggers"}, "made anew without a key"),
-        (False, False, {"stdin"}, {"stdin"}, "seed delivered anew"),
-        (False, False, NOTHING, {"triggers"}, "seed delivered anew"),
-        (False, False, NOTHING, {"connection"}, "settings changed"),
-        (True, False, NOTHING, NOTHING, "untouched"),
+        (True, True, {"stdin", "delete"}, NOTHING, "re-provisioned", True),
+        (True, True, NOTHING, {"stdin", "triggers"}, "re-provisioned", True),
+        (False, True, {"stdin", "delete"}, {"stdin"}, "to be provisioned anew", True),
+        (True, False, {"stdin"}, NOTHING, "registered again", True),
+        (True, False, {"stdin"}, {"stdin"}, "registered again", True),
+        (True, False, NOTHING, {"stdin"}, "settings changed", True),
+        (True, False, NOTHING, {"triggers"}, "made anew without a key", True),
+        (False, False, {"stdin"}, {"stdin"}, "seed delivered anew", True),
+        (False, False, NOTHING, {"triggers"}, "seed delivered anew", True),
+        (False, False, NOTHING, {"connection"}, "settings changed", True),
+        (True, False, NOTHING, NOTHING, "untouched", True),
+        (True, True, {"stdin", "delete"}, {"stdin"}, "re-installed", False),
+        (False, True, {"stdin", "delete"}, {"stdin"}, "to be provisioned anew", False),
+        (True, False, NOTHING, {"stdin"}, "seed delivered anew", False),
+        (True, False, NOTHING, {"stdin", "triggers"}, "made anew without a key", False),
     ],
 )
 def test_what_an_edit_means(
-    started_here: bool, anew: bool, registration: set[str], delivery: set[str], kind: str
+    started_here: bool,
+    anew: bool,
+    registration: set[str],
+    delivery: set[str],
+    kind: str,
+    follows_seed: bool,
 ) -> None:
-    assert effect(started_here, anew, registration, delivery) == kind
+    assert effect(started_here, follows_seed, anew, registration, delivery) == kind
 
 
 @pytest.mark.parametrize(
