@@ -69,6 +69,8 @@ class Machine:
     hardware: Hardware
     network: Network
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    # Whether its firmware tries the network before the disk.
+    from_network: bool = field(default=False, init=False)
 
     def power_on(self) -> None:
         """Start it: the first time from a copy of the image, or with a blank disk."""
@@ -105,15 +107,16 @@ class Machine:
         words += ["-drive", f"{firmware},file={self.folder}/variables.fd"]
         words += ["-drive", f"id=disk,if=none,format=raw,discard=unmap,file={self.folder}/disk.img"]
         # An NVMe disk has to have a serial number.
-        words += ["-device", f"{hardware.disk_device},drive=disk,serial=disk,bootindex=1"]
+        disk, card = (2, 1) if self.from_network else (1, 2)
+        words += ["-device", f"{hardware.disk_device},drive=disk,serial=disk,bootindex={disk}"]
         devices = {"ahci-cd": "ide-cd", "virtio-blk": "virtio-blk-pci"}
         for number, disc in enumerate(hardware.discs):
             drive = f"id=disc{number},if=none,format=raw,readonly=on,file={disc.path}"
             words += ["-drive", drive]
             words += ["-device", f"{devices[disc.device]},drive=disc{number}"]
         words += ["-netdev", network]
-        card = f"virtio-net-pci,netdev=net,mac={hardware.mac},romfile="
-        words += ["-device", f"{card},bootindex=2" if hardware.empty else card]
+        model = f"virtio-net-pci,netdev=net,mac={hardware.mac},romfile="
+        words += ["-device", f"{model},bootindex={card}" if hardware.empty else model]
         words += ["-object", "rng-random,id=random,filename=/dev/urandom"]
         return [*words, "-device", "virtio-rng-pci,rng=random"]
 

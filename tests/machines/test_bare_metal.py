@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +22,9 @@ import yaml
 from lab import machine_image
 from lab.machine import Hardware, Machine, Network
 from tests.e2e.conftest import CHECKOUT
+from tests.machines import ipmi_controller
 from tests.machines.course import Course
+from tests.unit.components.machine_host.test_power_script import Controller, Host
 from tests.unit.components.workers.test_hardware import make
 
 # As in tests/golden/hardware.yaml.
@@ -58,18 +61,25 @@ def network() -> Iterator[Network]:
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-@contextmanager
-def boot_server(network: Network, folder: Path) -> Iterator[None]:
-    """Its dnsmasq and its web server, on what is delivered to it."""
-    web_root = folder / "http/autojoin"
+def deliver(folder: Path) -> None:
+    """The node's files laid into the web root."""
     hardware, emission = make(NODE)
     for path, file in hardware.delivered_files(emission).items():
-        (web_root / path).parent.mkdir(parents=True, exist_ok=True)
-        (web_root / path).write_bytes(file.content)
+        target = folder / "http/autojoin" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.content)
+
+
+@contextmanager
+def boot_server(network: Network, folder: Path, recipe: str) -> Iterator[None]:
+    """Its dnsmasq and its web server, on what is delivered to it; `recipe` begins dnsmasq's lines
+    in the document."""
+    web_root = folder / "http/autojoin"
+    web_root.mkdir(parents=True, exist_ok=True)
     put_kernel(web_root / RELEASE)
     (folder / "tftp").mkdir()
     (folder / "tftp/ipxe.efi").write_bytes(Path("/usr/lib/ipxe/ipxe.efi").read_bytes())
-    (folder / "dnsmasq.conf").write_text(documented(folder))
+    (folder / "dnsmasq.conf").write_text(documented(folder, recipe))
     dnsmasq = ["dnsmasq", "--keep-in-foreground", f"--conf-file={folder}/dnsmasq.conf", "--port=0"]
     dnsmasq += ["--log-facility=-", f"--dhcp-leasefile={folder}/leases", "--user=root"]
     web = ["python3", "-m", "http.server", "--directory", str(folder / "http"), "80"]
@@ -108,14 +118,13 @@ def put_kernel(target: Path) -> None:
         file.write(made.stdout)
 
 
-def documented(folder: Path) -> str:
+def documented(folder: Path, recipe: str) -> str:
     """dnsmasq's configuration as docs/workers.md has it, with the folders that are here."""
     document = (CHECKOUT / "docs/workers.md").read_text()
-    start = document.index("dhcp-range=")
+    start = document.index(recipe)
     text = document[start : document.index("```", start)]
     here = {"/srv/tftp": f"{folder}/tftp", WEB_ROOT: f"{folder}/http/autojoin", "metal-1": NODE}
     for value, instead in here.items():
-        assert value in text
         text = text.replace(value, instead)
     return text
 
@@ -129,25 +138,51 @@ def command_line(machine: Machine) -> list[str]:
     return []
 
 
-def test_an_empty_machine_starts_the_installer(network: Network, tmp_path: Path) -> None:
+def empty_machine(network: Network, folder: Path) -> Machine:
     hardware = Hardware(2, "2G", "4G", MAC, disk_device="nvme", empty=True)
-    machine = Machine(NODE, tmp_path / "machine", hardware, network)
-    course = Course("bare-metal", machine)
-    with boot_server(network, tmp_path):
-        course.power_on()
-        try:
-            for step, reached in (
-                ("PXE", partial(machine.wrote, "Start PXE over IPv4")),
-                ("iPXE", partial(machine.wrote, "iPXE initialising devices")),
-                ("its script", partial(has_served, tmp_path, "/boot.ipxe")),
-                ("the installer's kernel", partial(has_served, tmp_path, f"{RELEASE}/vmlinuz")),
-                ("first boot", partial(command_line, machine)),
-            ):
-                course.reach(step, reached, STEP_SECONDS)
-        finally:
-            machine.power_off()
+    return Machine(NODE, folder / "machine", hardware, network)
+
+
+def reaches_the_installer(course: Course, folder: Path) -> None:
+    machine = course.machine
+    for step, reached in (
+        ("PXE", partial(machine.wrote, "Start PXE over IPv4")),
+        ("iPXE", partial(machine.wrote, "iPXE initialising devices")),
+        ("its script", partial(has_served, folder, "/boot.ipxe")),
+        ("the installer's kernel", partial(has_served, folder, f"{RELEASE}/vmlinuz")),
+        ("first boot", partial(command_line, machine)),
+    ):
+        course.reach(step, reached, STEP_SECONDS)
     words = command_line(machine)
     assert {"autoinstall", "ip=dhcp"} <= set(words), words
     (source,) = (word.partition(";s=")[2] for word in words if word.startswith("ds=nocloud;"))
-    answers = tmp_path / "http" / source.removeprefix("http://192.168.10.4/") / "user-data"
+    answers = folder / "http" / source.removeprefix("http://192.168.10.4/") / "user-data"
     assert "autoinstall" in yaml.safe_load(answers.read_text())
+
+
+def test_an_empty_machine_starts_the_installer(network: Network, tmp_path: Path) -> None:
+    course = Course("bare-metal", empty_machine(network, tmp_path))
+    deliver(tmp_path)
+    with boot_server(network, tmp_path, "dhcp-range=192.168.10.0,static"):
+        course.power_on()
+        try:
+            reaches_the_installer(course, tmp_path)
+        finally:
+            course.machine.power_off()
+
+
+def test_what_up_runs_has_it_installed_and_switched_off(network: Network, tmp_path: Path) -> None:
+    """Nobody touches it: the delivery to the boot server switches it on, the removal off."""
+    machine = empty_machine(network, tmp_path)
+    course = Course("bare-metal by IPMI", machine)
+    with (
+        ipmi_controller.controller(machine) as entry,
+        boot_server(network, tmp_path, "dhcp-range=192.168.10.200"),
+    ):
+        host = Host(tmp_path / "http/autojoin", Controller(entry, (), tmp_path))
+        course.started = time.monotonic()
+        assert host.apply() == (0, "")
+        reaches_the_installer(course, tmp_path)
+        assert not machine.from_network, "once"
+        assert host.remove() == (0, "")
+        assert machine.process is None
