@@ -16,10 +16,11 @@ MANAGER=''
 . "$here/power.env" # NODE MAC MANAGER BMC BMC_PORT BMC_USER BMC_PUBLIC_KEY SYSTEM
 PATH=$PATH:/usr/sbin:/usr/local/sbin:/usr/local/bin:/opt/ooce/bin
 SECONDS_TO_SWITCH=${SECONDS_TO_SWITCH:-60}
+failure=2 # nothing was done to the machine
 
 die() {
     printf '%s: %s\n' "$NODE" "$*" >&2
-    exit 2 # nothing was done to the machine, or it will be done once more
+    exit "$failure"
 }
 
 need() {
@@ -162,6 +163,7 @@ install() {
         wake
         return 0
     fi
+    failure=1
     switch off
     "${manager}_boot_from_network"
     switch on
