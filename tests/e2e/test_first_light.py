@@ -364,6 +364,7 @@ def state_folder(lab: Lab) -> Path:
     return Path(lab.environment["PULUMI_BACKEND_URL"].removeprefix("file://")).parent
 
 
+@pytest.mark.full
 def test_up_after_a_power_cut_in_the_middle(lab: Lab) -> None:
     identifier = state_folder(lab).name
 
@@ -398,7 +399,13 @@ def kill_all(identifier: str) -> int:
     return len(processes)
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["down", "up-and-down-again"])
+@pytest.mark.parametrize(
+    "again",
+    [
+        pytest.param(False, id="down"),
+        pytest.param(True, id="up-and-down-again", marks=pytest.mark.full),
+    ],
+)
 def test_down_leaves_nothing_behind(lab: Lab, again: bool) -> None:
     if again:
         output = lab.make("up")

@@ -8,6 +8,8 @@ import pytest
 
 from tests.preview.deployed import Config, Deployed
 
+pytestmark = pytest.mark.full
+
 # Loaded by every Python that starts: in the program, counts the tasks that a wait looks at.
 _COUNTING = """
 import asyncio, atexit, sys

@@ -13,6 +13,8 @@ from components import summary
 from tests.preview.conftest import deployed_config
 from tests.preview.deployed import Change, Config, Deployed, answers
 
+pytestmark = pytest.mark.full
+
 # The machines' host is dead where one is to be removed.
 NO_ANSWER = {"*machine*remove*": "no route to host"}
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk8"

@@ -74,6 +74,7 @@ def test_it_allows_all_else(edit: Change, protected: Deployed) -> None:
     assert protected.preview(edit)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("edit", "said"),
     [

@@ -9,6 +9,8 @@ import pytest
 
 from bench import engine
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def result() -> Iterator[engine.Result]:

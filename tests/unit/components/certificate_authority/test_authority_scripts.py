@@ -548,6 +548,7 @@ def test_a_pair_is_made_once_and_never_leaves(machine: Machine) -> None:
     assert good(generate(machine)).stdout == first.stdout
 
 
+@pytest.mark.full
 def test_another_pair_is_made_and_takes_the_place_of_the_first(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

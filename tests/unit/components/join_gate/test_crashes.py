@@ -54,6 +54,7 @@ def certificates(host: Host, node: TestNode) -> list[tuple[str, x509.Certificate
     return [(status, x509.load_pem_x509_certificate(pem.encode())) for status, pem in rows]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_a_kill_at_any_moment_burns_no_node(host: Host, victim: str) -> None:
     nodes: list[TestNode] = []
