@@ -140,6 +140,7 @@ def test_status_tells_that_bgp_is_well(lab: Lab) -> None:
     assert "Service default/example: has" in lab.well()
 
 
+@pytest.mark.full
 def test_prerequisites_are_installed_and_a_mistake_is_told(lab: Lab) -> None:
     """The Gateway API's CRDs come before the chart, which has it off here: it needs Envoy."""
     before = lab.file.read_text()
@@ -267,6 +268,7 @@ def test_an_edited_worker_joins_anew_and_disturbs_no_other(lab: Lab) -> None:
     assert sorted(lab.on_authority(query).split()) == ["good", "revoked"]
 
 
+@pytest.mark.full
 def test_a_failed_join_names_node_phase_and_last_line(lab: Lab) -> None:
     before = lab.file.read_text()
     gate = "join-gate"

@@ -11,6 +11,8 @@ import pytest
 from tests.preview.conftest import deployed_config
 from tests.preview.deployed import Change, Config, Deployed
 
+pytestmark = pytest.mark.full
+
 
 def remove_it(config: Config) -> None:
     del config["autojoin:workers"]["node-2"]
@@ -74,7 +76,6 @@ def test_it_allows_all_else(edit: Change, protected: Deployed) -> None:
     assert protected.preview(edit)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
