@@ -15,6 +15,8 @@ from cryptography import x509
 
 from tests.unit.components.join_gate.gate_host import Host, TestNode, running
 
+pytestmark = pytest.mark.full
+
 # A join takes about 10 ms here; the last ones hit a gate that has answered.
 MOMENTS = [0.0, 0.002, 0.004, 0.006, 0.008, 0.010, 0.013, 0.025]
 AT_ONCE = 4
@@ -54,7 +56,6 @@ def certificates(host: Host, node: TestNode) -> list[tuple[str, x509.Certificate
     return [(status, x509.load_pem_x509_certificate(pem.encode())) for status, pem in rows]
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_a_kill_at_any_moment_burns_no_node(host: Host, victim: str) -> None:
     nodes: list[TestNode] = []
