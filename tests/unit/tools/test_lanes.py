@@ -77,5 +77,10 @@ def test_an_interrupt_ends_what_runs_and_is_no_failure(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         logged(["sleep", "600"], log)
 
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, Step("long", lambda: False, interrupted))
+    # pytest-xdist has its workers ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, Step("long", lambda: False, interrupted))
+    finally:
+        signal.signal(signal.SIGINT, before)
