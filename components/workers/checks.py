@@ -146,7 +146,7 @@ def _controller(lab: Lab, name: str, worker: Worker) -> Iterator[Problem]:
     key = f"autojoin:boards.{worker.bmc}"
     started = kind.is_started(worker, lab.provisioner(worker))
     if board is None:
-        if started:
+        if started and not lab.boards:
             hint = f"`pulumi up` starts {name} by it: say its address and its password"
             yield Problem(key, "is required", hint=hint)
         return
