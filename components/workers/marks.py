@@ -53,7 +53,7 @@ class Marks:
         name, _, part = args.name.rpartition("-")
         old, new = await values(args.old_inputs), await values(args.new_inputs)
         anew = identity(old) != identity(new)
-        if identity(new) is None or (new.get("stdin") is None and not anew):
+        if old and (identity(new) is None or (new.get("stdin") is None and not anew)):
             return  # known only after the CA host ran
         changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
         parts = (changed, set()) if part == "registration" else (set(), changed)
