@@ -157,13 +157,15 @@ def test_the_dials_are_counted(server: SshServer) -> None:
 def test_no_secret_is_an_argument_or_stays_on_disk(server: SshServer, tmp_path: Path) -> None:
     found = tmp_path / "arguments"
     script = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' > {found}"
-    # By its port: others on this machine may be logged in somewhere meanwhile.
+    # By its port, and its key: others on this machine may be logged in somewhere meanwhile.
     script += f"; grep -lsx 'Port {server.port}' {folders()}/config"
     here = remote(server, create=script, stdin="the-secret-input")["stdout"].split()
     arguments = found.read_text()
     assert any(path in arguments for path in here), "the client ran meanwhile"
     assert "the-secret" not in arguments
-    assert "PRIVATE KEY" not in arguments
+    key = (server.folder / "client_key").read_text().splitlines()
+    assert "PRIVATE KEY" in key[0]
+    assert not [line for line in key[1:-1] if line in arguments]
     assert not any(Path(path).exists() for path in here)
 
 
