@@ -261,7 +261,8 @@ def _nodes(preview: Preview) -> dict[str, tuple[str, str]]:
 def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str]:
     components = [step for step in steps if _is_worker(step.type)]
     ops = {step.op for step in components}
-    over = OVER if _is_started(new or old) and not _follows_seed(new or old) else {}
+    started, follows_seed = _is_started(new or old), _follows_seed(new or old)
+    over = OVER if started and not follows_seed else {}
     if "create" in ops:
         return over.get("added", "added"), _described(new)
     if "delete" in ops:
@@ -276,8 +277,8 @@ def _node(steps: list[Step], old: dict[str, Any], new: dict[str, Any]) -> tuple[
         why = "the authority's certificate is asked for anew"
         return "known only after the CA host ran", why
     kind = effect(
-        _is_started(new or old),
-        _follows_seed(new or old),
+        started,
+        follows_seed,
         anew,
         _top(registration) if registration is not None else set(),
         {name for step in rest for name in _inputs(step)},

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any, ClassVar
 
 from components.archive import File, text
 from components.machine_host import delivery
 from components.workers import cloud_init
-from components.workers.hardware import Emission, Hardware
+from components.workers.hardware import Emission, Hardware, assignments
 from components.workers.seed import Cluster, Node
 from components.workers.worker import Worker
 from stack import models
@@ -81,10 +80,9 @@ class BareMetal(Hardware):
             "BMC_PUBLIC_KEY": board.public_key or "",
             "SYSTEM": board.system or "",
         }
-        settings = "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
         return {
             "power.sh": File(POWER_SCRIPT.read_bytes(), 0o755),
-            "power.env": text(settings, 0o644),
+            "power.env": text(assignments(values), 0o644),
             **self.bmc_password(emission),
         }
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +14,7 @@ from typing import Any, ClassVar
 from components.archive import File, text
 from components.machine_host import delivery
 from components.workers import libvirt
-from components.workers.hardware import Emission, Hardware
+from components.workers.hardware import Emission, Hardware, assignments
 from components.workers.worker import Worker
 from stack import models
 from stack.models import ProvisioningHost
@@ -133,7 +132,7 @@ class Bhyve(Hardware):
         values = {"NODE": self.node, "IMAGE": guest.image or "", "LINK": self.link}
         if self.manager:
             values |= {"MANAGER": self.manager, "DISK_SIZE": guest.disk_size}
-        return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
+        return assignments(values)
 
     def template(self) -> str:
         """vm-bhyve's configuration of the machine: shell assignments, of values without quotes."""

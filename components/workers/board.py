@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import ClassVar
 
 from components.archive import File, text
 from components.machine_host import delivery
-from components.workers.hardware import Emission, Hardware
+from components.workers.hardware import Emission, Hardware, assignments
 from stack import models
 from stack.models import ProvisioningHost
 
@@ -62,4 +61,4 @@ class Module(Hardware):
         }
         if self.starts_by_itself:
             values |= {"MANAGER": "turing-pi", "IMAGE": self.settings.image or ""}
-        return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
+        return assignments(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,11 @@ from stack.problem import Problem
 
 # What stands in the files where the stack's secret is not to be shown, or not known.
 REDACTED = "REDACTED"
+
+
+def assignments(values: Mapping[str, str]) -> str:
+    """Values for a script to read with `.`: shell assignments, one a line."""
+    return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ die() {
     exit 1
 }
 
+work='' copy=''
+trap 'rm -rf ${work:+"$work"} ${copy:+"$copy"}' EXIT
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=/dev/null
 . "$here/board.env" # NODE HARDWARE SLOT BMC BMC_PORT BMC_USER BMC_PUBLIC_KEY VOLUME CMDLINE IMAGE
@@ -69,7 +71,6 @@ seed_image() {
     done
     [ -n "$CMDLINE" ] || return 0
     work=$(mktemp -d)
-    trap 'rm -rf "$work" ${copy:+"$copy"}' EXIT
     mcopy -i "$1@@$offset" ::cmdline.txt "$work/before" || die "$1 has no cmdline.txt on $VOLUME"
     edit_command_line <"$work/before" >"$work/after"
     cmp -s "$work/before" "$work/after" || mcopy -o -i "$1@@$offset" "$work/after" ::cmdline.txt
@@ -222,7 +223,6 @@ may_be_made() {
 # The image itself stays without a seed: other modules are made of it too.
 make() {
     copy=$here/$NODE.img
-    trap 'rm -f "$copy"' EXIT
     cp "$IMAGE" "$copy"
     seed_image "$copy"
     power off

@@ -8,7 +8,7 @@
 #
 # The recipe has a folder files/, whose entries (folders of this node alone) go to DIRECTORY, and the
 # node's identity. Of files that name what their machine is kept by, in guest.env, power.env or
-# board.env, this host keeps it too, by the script of that name: --may-be-made, nothing, --start and
+# board.env, this host keeps it too, by the script of that name: --may-be-made, --make, --start and
 # --remove.
 # Records lie in nodes/ beside this script, in DIRECTORY/.autojoin/CLUSTER with
 # assemble and its books. A record lists what NODE has in DIRECTORY; it is written last, so that who
