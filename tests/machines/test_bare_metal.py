@@ -31,6 +31,10 @@ from tests.unit.components.workers.test_hardware import make
 NODE, MAC, RELEASE = "metal", "a0:36:9f:00:00:41", "ubuntu-24.04"
 BOOT_SERVER, WEB_ROOT = "192.168.10.4/24", "/srv/http/autojoin"
 STEP_SECONDS = 120
+# How dnsmasq's lines for one node, and those for every node, begin in the document; and what of the
+# document's is elsewhere here.
+ONE_NODE, EVERY_NODE = "dhcp-range=192.168.10.0,static", "dhcp-range=192.168.10.200"
+RECIPES = {ONE_NODE: ("/srv/tftp", WEB_ROOT, "metal-1"), EVERY_NODE: ("/srv/tftp",)}
 # In place of the installer: the kernel's command line, of which it takes its disc and its answers.
 INSTALLER = """\
 #!/bin/sh
@@ -124,8 +128,9 @@ def documented(folder: Path, recipe: str) -> str:
     start = document.index(recipe)
     text = document[start : document.index("```", start)]
     here = {"/srv/tftp": f"{folder}/tftp", WEB_ROOT: f"{folder}/http/autojoin", "metal-1": NODE}
-    for value, instead in here.items():
-        text = text.replace(value, instead)
+    for value in RECIPES[recipe]:
+        assert value in text
+        text = text.replace(value, here[value])
     return text
 
 
@@ -163,7 +168,7 @@ def reaches_the_installer(course: Course, folder: Path) -> None:
 def test_an_empty_machine_starts_the_installer(network: Network, tmp_path: Path) -> None:
     course = Course("bare-metal", empty_machine(network, tmp_path))
     deliver(tmp_path)
-    with boot_server(network, tmp_path, "dhcp-range=192.168.10.0,static"):
+    with boot_server(network, tmp_path, ONE_NODE):
         course.power_on()
         try:
             reaches_the_installer(course, tmp_path)
@@ -177,7 +182,7 @@ def test_what_up_runs_has_it_installed_and_switched_off(network: Network, tmp_pa
     course = Course("bare-metal by IPMI", machine)
     with (
         ipmi_controller.controller(machine) as entry,
-        boot_server(network, tmp_path, "dhcp-range=192.168.10.200"),
+        boot_server(network, tmp_path, EVERY_NODE),
     ):
         host = Host(tmp_path / "http/autojoin", Controller(entry, (), tmp_path))
         course.started = time.monotonic()

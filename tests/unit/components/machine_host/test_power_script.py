@@ -101,31 +101,31 @@ class Controller:
     def ask(self) -> tuple[str, str]:
         """Power, and what it boots from next, told by other programs than power.sh."""
         if self.protocol == "ipmi":
-            words = ["ipmitool", "-I", "lanplus", "-H", self.settings["address"], "-U", USER,
-                     "-P", self.settings["password"], "chassis"]  # fmt: skip
-            power = self._said([*words, "power", "status"]).split()[-1]
-            boot = self._said([*words, "bootparam", "get", "5"])
+            power = self._ipmi("power", "status").split()[-1]
+            boot = self._ipmi("bootparam", "get", "5")
             return power, "network" if "Force PXE" in boot else "disk"
-        password = base64.b64encode(f"{USER}:{self.settings['password']}".encode()).decode()
-        url = f"https://127.0.0.1:{self.settings['port']}/redfish/v1/Systems/{SYSTEM}"
-        header = f"Authorization: Basic {password}"
-        found = json.loads(self._said(["curl", "--silent", "--insecure", "--header", header, url]))
+        found = json.loads(self._redfish())
         boot = found["Boot"]["BootSourceOverrideTarget"]
         return found["PowerState"].lower(), "network" if boot == "Pxe" else "disk"
 
     def boots_from_disk(self) -> None:
         """As after its installation."""
         if self.protocol == "ipmi":
-            words = ["ipmitool", "-I", "lanplus", "-H", self.settings["address"], "-U", USER,
-                     "-P", self.settings["password"], "chassis", "bootdev", "disk"]  # fmt: skip
-            self._said(words)
+            self._ipmi("bootdev", "disk")
             return
-        url = f"https://127.0.0.1:{self.settings['port']}/redfish/v1/Systems/{SYSTEM}"
         body = '{"Boot": {"BootSourceOverrideTarget": "Hdd"}}'
+        self._redfish("--request", "PATCH", "--json", body)
+
+    def _ipmi(self, *words: str) -> str:
+        user = ["-U", USER, "-P", self.settings["password"]]
+        there = ["ipmitool", "-I", "lanplus", "-H", self.settings["address"]]
+        return self._said([*there, *user, "chassis", *words])
+
+    def _redfish(self, *words: str) -> str:
+        url = f"https://127.0.0.1:{self.settings['port']}/redfish/v1/Systems/{SYSTEM}"
         user = f"{USER}:{self.settings['password']}"
-        json_body = ["--header", "Content-Type: application/json", "--data", body]
-        self._said(["curl", "--fail", "--silent", "--show-error", "--insecure", "--user", user,
-                    "--request", "PATCH", *json_body, url])  # fmt: skip
+        return self._said(["curl", "--fail", "--silent", "--show-error", "--insecure",
+                           "--user", user, *words, url])  # fmt: skip
 
     def _said(self, words: list[str]) -> str:
         answer = subprocess.run([*self.inside, *words], capture_output=True, text=True, check=True)
