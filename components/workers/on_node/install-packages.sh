@@ -78,7 +78,14 @@ add_repository() {
         -o APT::Get::List-Cleanup=false -o APT::Update::Error-Mode=any
 }
 
+# A power cut while dpkg ran leaves what apt refuses to go on from. apt is asked first, since it waits
+# for others who install.
+mend() {
+    apt-get -q -y -o DPkg::Lock::Timeout=300 install || dpkg --configure -a || true
+}
+
 install_all() {
+    mend
     apt update
     apt install --no-install-recommends ca-certificates ${KEY_FINGERPRINT:+gpg}
     [ -z "$KEY_FINGERPRINT" ] || fetch_key

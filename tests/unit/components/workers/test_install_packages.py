@@ -277,6 +277,16 @@ def test_a_bare_debian_gets_its_packages_from_a_mirror(bare: Bare, tmp_path: Pat
     assert bare.run().returncode == 0  # nothing is asked for again
 
 
+def test_packages_come_also_after_a_power_cut_while_some_were_installed(bare: Bare) -> None:
+    """apt refuses to go on from what dpkg had begun; any plain machine may be cut off there."""
+    known = (plain_image.root() / "var/lib/dpkg/status").read_text().split("\n\n")
+    begun = next(each for each in known if each.startswith("Package: netbase\n"))
+    bare.write("var/lib/dpkg/updates/0001", f"{begun}\n")
+    done = bare.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "dpkg was interrupted" in done.stdout + done.stderr
+
+
 def is_silent(bare: Bare, folder: Path) -> str:
     bare.environment["REPOSITORY"] = NOBODY
     return "Could not connect to 127.0.0.1:9"
