@@ -1,4 +1,4 @@
-"""A worker on bare metal: installed over the network by Ubuntu's installer, without a person."""
+"""A worker on bare metal: its system's installer comes over the network and needs no person."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from components.archive import File, text
 from components.machine_host import delivery
-from components.workers import cloud_init
+from components.workers import cloud_init, preseed
 from components.workers.hardware import Emission, Hardware, assignments
 from components.workers.seed import Cluster, Node
 from components.workers.worker import Worker
@@ -21,7 +21,8 @@ BOOT_SERVER = "http://${next-server}/autojoin/"
 
 
 class BareMetal(Hardware):
-    """The seed is the installer's: an autoinstall document with the node's user-data nested in it.
+    """Of Ubuntu the seed is the installer's: an autoinstall document, and in it the node's own
+    user-data. Of Debian it is the node's, which the installer lays into the new system.
 
     The web root has a folder for the machine, `<mac>/`: the iPXE script, and the seed under the
     node's identity, so that no cache between answers with that of an earlier generation.
@@ -31,7 +32,6 @@ class BareMetal(Hardware):
     plain = True
     grow_root = False  # the installer has filled the disk
     one_architecture = False
-    ubuntu_alone = "the installer is Ubuntu's"
     required = ("mac", "disk")
     own = ("disk", "bmc")
     example: ClassVar = {"disk": "/dev/disk", "mac": "02:00:00:00:00:01"}
@@ -94,12 +94,34 @@ class BareMetal(Hardware):
             for name, content in emission.seed.files().items()
         }
         script = text(self.boot_script(f"{self.seed_url}{folder}/"), 0o644)
-        return {f"{self.mac}/boot.ipxe": script, **seed}
+        installers = {
+            f"{folder}/{name}": text(content, 0o644)
+            for name, content in self.installers_files(emission.identity).items()
+        }
+        return {f"{self.mac}/boot.ipxe": script, **seed, **installers}
+
+    @property
+    def is_debian(self) -> bool:
+        return self.settings.os_release.startswith("debian-")
+
+    def installers_files(self, identity: str) -> dict[str, str]:
+        """What the installer fetches beside the seed."""
+        if not self.is_debian:
+            return {}
+        answers = preseed.preseed(self.settings.disk or "", identity, self.settings.user_data)
+        return {
+            "preseed.cfg": answers,
+            "install-guard": GUARD_SCRIPT.read_text(),
+            "install-finish": preseed.FINISH_SCRIPT.read_text(),
+        }
 
     def user_data(
         self, cluster: Cluster, node: Node, authority_pem: str, join_key: str
     ) -> dict[str, Any]:
-        """The installer's answers, by Ubuntu's autoinstall schema. Its disk is the named one."""
+        """The node's own; of Ubuntu in the installer's answers, by its autoinstall schema."""
+        own = super().user_data(cluster, node, authority_pem, join_key)
+        if self.is_debian:
+            return own
         guard = ["sh", "-c", GUARD_SCRIPT.read_text(), "install-guard"]
         disk = self.settings.disk or ""
         answers = {
@@ -109,24 +131,37 @@ class BareMetal(Hardware):
             "keyboard": {"layout": "us"},
             "refresh-installer": {"update": False},
             "network": cloud_init.network(cluster, node),
-            "storage": {"layout": {"name": "direct", "match": {"path": disk}}},
+            # No swap, which a kubelet refuses; and the disk before the network, as grub-install has
+            # it: by default the installer puts first what it was itself booted from.
+            "storage": {
+                "layout": {"name": "direct", "match": {"path": disk}},
+                "swap": {"size": 0},
+                "grub": {"reorder_uefi": False},
+            },
             "ssh": {"install-server": True, "allow-pw": False},
             "updates": "security",
             "shutdown": "reboot",
-            "user-data": super().user_data(cluster, node, authority_pem, join_key),
+            "user-data": own,
         }
         return {"autoinstall": answers}
 
     def boot_script(self, seed: str) -> str:
-        """iPXE's script. The installer's kernel and disc lie beside the seeds in the web root."""
+        """iPXE's script. The installer lies beside the seeds in the web root."""
         system = f"{self.seed_url}{self.settings.os_release}"
-        disc = f"{system}/live-server-{self.settings.architecture or self.architecture}.iso"
-        # No shell reads this line, so the `;` that NoCloud wants needs no quotes.
-        kernel = (
-            f"kernel {system}/vmlinuz initrd=initrd ip=dhcp url={disc} autoinstall "
-            f"ds=nocloud;s={seed} cloud-config-url=/dev/null ---"
+        if self.is_debian:
+            words = preseed.boot_words(
+                self.node, self.mac or "", seed, self.site.cluster.dns_servers
+            )
+        else:
+            disc = f"{system}/live-server-{self.settings.architecture or self.architecture}.iso"
+            # No shell reads this line, so the `;` that NoCloud wants needs no quotes.
+            words = (
+                f"ip=dhcp url={disc} autoinstall ds=nocloud;s={seed} cloud-config-url=/dev/null ---"
+            )
+        return (
+            f"#!ipxe\n# {self.node}\nkernel {system}/vmlinuz initrd=initrd {words}\n"
+            f"initrd {system}/initrd\nboot\n"
         )
-        return f"#!ipxe\n# {self.node}\n{kernel}\ninitrd {system}/initrd\nboot\n"
 
     def dnsmasq(self) -> str:
         """dnsmasq's part: the machine's address by its MAC, and iPXE's way to its script."""

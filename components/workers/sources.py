@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,7 +12,30 @@ from stack.models import Packages, Worker
 
 _KUBERNETES = "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/"
 _DISTRIBUTION = "http://deb.debian.org/debian"  # Ubuntu's are at a name too
+_SECURITY = "http://security.debian.org/debian-security"
 _URL = re.compile(r"\bhttps?://[^\s',]+")
+
+
+@dataclass(frozen=True)
+class Debian:
+    """From where an installer gets Debian; no `security` where a mirror is given without."""
+
+    mirror: str
+    security: str | None
+    proxy: str
+
+
+def debian(user_data: Mapping[str, Any]) -> Debian:
+    """As cloud-init is told in a worker's user-data, by its `apt`."""
+    apt = user_data.get("apt")
+    apt = apt if isinstance(apt, dict) else {}
+    mirror = next(iter(_mirrors(apt.get("primary"))), None)
+    security = next(iter(_mirrors(apt.get("security"))), None)
+    return Debian(
+        (mirror or _DISTRIBUTION).rstrip("/"),
+        security or (None if mirror else _SECURITY),
+        _proxy(apt, mirror or _DISTRIBUTION),
+    )
 
 
 def repository(packages: Packages, kubernetes_version: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from components.archive import File
 from components.load import from_stack_file
 from components.machine_host import delivery
-from components.workers import bare_metal, bhyve, board, cloud_init
+from components.workers import bare_metal, bhyve, board, cloud_init, preseed
 from components.workers.hardware_types import HARDWARE, of
 from tests.unit.components.examples import AUTHORITY_PEM
 
@@ -18,7 +18,8 @@ LAB = from_stack_file(Path(__file__).parent / "hardware.yaml")
 SCRIPTS = {
     cloud_init: ("JOIN_SCRIPT", "INSTALL_SCRIPT"),
     board: ("BOARD_SCRIPT",),
-    bare_metal: ("GUARD_SCRIPT",),
+    bare_metal: ("GUARD_SCRIPT", "POWER_SCRIPT"),
+    preseed: ("FINISH_SCRIPT",),
     bhyve: ("GUEST_SCRIPT",),
     delivery: ("DELIVER_SCRIPT",),
 }

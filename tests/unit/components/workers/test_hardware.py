@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from components.load import from_values
 from components.workers.bare_metal import GUARD_SCRIPT
@@ -476,25 +478,18 @@ def test_bhyve_mac_is_kept_and_each_node_has_its_own() -> None:
 
 
 def test_autoinstall_has_the_published_shape() -> None:
-    _, emission = make("metal")
-    document = yaml.safe_load(emission.seed.user_data)
-    assert set(document) == {"autoinstall"}  # the installer refuses keys of its own beside it
-    found = document["autoinstall"]
-    assert found["version"] == 1
-    assert all(isinstance(words, list) and all(isinstance(word, str) for word in words)
-               for words in found["early-commands"])  # fmt: skip
-    assert found["storage"] == {"layout": {"name": "direct", "match": {"path": "/dev/nvme0n1"}}}
-    assert found["network"]["version"] == 2
-    assert set(found["keyboard"]) <= {"layout", "variant", "toggle"}
-    assert set(found["refresh-installer"]) <= {"update", "channel"}
-    assert found["updates"] in ("security", "all")
-    assert found["shutdown"] in ("reboot", "poweroff")
-    assert isinstance(found["user-data"], dict)
-    assert "identity" not in found  # the user-data says who the node is, and makes no user
-    assert set(found) == {
-        *("version", "early-commands", "locale", "keyboard", "refresh-installer", "network"),
-        *("storage", "ssh", "updates", "shutdown", "user-data"),
-    }
+    schema = yaml.safe_load((Path(__file__).parent / "autoinstall_schema.yaml").read_text())
+    Draft202012Validator.check_schema(schema)
+    installer = Draft202012Validator(schema)
+    document = yaml.safe_load(make("metal")[1].seed.user_data)
+    installer.validate(document)
+    # What it once lacked: a kubelet refuses swap, and the installer makes a file of it unless told;
+    # and it lets the machine boot from the network first ever after.
+    storage = document["autoinstall"]["storage"]
+    assert storage["swap"] == {"size": 0} and storage["grub"] == {"reorder_uefi": False}
+    strange: Any
+    for strange in ({"packagez": []}, {"storage": {"disk": "/dev/sda"}}, {"updates": "none"}):
+        assert not installer.is_valid({"autoinstall": document["autoinstall"] | strange})
 
 
 def test_the_web_root_has_the_machines_folder() -> None:
@@ -588,69 +583,112 @@ def test_another_secret_or_host_is_another_machine_of_ours_and_no_other_of_a_per
         assert one == other == identities(name, hostKey=key)[0]
 
 
-# --- the guard of the installer -------------------------------------------------------------
+# --- the guard of the installers ------------------------------------------------------------
+
+MEBIBYTE = 2**20
 
 
-@pytest.fixture
-def guard(tmp_path: Path) -> Any:
-    """`guard(identity)` with one partition, whose content is tmp_path/disk; its exit and words."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    disk = tmp_path / "disk"
-    stubs = {
-        "lsblk": f'[ -d {disk} ] || exit 32; [ "$1" != -lnpo ] || echo /dev/sda /dev/sda1',
-        "mount": f'[ "$3" = /dev/sda1 ] && cp -a {disk}/. "$4"',
-        "umount": 'rm -rf "$1"/*',
-    }
-    for name, action in stubs.items():
-        (tools / name).write_text(f"#!/bin/sh\n{action}\n")
-        (tools / name).chmod(0o755)
+@dataclass
+class Installing:
+    """A machine with the disk `sda`, whose one partition holds what is in the folder `content`.
 
-    def run(identity: str, disk: str = "/dev/sda") -> subprocess.CompletedProcess[str]:
-        path = f"{tools}:{os.environ['PATH']}"
+    What would touch a machine is stood in for.
+    """
+
+    folder: Path
+    shell: tuple[str, ...]
+
+    @property
+    def disk(self) -> Path:
+        return self.folder / "sda"
+
+    @property
+    def content(self) -> Path:
+        return self.folder / "content"
+
+    def lay_in(self) -> None:
+        tools = {
+            "mount": f'[ "$3" = {self.disk}1 ] && cp -a {self.content}/. "$4"',
+            "umount": 'rm -rf "$1"/*',
+            "debconf-set": f'echo "$@" >>{self.folder}/debconf',
+        }
+        for name, action in tools.items():
+            file = self.folder / "tools" / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(f"#!/bin/sh\n{action}\n")
+            file.chmod(0o755)
+        self.content.mkdir()
+        self.disk.write_bytes(b"x" * 4 * MEBIBYTE)
+        about = self.folder / "sys/class/block/sda"
+        (about / "sda1").mkdir(parents=True)
+        (about / "size").write_text(f"{4 * MEBIBYTE // 512}\n")
+
+    def guard(self, identity: str, disk: Path | None = None) -> subprocess.CompletedProcess[str]:
+        path = f"{self.folder}/tools:{os.environ['PATH']}"
         return subprocess.run(
-            ["dash", "-c", GUARD_SCRIPT.read_text(), "install-guard", disk, identity],
-            env={**os.environ, "PATH": path, "AUTOJOIN_ROOT": str(tmp_path)},
+            [*self.shell, "-c", GUARD_SCRIPT.read_text(), "guard", disk or self.disk, identity],
+            env={**os.environ, "PATH": path, "AUTOJOIN_ROOT": str(self.folder)},
             capture_output=True, text=True,
         )  # fmt: skip
 
-    return run
+
+@pytest.fixture(params=[("dash",), ("busybox", "sh")], ids=["Ubuntu's shell", "Debian's"])
+def installing(request: pytest.FixtureRequest, tmp_path: Path) -> Installing:
+    machine = Installing(tmp_path, request.param)
+    machine.lay_in()
+    return machine
 
 
-def test_the_guard_stops_only_over_the_very_same_joined_node(guard: Any, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    assert guard("metal-g1-aa").returncode == 0  # an empty disk
-    (disk / "var/lib/autojoin").mkdir(parents=True)
-    (disk / "var/lib/autojoin/identity").write_text("metal-g1-aa\n")
-    assert guard("metal-g1-aa").returncode == 0  # the join never got its certificate
-    (disk / "var/lib/kubelet/pki").mkdir(parents=True)
-    (disk / "var/lib/kubelet/pki/kubelet.crt").write_text("x")
-    stopped = guard("metal-g1-aa")
+def test_the_guard_stops_only_over_the_very_same_joined_node(installing: Installing) -> None:
+    content, untouched = installing.content, installing.disk.read_bytes()
+    assert installing.guard("metal-g1-aa").returncode == 0  # an empty disk
+    (content / "var/lib/autojoin").mkdir(parents=True)
+    (content / "var/lib/autojoin/identity").write_text("metal-g1-aa\n")
+    assert installing.guard("metal-g1-aa").returncode == 0  # the join never got its certificate
+    (content / "var/lib/kubelet/pki").mkdir(parents=True)
+    (content / "var/lib/kubelet/pki/kubelet.crt").write_text("x")
+    installing.disk.write_bytes(untouched)
+    stopped = installing.guard("metal-g1-aa")
     assert stopped.returncode == 1
-    assert "/dev/sda1 holds metal-g1-aa, which has joined" in stopped.stderr
-    assert guard("metal-g2-bb").returncode == 0  # another generation
+    assert f"{installing.disk}1 holds metal-g1-aa, which has joined" in stopped.stderr
+    assert installing.disk.read_bytes() == untouched
+    assert installing.guard("metal-g2-bb").returncode == 0  # another generation
 
 
-def test_the_installer_is_told_the_kernels_name_of_a_disk(guard: Any, tmp_path: Path) -> None:
+def test_after_a_cut_nothing_starts_from_a_disk_that_is_installed_over(
+    installing: Installing,
+) -> None:
+    assert installing.guard("metal-g1-aa").returncode == 0
+    nothing = bytes(MEBIBYTE)
+    assert installing.disk.read_bytes() == nothing + b"x" * 2 * MEBIBYTE + nothing
+
+
+def test_ubuntus_installer_is_told_the_kernels_name_of_a_disk(installing: Installing) -> None:
     """It compares with nothing else (subiquity#1389), and reads its answers after the guard."""
-    (tmp_path / "disk").mkdir()
-    link = tmp_path / "by-id-Samsung_SSD_980"
-    link.symlink_to("/dev/sda")
+    link = installing.folder / "by-id-Samsung_SSD_980"
+    link.symlink_to(installing.disk)
     _, emission = make("metal", disk="/dev/disk/by-id/x")
     answers = yaml.safe_load(emission.seed.user_data)["autoinstall"]
     answers["storage"]["layout"]["match"]["path"] = str(link)
-    written = tmp_path / "autoinstall.yaml"
+    written = installing.folder / "autoinstall.yaml"
     written.write_text(yaml.safe_dump(answers))
-    assert guard("metal-g1-aa", str(link)).returncode == 0
+    assert installing.guard("metal-g1-aa", link).returncode == 0
     after = yaml.safe_load(written.read_text())
-    answers["storage"]["layout"]["match"]["path"] = "/dev/sda"
+    answers["storage"]["layout"]["match"]["path"] = str(installing.disk)
     assert after == answers
-    assert guard("metal-g1-aa").returncode == 0  # a kernel's name is left as it is
+    assert installing.guard("metal-g1-aa").returncode == 0  # a kernel's name is left as it is
     assert yaml.safe_load(written.read_text()) == answers
 
 
-def test_the_guard_names_a_missing_disk(guard: Any) -> None:
-    missing = guard("metal-g1-aa")
+def test_so_is_debians(installing: Installing) -> None:
+    link = installing.folder / "by-id-Samsung_SSD_980"
+    link.symlink_to(installing.disk)
+    assert installing.guard("metal-g1-aa", link).returncode == 0
+    told = (installing.folder / "debconf").read_text()
+    assert told == f"partman-auto/disk {installing.disk}\n"
+
+
+def test_the_guard_names_a_missing_disk(installing: Installing) -> None:
+    missing = installing.guard("metal-g1-aa", Path("/dev/nvme9n9"))
     assert missing.returncode == 1
-    assert "there is no disk /dev/sda in this machine" in missing.stderr
+    assert "there is no disk /dev/nvme9n9 in this machine" in missing.stderr
