@@ -26,9 +26,9 @@ test: ## unit tests, and a cluster from up to down; FULL=1 every accident too, a
 	@$(TOOLS) $(if $(EDITS),edits,test)
 	@AUTOJOIN_FUZZ_SECONDS=$(FUZZ) $(IN_VENV) commands.lab test $(TESTS)
 
-machines: ## a virtual machine of each type, from power to its first pod: seconds for each step
+machines: ## a virtual machine of each type, from power to its first pod: seconds for each step; FULL=1 power cuts too
 	@$(TOOLS) machines
-	@$(IN_VENV) pytest tests/machines --capture=no
+	@$(IN_VENV) pytest tests/machines --capture=no $(if $(FULL),,-m "not full")
 
 preview: ## what `pulumi up` of stack STACK would change, and a summary; JSON=1 for the summary alone
 	@$(TOOLS) engine

@@ -8,6 +8,7 @@ left but its folder, it is off, and its disk stays what it was.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shlex
@@ -27,6 +28,7 @@ from tools.errors import LabError
 
 FIRMWARE = Path("/usr/share/OVMF")
 SOCKET_SECONDS = 10.0
+CLONE_NEWNET = 0x40000000  # linux/sched.h
 LINES = 20
 
 
@@ -54,10 +56,19 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Network:
-    """A bridge, and what a command begins with to run where that is."""
+    """A bridge, its network namespace, and what a command begins with to run there."""
 
     bridge: str
+    namespace: Path
     inside: tuple[str, ...]
+
+    def enter(self) -> None:
+        """Let this thread, and no other, make its sockets there."""
+        library = ctypes.CDLL(None, use_errno=True)
+        with self.namespace.open() as file:
+            if library.setns(file.fileno(), CLONE_NEWNET):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(self.namespace))
 
 
 @dataclass
@@ -69,7 +80,7 @@ class Machine:
     hardware: Hardware
     network: Network
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-    # Whether its firmware tries the network before the disk.
+    # Whether its firmware tries the network before the disk, at its next start alone.
     from_network: bool = field(default=False, init=False)
 
     def power_on(self) -> None:
@@ -85,6 +96,11 @@ class Machine:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         wait_for(self.answers, SOCKET_SECONDS, "QEMU does not start", self.failure)
+        if self.from_network:
+            # The firmware is told of the order at a reset, so of this one at the next.
+            words = {"path": "/machine/peripheral/disk", "property": "bootindex", "value": 0}
+            self.control_by("qom-set", words)
+            self.from_network = False
         plug_in(self.network, self.interface)
 
     @property
@@ -105,10 +121,13 @@ class Machine:
         firmware = "if=pflash,format=raw"
         words += ["-drive", f"{firmware},readonly=on,file={FIRMWARE}/OVMF_CODE_4M.fd"]
         words += ["-drive", f"{firmware},file={self.folder}/variables.fd"]
-        words += ["-drive", f"id=disk,if=none,format=raw,discard=unmap,file={self.folder}/disk.img"]
+        # What the machine has written is in this machine's memory, whatever becomes of QEMU.
+        disk = f"id=drive,if=none,format=raw,discard=unmap,cache=unsafe,file={self.folder}/disk.img"
+        words += ["-drive", disk]
         # An NVMe disk has to have a serial number.
-        disk, card = (2, 1) if self.from_network else (1, 2)
-        words += ["-device", f"{hardware.disk_device},drive=disk,serial=disk,bootindex={disk}"]
+        first, card = (2, 1) if self.from_network else (1, 2)
+        device = f"{hardware.disk_device},id=disk,drive=drive,serial=disk"
+        words += ["-device", f"{device},bootindex={first}"]
         devices = {"ahci-cd": "ide-cd", "virtio-blk": "virtio-blk-pci"}
         for number, disc in enumerate(hardware.discs):
             drive = f"id=disc{number},if=none,format=raw,readonly=on,file={disc.path}"
@@ -136,13 +155,13 @@ class Machine:
             return True
         return False
 
-    def control_by(self, command: str) -> None:
+    def control_by(self, command: str, arguments: Mapping[str, Any] | None = None) -> None:
         """Give QEMU a command of its machine protocol."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self.control))
             lines = connection.makefile("rw")
-            for word in ("qmp_capabilities", command):
-                lines.write(json.dumps({"execute": word}) + "\n")
+            for word, given in (("qmp_capabilities", None), (command, arguments)):
+                lines.write(json.dumps({"execute": word, "arguments": given or {}}) + "\n")
                 lines.flush()
                 answer: dict[str, Any] = {}
                 while not answer.keys() & {"return", "error"}:
@@ -192,8 +211,9 @@ def of_lab(place: Place) -> Network:
     group = cgroup.folder(place.identifier) / "machines"
     group.mkdir(exist_ok=True)
     join = 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"'
-    enter = ("nsenter", f"--net=/proc/{leader(place)}/ns/net", "--")
-    return Network(BRIDGE, ("sh", "-euc", join, "sh", str(group), *enter))
+    namespace = Path(f"/proc/{leader(place)}/ns/net")
+    enter = ("nsenter", f"--net={namespace}", "--")
+    return Network(BRIDGE, namespace, ("sh", "-euc", join, "sh", str(group), *enter))
 
 
 def leader(place: Place) -> int:

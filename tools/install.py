@@ -213,7 +213,8 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
         found.append(module_step(layout, "arm64 machine image", "lab.arm64_image"))
     if wanted == "machines":
         found.append(module_step(layout, "virtual machines' disk", "lab.machine_image"))
-    if wanted in ("test", "edits"):
+        found.append(module_step(layout, "Debian's installer", "lab.debian_installer"))
+    if wanted in ("test", "edits", "machines"):
         found.append(module_step(layout, "plain machine image", "lab.plain_image", lane="go"))
     return found
 

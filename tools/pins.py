@@ -400,7 +400,19 @@ MACHINE_PACKAGES = {
     "cpio": "/bin/cpio",
     "dnsmasq-base": "/usr/sbin/dnsmasq",
     "ipxe": "/usr/lib/ipxe/ipxe.efi",
-    **{name: TEST_PACKAGES[name] for name in ("dosfstools", "fdisk", "mtools")},
+    **{
+        name: TEST_PACKAGES[name]
+        for name in (
+            "apt-utils",
+            "dosfstools",
+            "fdisk",
+            "gpg",
+            "gpg-agent",
+            "ipmitool",
+            "mtools",
+            "openssh-server",
+        )
+    },
 }
 
 

@@ -21,6 +21,10 @@ class Course:
 
     def power_on(self) -> None:
         self.machine.power_on()
+        self.start()
+
+    def start(self) -> None:
+        """It was switched on just now."""
         self.started = time.monotonic()
 
     def reach(self, step: str, there: Callable[[], object], limit: float) -> None:

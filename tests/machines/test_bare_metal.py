@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +19,8 @@ import yaml
 
 from lab import machine_image
 from lab.machine import Hardware, Machine, Network
-from tests.e2e.conftest import CHECKOUT
-from tests.machines import ipmi_controller
+from tests.machines.boot_server import EVERY_NODE, ONE_NODE, boot_server, times_served
+from tests.machines.controllers import PROTOCOLS, controller
 from tests.machines.course import Course
 from tests.unit.components.machine_host.test_power_script import Controller, Host
 from tests.unit.components.workers.test_hardware import make
@@ -31,10 +29,6 @@ from tests.unit.components.workers.test_hardware import make
 NODE, MAC, RELEASE = "metal", "a0:36:9f:00:00:41", "ubuntu-24.04"
 BOOT_SERVER, WEB_ROOT = "192.168.10.4/24", "/srv/http/autojoin"
 STEP_SECONDS = 120
-# How dnsmasq's lines for one node, and those for every node, begin in the document; and what of the
-# document's is elsewhere here.
-ONE_NODE, EVERY_NODE = "dhcp-range=192.168.10.0,static", "dhcp-range=192.168.10.200"
-RECIPES = {ONE_NODE: ("/srv/tftp", WEB_ROOT, "metal-1"), EVERY_NODE: ("/srv/tftp",)}
 # In place of the installer: the kernel's command line, of which it takes its disc and its answers.
 INSTALLER = """\
 #!/bin/sh
@@ -50,7 +44,7 @@ sleep 1000
 def network() -> Iterator[Network]:
     """A link with the boot server on it, in a network namespace of its own."""
     name = f"aj-boot-{os.getpid()}"
-    there = Network("br0", ("ip", "netns", "exec", name))
+    there = Network("br0", Path("/run/netns") / name, ("ip", "netns", "exec", name))
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         for words in (
@@ -74,43 +68,12 @@ def deliver(folder: Path) -> None:
         target.write_bytes(file.content)
 
 
-@contextmanager
-def boot_server(network: Network, folder: Path, recipe: str) -> Iterator[None]:
-    """Its dnsmasq and its web server, on what is delivered to it; `recipe` begins dnsmasq's lines
-    in the document."""
-    web_root = folder / "http/autojoin"
-    web_root.mkdir(parents=True, exist_ok=True)
-    put_kernel(web_root / RELEASE)
-    (folder / "tftp").mkdir()
-    (folder / "tftp/ipxe.efi").write_bytes(Path("/usr/lib/ipxe/ipxe.efi").read_bytes())
-    (folder / "dnsmasq.conf").write_text(documented(folder, recipe))
-    dnsmasq = ["dnsmasq", "--keep-in-foreground", f"--conf-file={folder}/dnsmasq.conf", "--port=0"]
-    dnsmasq += ["--log-facility=-", f"--dhcp-leasefile={folder}/leases", "--user=root"]
-    web = ["python3", "-m", "http.server", "--directory", str(folder / "http"), "80"]
-    with (folder / "log").open("wb") as log:
-        started = [
-            subprocess.Popen([*network.inside, *command], stdout=log, stderr=log)
-            for command in (dnsmasq, web)
-        ]
-        try:
-            yield
-        finally:
-            for process in started:
-                process.terminate()
-                process.wait()
-
-
-def has_served(folder: Path, path: str) -> bool:
-    """Whether the web server has given that file away."""
-    return f'{path} HTTP/1.1" 200' in (folder / "log").read_text()
-
-
 def put_kernel(target: Path) -> None:
     """Debian's kernel where the installer's is to be put, from the image's boot partition.
 
     Of what follows an initial RAM disk in one file, each file takes the place of one before.
     """
-    target.mkdir()
+    target.mkdir(parents=True)
     boot = f"{machine_image.disk()}@@{machine_image.EFI_START}M"
     for name, there in (("vmlinuz", "vmlinuz"), ("initrd.img", "initrd")):
         subprocess.run(["mcopy", "-i", boot, f"::{name}", str(target / there)], check=True)
@@ -120,18 +83,6 @@ def put_kernel(target: Path) -> None:
     made = subprocess.run(archive, input=b"init", cwd=target, capture_output=True, check=True)
     with (target / "initrd").open("ab") as file:
         file.write(made.stdout)
-
-
-def documented(folder: Path, recipe: str) -> str:
-    """dnsmasq's configuration as docs/workers.md has it, with the folders that are here."""
-    document = (CHECKOUT / "docs/workers.md").read_text()
-    start = document.index(recipe)
-    text = document[start : document.index("```", start)]
-    here = {"/srv/tftp": f"{folder}/tftp", WEB_ROOT: f"{folder}/http/autojoin", "metal-1": NODE}
-    for value in RECIPES[recipe]:
-        assert value in text
-        text = text.replace(value, here[value])
-    return text
 
 
 def command_line(machine: Machine) -> list[str]:
@@ -153,8 +104,8 @@ def reaches_the_installer(course: Course, folder: Path) -> None:
     for step, reached in (
         ("PXE", partial(machine.wrote, "Start PXE over IPv4")),
         ("iPXE", partial(machine.wrote, "iPXE initialising devices")),
-        ("its script", partial(has_served, folder, "/boot.ipxe")),
-        ("the installer's kernel", partial(has_served, folder, f"{RELEASE}/vmlinuz")),
+        ("its script", partial(times_served, folder, "/boot.ipxe")),
+        ("the installer's kernel", partial(times_served, folder, f"{RELEASE}/vmlinuz")),
         ("first boot", partial(command_line, machine)),
     ):
         course.reach(step, reached, STEP_SECONDS)
@@ -168,7 +119,9 @@ def reaches_the_installer(course: Course, folder: Path) -> None:
 def test_an_empty_machine_starts_the_installer(network: Network, tmp_path: Path) -> None:
     course = Course("bare-metal", empty_machine(network, tmp_path))
     deliver(tmp_path)
-    with boot_server(network, tmp_path, ONE_NODE):
+    put_kernel(tmp_path / "http/autojoin" / RELEASE)
+    here = {WEB_ROOT: f"{tmp_path}/http/autojoin", "metal-1": NODE}
+    with boot_server(network, tmp_path, ONE_NODE, here):
         course.power_on()
         try:
             reaches_the_installer(course, tmp_path)
@@ -176,16 +129,20 @@ def test_an_empty_machine_starts_the_installer(network: Network, tmp_path: Path)
             course.machine.power_off()
 
 
-def test_what_up_runs_has_it_installed_and_switched_off(network: Network, tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_up_runs_has_it_installed_and_switched_off(
+    network: Network, tmp_path: Path, protocol: str
+) -> None:
     """Nobody touches it: the delivery to the boot server switches it on, the removal off."""
     machine = empty_machine(network, tmp_path)
-    course = Course("bare-metal by IPMI", machine)
+    course = Course(f"bare-metal by {protocol}", machine)
+    put_kernel(tmp_path / "http/autojoin" / RELEASE)
     with (
-        ipmi_controller.controller(machine) as entry,
-        boot_server(network, tmp_path, EVERY_NODE),
+        controller(protocol, machine, tmp_path) as entry,
+        boot_server(network, tmp_path, EVERY_NODE, {}),
     ):
         host = Host(tmp_path / "http/autojoin", Controller(entry, (), tmp_path))
-        course.started = time.monotonic()
+        course.start()
         assert host.apply() == (0, "")
         reaches_the_installer(course, tmp_path)
         assert not machine.from_network, "once"

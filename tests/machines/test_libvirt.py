@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lab import libvirt_host, machine_image
+from lab import linux_host, machine_image
 from lab import place as places
 from tests.e2e.conftest import Lab, table
 
@@ -35,7 +35,7 @@ def linux(lab: Lab) -> Iterator[Path]:
     assert place
     # Where libvirt's user gets through to the disks.
     folder = place.state / "libvirt"
-    with libvirt_host.hypervisor(place, folder) as host:
+    with linux_host.hypervisor(place, folder) as host:
 
         def add(config: dict[str, Any]) -> None:
             config["autojoin:provisioning"][HOST] = host
