@@ -101,13 +101,14 @@ is_as_packaged() {
 }
 
 # Control groups are kept by systemd where the kubelet has it so, as two keepers make a node unstable,
-# and a container that is named for one way can't be started in the other. By containerd's
-# defaults plugins are in /opt/cni/bin, where Cilium and the Kubernetes packages put theirs; Debian's
-# file looks elsewhere. The names are those of containerd 1 and 2.
+# and a container that is named for one way can't be started in the other. Plugins are in
+# /opt/cni/bin, where Cilium and the Kubernetes packages put theirs: Debian 12 has another place in
+# its file, Debian 13 in its defaults too. The names are those of containerd 1 and 2.
 configure_containerd() {
     [ ! -s "$CONTAINERD" ] || is_as_packaged || return 0
     mkdir -p "${CONTAINERD%/*}"
     containerd config default | sed \
+        -e 's#/usr/lib/cni#/opt/cni/bin#' \
         -e 's/SystemdCgroup = false/SystemdCgroup = '"$SYSTEMD_CGROUP"'/' \
         -e "s#config_path = [\"'][\"']#config_path = \"/etc/containerd/certs.d\"#" \
         -e "s#^\\( *sandbox_image =\\) .*#\\1 \"$SANDBOX_IMAGE\"#" \
