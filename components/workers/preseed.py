@@ -78,10 +78,12 @@ def boot_words(node: str, mac: str, seed: str, dns_servers: Sequence[str]) -> st
 def preseed(disk: str, identity: str, user_data: Mapping[str, Any]) -> str:
     """preseed.cfg. Debian comes from where the node's own user-data has it from, by its proxy."""
     guard = running("install-guard", shlex.join([disk, identity]))
+    # Whatever a command ends with, the installer goes on after a dialog: to the disk.
+    guard = f"modprobe -q ext4; {guard} || while :; do sleep 3600; done"
     answers = {
         **mirror(user_data),
         **ANSWERS,
-        "partman/early_command": f"string modprobe -q ext4; {guard}",
+        "partman/early_command": f"string {guard}",
         "preseed/late_command": "string " + running("install-finish", '"$seed"'),
     }
     return "".join(f"d-i {question} {answer}\n" for question, answer in answers.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,31 @@ def test_debconf_takes_the_answers(release: str, tmp_path: Path) -> None:
     command = ["debconf-set-selections", "--checkonly", "--verbose", str(file)]
     answer = subprocess.run(command, capture_output=True, text=True)
     assert (answer.returncode, answer.stderr.count("warning")) == (0, 0), answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("fetched", "status", "goes_on"), [(0, 0, True), (0, 1, False), (1, 0, False)]
+)
+def test_the_installer_never_goes_on_to_a_disk_that_is_guarded(
+    fetched: int, status: int, goes_on: bool, tmp_path: Path
+) -> None:
+    """It takes no notice of how a command ends: the node on the disk would have been gone."""
+    lines = preseed("/dev/sda", "metal-g1-aa", {}).splitlines()
+    (line,) = (it for it in lines if it.startswith("d-i partman/early_command string "))
+    command = line.removeprefix("d-i partman/early_command string ")
+    command = command.replace("/tmp/install-guard", str(tmp_path / "guard"))
+    tools = {
+        "fetch-url": f"echo exit {status} >$2; exit {fetched}",
+        "modprobe": "exit 0",
+        "sleep": f"touch {tmp_path}/stands; exec /bin/sleep 4",
+    }
+    for name, action in tools.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{action}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(["dash", "-c", command], env=environment, timeout=3)
+    assert (tmp_path / "stands").exists() != goes_on
 
 
 def test_the_seed_is_the_nodes_own() -> None:
