@@ -28,13 +28,14 @@ from typing import BinaryIO
 import requests
 
 from lab import image
-from lab.machine import Network
+from lab.machine import FIXED_ADDRESSES, Network
 from tools import pins
 from tools.errors import LabError
 
 SUITE = "trixie"
 COMMANDS = ("cpio", "dpkg-deb", "gpg", "gpgv")
 ARCHIVE_KEYRING = "usr/share/keyrings/archive.gpg"
+STARTUP = "usr/lib/debian-installer-startup.d/S02fixed-addresses"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 PACKAGES = "main/binary-amd64/Packages"
 PARTS = "main/debian-installer/binary-amd64/Packages"
@@ -119,7 +120,8 @@ def of_apt() -> Mirror:
 def folder() -> Path:
     steps = (build, complete, netboot, sign)
     code = "".join(inspect.getsource(step) for step in steps)
-    return pins.cache() / f"debian-installer-{pins.digest(SIGN, APPEND, repr(PINNED), code)}"
+    key = pins.digest(SIGN, APPEND, STARTUP, FIXED_ADDRESSES, repr(PINNED), code)
+    return pins.cache() / f"debian-installer-{key}"
 
 
 def is_done() -> bool:
@@ -196,7 +198,7 @@ def netboot(package: bytes, parts: set[str], building: Path, log: Path) -> bool:
 
 
 def sign(building: Path, release: str, parts: str, log: Path) -> None:
-    """The Release file of the parts, and its key in the installer's RAM disk."""
+    """The Release file of the parts; its key, and FIXED_ADDRESSES, in the installer's RAM disk."""
     suite, added = building / "dists" / SUITE, building / "added"
     index = lzma.compress(parts.encode(), preset=1)
     image.write(suite / f"{PARTS}.xz", "")
@@ -204,7 +206,8 @@ def sign(building: Path, release: str, parts: str, log: Path) -> None:
     head = release.partition("MD5Sum:")[0].partition("SHA256:")[0]
     line = f" {hashlib.sha256(index).hexdigest()} {len(index)} {PARTS}.xz\n"
     image.write(suite / "Release", f"{head}SHA256:\n{line}")
-    image.write(added / "usr/share/keyrings/archive.gpg", "")
+    image.write(added / ARCHIVE_KEYRING, "")
+    image.write(added / STARTUP, f"{FIXED_ADDRESSES}\n")
     keyrings = (str(KEYRING), f"{added}/{ARCHIVE_KEYRING}")
     image.logged(["sh", "-euc", SIGN, "sh", str(suite), *keyrings], log)
     image.logged(["sh", "-euc", APPEND, "sh", str(added), str(building / "initrd")], log)

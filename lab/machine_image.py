@@ -48,11 +48,12 @@ label: gpt
 start={EFI_START}MiB, size={ROOT_START - EFI_START}MiB, type=uefi
 start={ROOT_START}MiB, size={END - ROOT_START - 1}MiB, type=linux
 """
+# `norandmaps` is lab.machine.FIXED_ADDRESSES.
 LOADER = {
     "loader/loader.conf": "timeout 0\n",
     "loader/entries/debian.conf": (
         "title Debian\nlinux /vmlinuz\ninitrd /initrd.img\n"
-        "options root=LABEL=root rw console=ttyS0\n"
+        "options root=LABEL=root rw console=ttyS0 norandmaps\n"
     ),
 }
 

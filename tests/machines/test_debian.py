@@ -25,7 +25,7 @@ import pytest
 
 from lab import debian_installer, linux_host, plain_image
 from lab import place as places
-from lab.machine import Hardware, Machine, of_lab
+from lab.machine import FIXED_ADDRESSES, Hardware, Machine, of_lab
 from tests.e2e.conftest import Lab, table
 from tests.machines.boot_server import EVERY_NODE, boot_server, times_served
 from tests.machines.controllers import controller
@@ -150,11 +150,12 @@ def add(config: dict[str, Any], host: dict[str, Any], board: dict[str, Any]) -> 
         "provisioner": HOST,
         "bmc": BOARD,
         "userData": {
+            "bootcmd": [FIXED_ADDRESSES],
             "apt": {
                 "preserve_sources_list": False,
                 "primary": [{"arches": ["default"], "uri": f"{server}/debian"}],
                 "sources_list": f"deb {server}/debian trixie main\n",
-            }
+            },
         },
     }
 
