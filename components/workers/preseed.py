@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 from components.workers import sources
 
 FINISH_SCRIPT = Path(__file__).parent / "on_node" / "install-finish.sh"
-# What Debian's cloud images have beside the base system.
-PACKAGES = ("ca-certificates", "cloud-init", "curl", "netplan.io", "openssh-server",
-            "systemd-resolved")  # fmt: skip
+# What Debian's cloud images have beside the base system; what these recommend, libraries of a
+# desktop among it, is a third of what there would be to install.
+PACKAGES = ("apparmor", "ca-certificates", "cloud-init", "curl", "dbus", "libpam-systemd",
+            "netplan.io", "openssh-server", "sudo", "systemd-resolved")  # fmt: skip
 # No swap, which a kubelet refuses. A machine with UEFI has no use for the first, others for the
 # second. Sizes in MB: least, priority, most.
 PARTITIONS = (
@@ -48,6 +49,7 @@ ANSWERS = {
     "partman/choose_partition": "select finish",
     "partman/confirm": "boolean true",
     "partman/confirm_nooverwrite": "boolean true",
+    "base-installer/install-recommends": "boolean false",
     "apt-setup/enable-source-repositories": "boolean false",
     "apt-setup/non-free-firmware": "boolean true",
     "pkgsel/run_tasksel": "boolean false",

@@ -17,6 +17,8 @@ done
 # Not for ifupdown, which cloud-init would prefer: netplan and networkd keep the node's network.
 in-target apt-get -q -y purge ifupdown
 in-target systemctl enable systemd-networkd
+# What is installed later may bring what it recommends, as on any Debian.
+rm -f /target/etc/apt/apt.conf.d/00InstallRecommends
 
 architecture=$(udpkg --print-architecture)
 if [ -d /sys/firmware/efi ]; then
