@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import requests
 
@@ -234,6 +234,14 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         return io.BytesIO(content)
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """It has nothing to say of a machine whose power was cut."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def of_debian(path: str) -> bytes:
     """A file of the mirror as the installer is to see it."""
     kept = (folder() / path, pins.cache() / "debian" / path)
@@ -258,9 +266,9 @@ def web_server(network: Network, served: Path, log: Path) -> Iterator[None]:
             with log.open("a") as file:
                 file.write(f"{form % words}\n")
 
-    def listening() -> http.server.ThreadingHTTPServer:
+    def listening() -> Server:
         network.enter()
-        return http.server.ThreadingHTTPServer(("", 80), partial(Logged, directory=str(served)))
+        return Server(("", 80), partial(Logged, directory=str(served)))
 
     with concurrent.futures.ThreadPoolExecutor(1) as there:
         server = there.submit(listening).result()

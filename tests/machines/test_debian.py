@@ -235,8 +235,7 @@ def test_twenty_power_cuts_of_its_life(metal: Metal) -> None:
 def cut(course: Course, least: float, most: float) -> None:
     """Power is cut at some time between these since it was there, most often early, and is back."""
     after = math.exp(random.uniform(math.log(least), math.log(most)))
-    said = f"cut {after:.0f} s after power"
-    course.reach(said, lambda: time.monotonic() > course.started + after, most)
+    course.reach("cut", lambda: time.monotonic() > course.started + after, most)
     course.machine.power_off()
     course.power_on()
 
