@@ -5,6 +5,8 @@ PYTHON ?= python3
 # Expanded when a command runs, after its set-up: the virtual environment's Python.
 IN_VENV = "$$($(PYTHON) tools/install.py python)" -m
 TOOLS = $(PYTHON) tools/install.py install
+# Two files at once, each with a lab; the longest is named first.
+BESIDE = --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 # PLUGINS=folder: the resource plugins found there, in place of what would be installed.
 AUTOJOIN_PLUGINS ?= $(if $(PLUGINS),$(abspath $(PLUGINS)))
 export AUTOJOIN_PLUGINS
@@ -28,7 +30,7 @@ test: ## unit tests, and a cluster from up to down; FULL=1 every accident too, a
 
 machines: ## a virtual machine of each type, from power to its first pod: seconds for each step; FULL=1 power cuts too
 	@$(TOOLS) machines
-	@$(IN_VENV) pytest tests/machines --capture=no $(if $(FULL),,-m "not full")
+	@$(IN_VENV) pytest tests/machines/test_debian.py tests/machines/test_[!d]*.py --capture=no $(BESIDE) $(if $(FULL),,-m "not full")
 
 preview: ## what `pulumi up` of stack STACK would change, and a summary; JSON=1 for the summary alone
 	@$(TOOLS) engine

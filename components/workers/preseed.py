@@ -30,7 +30,8 @@ PARTITIONS = (
 # What the installer's shell knows of where it was told all this: the folder of preseed.cfg.
 SEED = "seed=$(sed -n 's/.* url=\\([^ ]*\\)preseed.cfg .*/\\1/p' /proc/cmdline)"
 ANSWERS = {
-    "debian-installer/locale": "string en_US.UTF-8",
+    # Without the package of all others; cloud-init sets C.UTF-8.
+    "debian-installer/locale": "string C",
     "keyboard-configuration/xkb-keymap": "select us",
     # The new system's network is the seed's.
     "netcfg/target_network_config": "select loopback",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,9 @@ class Course:
                 )
             time.sleep(0.5)
         self.seconds[step] = time.monotonic() - self.started
+        # Of a process among several only this is seen at once.
         print(
-            f"machines: {self.hardware}: {step} {self.seconds[step]:.0f} s after power", flush=True
+            f"machines: {self.hardware}: {step} {self.seconds[step]:.0f} s after power",
+            file=sys.stderr,
+            flush=True,
         )

@@ -191,6 +191,7 @@ def test_the_next_up_changes_nothing(metal: Metal) -> None:
     assert metal.lab.preview() == []
 
 
+@pytest.mark.full
 def test_a_joined_one_that_boots_from_the_network_is_left_as_it_is(metal: Metal) -> None:
     machine, uid = metal.machine, metal.node["metadata"]["uid"]
     guarded = metal.times_fetched("/install-guard")
