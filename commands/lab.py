@@ -188,8 +188,12 @@ def lint() -> None:
 
 
 # Each has labs of its own. All edits of day two take longer than the rest: they run where EDITS
-# says how many. Virtual machines are slow where they are emulated: `make machines`.
+# says how many. Virtual machines are slow where they are emulated: but for one, `make machines`.
 ON_LABS = ("tests/e2e", "tests/lifecycle", "tests/machines")
+ONE_MACHINE = tuple(
+    f"tests/machines/test_bhyve.py::{test}"
+    for test in ("test_a_guest_joins_from_its_disc_alone", "test_a_memory_limit_is_enforced")
+)
 FOUR_MINUTES_OF_EDITS = "tests/lifecycle/test_random_edits.py"
 
 # In the order of their folders: those that take longest come in its middle, not last.
@@ -208,7 +212,7 @@ def test(wanted: list[str]) -> None:
         return
     edits = os.environ.get("EDITS")
     short = () if edits or os.environ.get("FULL") else ("-m", "not full")
-    on_labs = ("tests/e2e", "tests/lifecycle" if edits else FOUR_MINUTES_OF_EDITS)
+    on_labs = (*ONE_MACHINE, "tests/e2e", "tests/lifecycle" if edits else FOUR_MINUTES_OF_EDITS)
     with tempfile.TemporaryFile("w+") as output:
         labs = subprocess.Popen(
             [*pytest, *on_labs, *short, "-p", "no:cacheprovider"],

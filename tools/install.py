@@ -212,9 +212,9 @@ def steps(layout: Layout, wanted: str) -> list[Step]:
     if wanted in ARM64_SETS:
         found.append(module_step(layout, "arm64 machine image", "lab.arm64_image"))
     if wanted == "machines":
-        found.append(module_step(layout, "virtual machines' disk", "lab.machine_image"))
         found.append(module_step(layout, "Debian's installer", "lab.debian_installer"))
     if wanted in ("test", "edits", "machines"):
+        found.append(module_step(layout, "virtual machines' disk", "lab.machine_image"))
         found.append(module_step(layout, "plain machine image", "lab.plain_image", lane="go"))
     return found
 

@@ -381,6 +381,9 @@ TEST_PACKAGES = {
     "libxml2-utils": "/usr/bin/xmllint",  # validates SMF manifests
     "sqlite3": "/usr/bin/sqlite3",
     "wakeonlan": "/usr/bin/wakeonlan",
+    # A virtual machine, by which the tests have one with a kernel of its own.
+    "ovmf": "/usr/share/OVMF/OVMF_CODE_4M.fd",
+    "qemu-system-x86": "/usr/bin/qemu-system-x86_64",
     # BGP routers, which the tests run in network namespaces. Where systemd runs, Debian starts
     # them too.
     "frr": "/usr/lib/frr/bgpd",
@@ -395,8 +398,6 @@ MACHINE_PACKAGES = {
     "libvirt-daemon-driver-qemu": "/usr/bin/virt-qemu-run",
     "libvirt-daemon-system": "/etc/libvirt/qemu.conf",
     "qemu-utils": "/usr/bin/qemu-img",
-    "qemu-system-x86": "/usr/bin/qemu-system-x86_64",
-    "ovmf": "/usr/share/OVMF/OVMF_CODE_4M.fd",
     "cpio": "/bin/cpio",
     "dnsmasq-base": "/usr/sbin/dnsmasq",
     "ipxe": "/usr/lib/ipxe/ipxe.efi",
@@ -411,6 +412,8 @@ MACHINE_PACKAGES = {
             "ipmitool",
             "mtools",
             "openssh-server",
+            "ovmf",
+            "qemu-system-x86",
         )
     },
 }

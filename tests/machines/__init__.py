@@ -1,0 +1,1 @@
+"""Virtual machines on a lab, which ends with the last test here."""
