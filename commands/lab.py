@@ -204,7 +204,7 @@ def test(wanted: list[str]) -> None:
     """The tests named; else the checks of style and types, and the tests in two halves at once.
 
     The half on labs waits for them most of the time; the other one is spread over the processors,
-    by files, since the tests of some follow each other.
+    by files, since the tests of some follow each other, and ends with a virtual machine.
     """
     pytest = [sys.executable, "-m", "pytest"]
     if wanted:
@@ -212,7 +212,7 @@ def test(wanted: list[str]) -> None:
         return
     edits = os.environ.get("EDITS")
     short = () if edits or os.environ.get("FULL") else ("-m", "not full")
-    on_labs = (*ONE_MACHINE, "tests/e2e", "tests/lifecycle" if edits else FOUR_MINUTES_OF_EDITS)
+    on_labs = ("tests/e2e", "tests/lifecycle" if edits else FOUR_MINUTES_OF_EDITS)
     with tempfile.TemporaryFile("w+") as output:
         labs = subprocess.Popen(
             [*pytest, *on_labs, *short, "-p", "no:cacheprovider"],
@@ -224,6 +224,7 @@ def test(wanted: list[str]) -> None:
             lint()
             without_labs = (f"--ignore={folder}" for folder in ON_LABS)
             run([*pytest, "tests", *without_labs, *SPREAD, *short])
+            run([*pytest, *ONE_MACHINE])
         finally:
             status = labs.wait()
             output.seek(0)

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.conftest import Lab, own_lab
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """A lab with one worker, where Cilium's operator runs; nothing stands in for guests."""
 

@@ -1,1 +1,0 @@
-"""Virtual machines on a lab, which ends with the last test here."""
