@@ -69,7 +69,7 @@ def render_all(count: int, authority_pem: str) -> float:
         emission = hardware.emit(secret_pem, authority_pem)
         hardware.register_input(emission, lab.join_gate.join_key_hours)
         hardware.delivery(emission.identity, hardware.marks(emission))
-        hardware.delivery_input(emission, host.book(hardware.name, authority_pem))
+        hardware.delivery_input(emission, host.book(hardware.kind, authority_pem))
     return time.perf_counter() - started
 
 

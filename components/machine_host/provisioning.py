@@ -65,13 +65,13 @@ class Provisioning:
         self.cluster = cluster
         self.owner = owner
         self.nodes = nodes
-        # One node of each type that it feeds, by the type's name; with a controller, if one has it.
-        known = sorted(nodes, key=lambda it: (it.name, it.site.board is not None))
-        self.kinds = {node.name: node for node in known}
+        # One node of each kind that it feeds; with a controller, if one has it.
+        known = sorted(nodes, key=lambda it: (it.kind, it.site.board is not None))
+        self.kinds = {node.kind: node for node in known}
         self._books: dict[tuple[str, str], Book] = {}
 
     def book(self, kind: str, authority_pem: str) -> Book:
-        """What the files of all its nodes of one type are made from."""
+        """What the files of all its nodes of one kind are made from."""
         known = self._books.get((kind, authority_pem))
         if known is None:
             example = self._example(kind)
@@ -109,13 +109,15 @@ class Provisioning:
         return f"sh -c {shlex.join((body, 'provisioning', *words, self.owner, directory))}"
 
     def _example(self, kind: str) -> Hardware:
-        """A node of a type with nothing of its own: what it is made from is what all share."""
-        made, site = type(self.kinds[kind]), self.kinds[kind].site
+        """A node of a kind with nothing of its own: what it is made from is what all share."""
+        node = self.kinds[kind]
+        made, site = type(node), node.site
         network = ipaddress.ip_network(site.cluster.node_cidrs[0])
         values = {
-            "hardware": kind,
+            "hardware": node.name,
             "address": str(network[min(1, network.num_addresses - 1)]),
-            **made.example,
+            **node.example,
+            **node.variant,
         }
         here = replace(site, host=self.host)
         return made("node", Worker.model_validate(values), here)

@@ -104,6 +104,10 @@ class BareMetal(Hardware):
     def is_debian(self) -> bool:
         return self.settings.os_release.startswith("debian-")
 
+    @property
+    def variant(self) -> dict[str, str]:
+        return {"osRelease": "debian-13"} if self.is_debian else {}
+
     def installers_files(self, identity: str) -> dict[str, str]:
         """What the installer fetches beside the seed."""
         if not self.is_debian:

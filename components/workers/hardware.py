@@ -140,6 +140,16 @@ class Hardware:
         """The MAC address of the node's interface, where it is known."""
         return self.settings.mac
 
+    @property
+    def variant(self) -> Mapping[str, str]:
+        """Values of an example, where its type has variants whose files share few lines."""
+        return {}
+
+    @property
+    def kind(self) -> str:
+        """What nodes have in common whose files are made from the same lines."""
+        return " ".join((self.name, *self.variant.values()))
+
     # --- what a hardware type states ------------------------------------------------------
 
     def kubelet_overrides(self, node: Node) -> dict[str, Any]:

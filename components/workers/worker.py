@@ -85,7 +85,7 @@ class Worker(pulumi.ComponentResource):
         def files(values: SeedValues) -> str:
             emission = node.emission(values)
             return node.delivery_input(
-                emission, provisioning.book(node.name, emission.authority_pem)
+                emission, provisioning.book(node.kind, emission.authority_pem)
             )
 
         command, turns = f"{name}-machine", None

@@ -78,7 +78,7 @@ def test_the_host_makes_the_very_files_that_make_render_writes(
     lab = lab_of(folder / "nodes")
     hardware: Hardware = of(lab, name)
     emission = hardware.emit(SECRET, AUTHORITY_PEM)
-    text = hardware.delivery_input(emission, provisioning.book(hardware.name, AUTHORITY_PEM))
+    text = hardware.delivery_input(emission, provisioning.book(hardware.kind, AUTHORITY_PEM))
     programs = folder / (PLACES["machine"] if name == "machine" else PLACES["deliver"])
     found = unpacked(text, programs / "books", tmp_path / "work")
     found.pop("sum", None)
@@ -171,7 +171,7 @@ def test_files_of_nodes_that_are_no_more_go_before_others_come(tmp_path: Path) -
     emission = node.emit(SECRET, AUTHORITY_PEM)
     way = node.delivery(emission.identity)
     assert way is not None
-    book = host.book(node.name, AUTHORITY_PEM)
+    book = host.book(node.kind, AUTHORITY_PEM)
     run(way.create, tmp_path, node.delivery_input(emission, book))
     assert (tmp_path / "nodes/rk1/user-data").exists()
     run(host.install_command(), tmp_path, host.install_input(AUTHORITY_PEM))
