@@ -37,8 +37,8 @@ HOST, BOARD = "boot", "metal-1-bmc"
 STEP_SECONDS, INSTALL_SECONDS, JOIN_SECONDS = 300, 3000, 1500
 GUARD_SECONDS = 60  # from its start to its last word
 # Twenty cuts, each between so many seconds after power: up to the disk, once while packages are
-# installed, and from the installation's last command on.
-CUTS_BEFORE, CUTS_AFTER = [*[(5, 240)] * 15, (300, 900)], [(5, 120)] * 4
+# installed, and of the joined one.
+CUTS_BEFORE, CUTS_JOINED = [*[(5, 240)] * 15, (300, 900)], [(5, 120)] * 4
 POD = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -225,12 +225,17 @@ def test_twenty_power_cuts_of_its_life(metal: Metal) -> None:
         course.start()
         for least, most in CUTS_BEFORE:
             cut(course, least, most)
-        course.reach("installed", partial(metal.times_fetched, "/user-data"), INSTALL_SECONDS)
-        for least, most in CUTS_AFTER:
-            cut(course, least, most)
         course.reach("join", metal.has_joined, INSTALL_SECONDS + JOIN_SECONDS)
         course.reach("Ready", metal.is_ready, JOIN_SECONDS)
         assert table(up.result())[NODE]["READY"] == "True"
+    uid, guarded = metal.node["metadata"]["uid"], metal.times_fetched("/install-guard")
+    course.start()
+    for least, most in CUTS_JOINED:
+        cut(course, least, most)
+    boot = metal.boot
+    course.reach("Ready again", lambda: metal.boot != boot and metal.is_ready(), JOIN_SECONDS)
+    assert metal.node["metadata"]["uid"] == uid
+    assert metal.times_fetched("/install-guard") == guarded
 
 
 def cut(course: Course, least: float, most: float) -> None:
