@@ -9,6 +9,7 @@ installer's parts is then another one, which is signed here, and the installer i
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 import http.server
 import inspect
@@ -21,7 +22,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -117,6 +117,7 @@ def of_apt() -> Mirror:
     return Mirror(image.sources()[0].address.rstrip("/"))
 
 
+@functools.cache
 def folder() -> Path:
     steps = (build, complete, netboot, sign)
     code = "".join(inspect.getsource(step) for step in steps)
@@ -268,7 +269,7 @@ def web_server(network: Network, served: Path, log: Path) -> Iterator[None]:
 
     def listening() -> Server:
         network.enter()
-        return Server(("", 80), partial(Logged, directory=str(served)))
+        return Server(("", 80), functools.partial(Logged, directory=str(served)))
 
     with concurrent.futures.ThreadPoolExecutor(1) as there:
         server = there.submit(listening).result()
