@@ -8,6 +8,7 @@ tells what it was started with.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import subprocess
 from collections.abc import Iterator
@@ -71,7 +72,8 @@ def deliver(folder: Path) -> None:
 def put_kernel(target: Path) -> None:
     """Debian's kernel where the installer's is to be put, from the image's boot partition.
 
-    Of what follows an initial RAM disk in one file, each file takes the place of one before.
+    Of what follows an initial RAM disk in one file, each file takes the place of one before; what
+    is compressed may begin anywhere, other things by fours.
     """
     target.mkdir(parents=True)
     boot = f"{machine_image.disk()}@@{machine_image.EFI_START}M"
@@ -82,7 +84,7 @@ def put_kernel(target: Path) -> None:
     archive = ["cpio", "--create", "--format=newc", "--quiet"]
     made = subprocess.run(archive, input=b"init", cwd=target, capture_output=True, check=True)
     with (target / "initrd").open("ab") as file:
-        file.write(made.stdout)
+        file.write(gzip.compress(made.stdout))
 
 
 def command_line(machine: Machine) -> list[str]:
