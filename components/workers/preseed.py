@@ -30,7 +30,10 @@ PARTITIONS = (
 # What the installer's shell knows of where it was told all this: the folder of preseed.cfg.
 SEED = "seed=$(sed -n 's/.* url=\\([^ ]*\\)preseed.cfg .*/\\1/p' /proc/cmdline)"
 ANSWERS = {
-    # Without the package of all others; cloud-init sets C.UTF-8.
+    # Without the package of all others; cloud-init sets C.UTF-8. Of this one's country, which says
+    # nothing here, the installer would ask.
+    "debian-installer/language": "string C",
+    "debian-installer/country": "string US",
     "debian-installer/locale": "string C",
     "keyboard-configuration/xkb-keymap": "select us",
     # The new system's network is the seed's.
