@@ -114,6 +114,11 @@ class Lab:
     def on_authority(self, command: str, stdin: str = "") -> str:
         return self.ssh(self.config["autojoin:certificateAuthority"]["host"], command, stdin)
 
+    def certificates(self, node: str) -> list[str]:
+        """The state of each of that node's certificates: good or revoked."""
+        query = f"select status from certificates where common_name='system:node:{node}'"
+        return self.on_authority(f'sqlite3 /var/lib/cfssl/certdb.sqlite "{query}"').split()
+
     def on_hypervisor(self, command: str) -> str:
         return self.ssh(self.config["autojoin:provisioning"]["hypervisor"], command)
 

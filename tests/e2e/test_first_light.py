@@ -262,10 +262,7 @@ def test_an_edited_worker_joins_anew_and_disturbs_no_other(lab: Lab) -> None:
         uid, boot = after[name]["metadata"]["uid"], after[name]["status"]["nodeInfo"]["bootID"]
         assert uid == before[name]["metadata"]["uid"]
         assert boot == before[name]["status"]["nodeInfo"]["bootID"]
-    database = lab.on_authority("find /var/lib -name certdb.sqlite").strip()
-    where = "common_name='system:node:worker-2'"
-    query = f'sqlite3 {database} "select status from certificates where {where}"'
-    assert sorted(lab.on_authority(query).split()) == ["good", "revoked"]
+    assert sorted(lab.certificates("worker-2")) == ["good", "revoked"]
 
 
 @pytest.mark.full
