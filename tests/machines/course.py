@@ -33,16 +33,16 @@ class Course:
         deadline = time.monotonic() + limit
         while not there():
             if time.monotonic() > deadline:
-                pytest.fail(
-                    f"{self.hardware}: {step}: not there after {limit:.0f} s;"
-                    f" the end of {self.machine.console}:\n{self.machine.console_end()}",
-                    pytrace=False,
-                )
+                missed = f"{self.hardware}: {step}: not there after {limit:.0f} s"
+                tell(missed)
+                end = f"the end of {self.machine.console}:\n{self.machine.console_end()}"
+                pytest.fail(f"{missed}; {end}", pytrace=False)
             time.sleep(0.5)
         self.seconds[step] = time.monotonic() - self.started
-        # Of a process among several only this is seen at once.
-        print(
-            f"machines: {self.hardware}: {step} {self.seconds[step]:.0f} s after power",
-            file=sys.stderr,
-            flush=True,
-        )
+        tell(f"{self.hardware}: {step} {self.seconds[step]:.0f} s after power")
+
+
+def tell(line: str) -> None:
+    """At once: a `pulumi up` beside it may go on for long, and of a process among several only this
+    is seen."""
+    print(f"machines: {line}", file=sys.stderr, flush=True)

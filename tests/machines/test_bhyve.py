@@ -24,7 +24,7 @@ from lab import place as places
 from lab.machine import Hardware, Machine, file_of_hypervisor, of_lab, of_template, of_zone
 from lab.place import Place
 from tests.e2e.conftest import Lab, table, until
-from tests.machines.course import Course
+from tests.machines.course import Course, tell
 from tools.pins import CILIUM_VERSION
 
 NODE = "bhyve-1"
@@ -225,7 +225,7 @@ def test_a_reset_during_the_join(lab: Lab, course: Course) -> None:
     with on_its_way(lab, by_vm_bhyve, before) as again:
         course.machine = again.machine
         after = random.uniform(0, course.seconds["Ready"])
-        print(f"machines: bhyve: reset {after:.1f} s after power", flush=True)
+        tell(f"bhyve: reset {after:.1f} s after power")
         again.reach("its time", lambda: time.monotonic() > again.started + after, JOIN_SECONDS)
         again.machine.reset()
 

@@ -19,6 +19,7 @@ import pytest
 from lab import linux_host, machine_image
 from lab import place as places
 from tests.e2e.conftest import Lab, table
+from tests.machines.course import tell
 
 NODE = "guest-1"
 HOST = "linux"
@@ -87,7 +88,7 @@ def up(lab: Lab, what: str) -> dict[str, dict[str, str]]:
     """`make up`, and how long it took; its table of nodes."""
     started = time.monotonic()
     shown = table(lab.make("up"))
-    print(f"machines: libvirt: {what} in {time.monotonic() - started:.0f} s", flush=True)
+    tell(f"libvirt: {what} in {time.monotonic() - started:.0f} s")
     return shown
 
 
