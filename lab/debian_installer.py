@@ -239,7 +239,7 @@ class Server(http.server.ThreadingHTTPServer):
     """It has nothing to say of a machine whose power was cut."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):
+        if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
 
