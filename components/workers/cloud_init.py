@@ -63,13 +63,23 @@ SYSCTLS = {
 }
 DEAF_TO_ROUTERS = """\
 for unit in /etc/systemd/network/10-cloud-init-*.network; do
-    if [ -e "$unit" ] && [ ! -e "$unit.d/autojoin.conf" ]; then
+    if [ -e "$unit" ] && [ ! -s "$unit.d/autojoin.conf" ]; then
         mkdir -p "$unit.d"
         printf '[Network]\\nIPv6AcceptRA=no\\n' >"$unit.d/autojoin.conf"
         ip -6 address flush scope global dynamic
         systemctl --no-block try-restart systemd-networkd
     fi
 done
+"""
+# A first boot whose power was cut before `join` had all of it on the disk: files may be empty, and
+# cloud-init would not write them again, a network's least of all, which it makes before this runs.
+BEGIN_ANEW = """\
+if [ -e /var/lib/cloud/instance/sem/config_write_files ] && [ ! -e /var/lib/autojoin/kept ]; then
+    rm -f /etc/autojoin/complete
+    cloud-init clean
+    systemctl reboot --force
+    sleep 60
+fi
 """
 # Written last: once it is there, everything the join needs is there.
 COMPLETE = "/etc/autojoin/complete"
@@ -161,7 +171,11 @@ def _user_data(cluster: Cluster, node: Node, files: list[dict[str, Any]]) -> dic
         "ssh_pwauth": False,
         "no_ssh_fingerprints": True,
         "ssh": {"emit_keys_to_console": False},
-        "bootcmd": [_start_when_complete(), *_deaf_to_routers(cluster, node)],
+        "bootcmd": [
+            ["sh", "-c", BEGIN_ANEW],
+            _start_when_complete(),
+            *_deaf_to_routers(cluster, node),
+        ],
         "write_files": files,
         # Where bootcmd could not (no systemd-run, say): a join that runs is left alone, and one
         # that was refused is not asked again.

@@ -211,6 +211,15 @@ back_off() {
     esac
 }
 
+# What cloud-init wrote less than half a minute ago is in the memory alone; a power cut leaves empty
+# files, which it does not write again. Where this mark is missing, the next boot has it begin anew.
+keep_seed() {
+    [ -e "$STATE/kept" ] && return
+    sync -f "$ETC" "$STATE"
+    : >"$STATE/kept"
+    sync "$STATE"
+}
+
 # --- the phases -------------------------------------------------------------------------------------
 
 # A clock behind the authority's certificate would make every certificate look not yet valid.
@@ -262,6 +271,7 @@ forget_other_identity() {
     [ -z "$kept" ] || action=restart # its kubelet may be running
     rm -f "$PKI"/kubelet-client-*.pem "$CERTIFICATE" "$KEY"
     printf '%s\n' "$IDENTITY" >"$STATE/identity.new"
+    sync "$STATE/identity.new"
     mv "$STATE/identity.new" "$STATE/identity"
 }
 
@@ -464,14 +474,23 @@ check_runtime() {
     finished runtime
 }
 
+# Its own last lines: those of systemd about one that ends say nothing of why.
 kubelet_says() {
-    journalctl --unit kubelet --lines 3 --output cat --no-pager 2>/dev/null || true
+    for of in _SYSTEMD_UNIT=kubelet.service --unit=kubelet.service; do
+        said=$(journalctl --quiet --boot "$of" --lines 3 --output cat --no-pager 2>/dev/null) || said=''
+        [ -z "$said" ] || break
+    done
+    printf '%s\n' "$said"
 }
 
 # Where systemd-resolved runs, /etc/resolv.conf names the node itself, which a pod would ask in vain.
 set_resolvers() {
     [ -e "$ROOT$RESOLVED" ] && [ -f "$KUBELET" ] && ! grep -q '^resolvConf:' "$KUBELET" || return 0
-    printf 'resolvConf: %s\n' "$RESOLVED" >>"$KUBELET"
+    # Of an append a power cut leaves the length without the content.
+    cp -p "$KUBELET" "$KUBELET.new"
+    printf 'resolvConf: %s\n' "$RESOLVED" >>"$KUBELET.new"
+    sync "$KUBELET.new"
+    mv "$KUBELET.new" "$KUBELET"
 }
 
 start_kubelet() {
@@ -873,6 +892,7 @@ renew_by_timer() {
 }
 
 join() {
+    keep_seed 9>&- &
     [ -s "$JOIN_KEY" ] || exit 0
     check_join_key
     prepare_hmac

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from components.workers import cloud_init, kubelet
-from components.workers.cloud_init import DEAF_TO_ROUTERS
+from components.workers.cloud_init import BEGIN_ANEW, DEAF_TO_ROUTERS
 from components.workers.seed import Cluster, Node, Seed
 from lab import image
 from tests.unit.components.examples import AUTHORITY_NOT_BEFORE, AUTHORITY_PEM, CLUSTER, NODE
@@ -63,9 +63,34 @@ def test_secrets_are_for_root_alone_and_nothing_is_world_writable() -> None:
 def test_join_starts_when_the_last_file_is_there() -> None:
     data = user_data(make())
     last = data["write_files"][-1]["path"]
-    assert f"--path-property=PathExists={last}" in data["bootcmd"][0]
-    assert data["bootcmd"][0][-1] == "autojoin-join.service"
+    assert f"--path-property=PathExists={last}" in data["bootcmd"][1]
+    assert data["bootcmd"][1][-1] == "autojoin-join.service"
     assert "systemctl start --no-block autojoin-join.service" in data["runcmd"][0]
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_first_boot_that_was_cut_begins_anew(tmp_path: Path, written: bool, kept: bool) -> None:
+    cloud, state = tmp_path / "cloud", tmp_path / "autojoin"
+    (cloud / "instance/sem").mkdir(parents=True)
+    state.mkdir()
+    for there, file in (
+        (written, cloud / "instance/sem/config_write_files"),
+        (kept, state / "kept"),
+    ):
+        if there:
+            file.touch()
+    for name in ("cloud-init", "systemctl", "sleep"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} $* >>{tmp_path}/said\n")
+        (tmp_path / name).chmod(0o755)
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\n{BEGIN_ANEW}".replace("/var/lib", str(tmp_path)))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["dash", script], check=True, env={"PATH": path})
+    said = (tmp_path / "said").read_text().splitlines() if (tmp_path / "said").exists() else []
+    anew = ["cloud-init clean", "systemctl reboot --force", "sleep 60"]
+    assert said == (anew if written and not kept else [])
+    subprocess.run(["shellcheck", script], check=True)
 
 
 def test_join_environment_is_shell_and_says_what_the_join_needs(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ import hashlib
 import hmac
 import os
 import secrets
+import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -441,6 +444,44 @@ def test_power_cut_at_any_command_still_ends_joined(machine: Machine, cluster: F
         assert again.returncode == 0, f"{case}: {again.stdout}"
         assert not machine.join_key_file.exists(), case
         assert public_key(machine) == cluster.bound_key, case
+
+
+def test_a_power_cut_takes_what_is_in_the_memory_alone(tmp_path: Path) -> None:
+    """On a disk whose file system writes names down after a second and contents after thirty."""
+    image, root = tmp_path / "disk", tmp_path / "machine"
+    root.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", str(image), "64M"], check=True)
+    mount = ["mount", "--options", "loop,commit=1", str(image), str(root)]
+    with ExitStack() as stack:
+        subprocess.run(mount, check=True)
+        stack.callback(subprocess.run, ["umount", "--lazy", str(root)])
+        machine = Machine(root)
+        cluster = stack.enter_context(
+            FakeCluster(tmp_path, NODE, secrets.token_hex(32), machine.kubelet_started)
+        )
+        machine.seed(cluster, WAIT_SECONDS="1")
+        resolvers = machine.root / RESOLVED.split()[1][1:]
+        resolvers.parent.mkdir(parents=True)
+        resolvers.touch()
+        kubelet = machine.root / "etc/kubernetes/kubelet.yaml"
+        kubelet.parent.mkdir()
+        kubelet.write_text("kind: K\n")
+        cluster.ready = False
+        with listen_in(machine):
+            assert "ready failed" in machine.join().stdout
+        time.sleep(2)
+        cut = shutil.copyfile(image, tmp_path / "cut")
+        subprocess.run(["umount", "--lazy", str(root)], check=True)
+        cut.rename(image)
+        subprocess.run(mount, check=True)
+        assert kubelet.read_text() == f"kind: K\n{RESOLVED}"
+        assert (machine.root / "var/lib/autojoin/kept").exists()
+        cluster.ready = True
+        (machine.root / "run/containerd.sock").unlink(missing_ok=True)
+        with listen_in(machine):
+            again = machine.join()
+        assert again.returncode == 0, again.stdout
+        assert public_key(machine) == cluster.bound_key
 
 
 def await_end(machine: Machine) -> None:
