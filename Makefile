@@ -28,7 +28,7 @@ test: ## unit tests, and a cluster from up to down; FULL=1 every accident too, a
 	@$(TOOLS) $(if $(EDITS),edits,test)
 	@AUTOJOIN_FUZZ_SECONDS=$(FUZZ) $(IN_VENV) commands.lab test $(TESTS)
 
-machines: ## a virtual machine of each type, from power to its first pod: seconds for each step; FULL=1 power cuts too
+machines: ## a virtual machine of each type, from power to its first pod: seconds for each step; FULL=1 power cuts and resets too
 	@$(TOOLS) machines
 	@$(IN_VENV) pytest tests/machines/test_debian.py tests/machines/test_[!d]*.py --capture=no $(BESIDE) $(if $(FULL),,-m "not full")
 

@@ -213,6 +213,7 @@ def test_a_reset_at_any_time(lab: Lab, key: Path, course: Course) -> None:
     assert login(lab, key, pair) == serial
 
 
+@pytest.mark.full
 def test_a_reset_during_the_join(lab: Lab, course: Course) -> None:
     """A new one, whose first start ends at some point, joins all the same."""
     before = identity(lab)

@@ -111,6 +111,7 @@ def test_the_next_up_changes_nothing(lab: Lab, linux: Path) -> None:
     assert lab.preview() == []
 
 
+@pytest.mark.full
 def test_one_that_is_edited_is_made_anew(lab: Lab, linux: Path) -> None:
     before = machine_of(lab)
 
