@@ -71,18 +71,18 @@ for unit in /etc/systemd/network/10-cloud-init-*.network; do
     fi
 done
 """
+# Written last: once it is there, everything the join needs is there.
+COMPLETE = "/etc/autojoin/complete"
 # A first boot whose power was cut before `join` had all of it on the disk: files may be empty, and
 # cloud-init would not write them again, a network's least of all, which it makes before this runs.
-BEGIN_ANEW = """\
+BEGIN_ANEW = f"""\
 if [ -e /var/lib/cloud/instance/sem/config_write_files ] && [ ! -e /var/lib/autojoin/kept ]; then
-    rm -f /etc/autojoin/complete
+    rm -f {COMPLETE}
     cloud-init clean
     systemctl reboot --force
     sleep 60
 fi
 """
-# Written last: once it is there, everything the join needs is there.
-COMPLETE = "/etc/autojoin/complete"
 # Stands for the authority's certificate where that is not known: nothing verifies against it.
 UNKNOWN_AUTHORITY = """\
 # PLACEHOLDER: the certificate of the cluster's authority is not known here.

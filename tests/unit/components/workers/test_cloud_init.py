@@ -68,6 +68,14 @@ def test_join_starts_when_the_last_file_is_there() -> None:
     assert "systemctl start --no-block autojoin-join.service" in data["runcmd"][0]
 
 
+def put_in_place(folder: Path, *names: str) -> None:
+    """Programs that only tell, in `said`, how they were called."""
+    (folder / "said").touch()
+    for name in names:
+        (folder / name).write_text(f"#!/bin/sh\necho {name} $* >>{folder}/said\n")
+        (folder / name).chmod(0o755)
+
+
 @pytest.mark.parametrize("written", [True, False])
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_first_boot_that_was_cut_begins_anew(tmp_path: Path, written: bool, kept: bool) -> None:
@@ -80,14 +88,12 @@ def test_a_first_boot_that_was_cut_begins_anew(tmp_path: Path, written: bool, ke
     ):
         if there:
             file.touch()
-    for name in ("cloud-init", "systemctl", "sleep"):
-        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} $* >>{tmp_path}/said\n")
-        (tmp_path / name).chmod(0o755)
+    put_in_place(tmp_path, "cloud-init", "systemctl", "sleep")
     script = tmp_path / "script"
     script.write_text(f"#!/bin/sh\n{BEGIN_ANEW}".replace("/var/lib", str(tmp_path)))
     path = f"{tmp_path}:{os.environ['PATH']}"
     subprocess.run(["dash", script], check=True, env={"PATH": path})
-    said = (tmp_path / "said").read_text().splitlines() if (tmp_path / "said").exists() else []
+    said = (tmp_path / "said").read_text().splitlines()
     anew = ["cloud-init clean", "systemctl reboot --force", "sleep 60"]
     assert said == (anew if written and not kept else [])
     subprocess.run(["shellcheck", script], check=True)
@@ -199,9 +205,7 @@ def test_networkd_is_told_once_to_take_nothing_from_routers(tmp_path: Path) -> N
     units = tmp_path / "network"
     units.mkdir()
     (units / "10-cloud-init-host0.network").touch()
-    for name in ("ip", "systemctl"):
-        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} $* >>{tmp_path}/said\n")
-        (tmp_path / name).chmod(0o755)
+    put_in_place(tmp_path, "ip", "systemctl")
     script = tmp_path / "script"
     script.write_text(f"#!/bin/sh\n{DEAF_TO_ROUTERS}".replace("/etc/systemd/network", str(units)))
     for _ in range(2):
